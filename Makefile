@@ -1,0 +1,45 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test check lock clean
+
+run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
+	$(BIN)/verifier dev
+
+test: .venv/test.stamp  ## the whole suite
+	$(BIN)/python -m pytest
+
+check: .venv/test.stamp  ## style, types, and the suite with branch coverage
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+lock: .venv/python.stamp  ## remake the hashed locks, for every platform, without the names of hosts
+	$(PIP) install uv
+	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+clean:
+	rm -rf .venv .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+.venv/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.13"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run.stamp: .venv/python.stamp requirements.lock pyproject.toml
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+.venv/test.stamp: .venv/run.stamp requirements-dev.lock
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,247 @@
+"""Keys made once per run, an accepted token to change one thing of, the application, the real server."""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from freezegun import freeze_time
+
+from tests import forge
+from verifier import keystore, tokens
+from verifier.app import create_app
+from verifier.keyring import Keyring, parse_public_key
+from verifier.settings import Settings
+
+NOW = 1_800_000_000
+ISSUER = "https://game.example"
+APPLICATION_ID = "application-1"
+SECRET = "secret-of-application-1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole HTTP answer; `date` and `connection` are left out of the headers."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def pairs() -> dict[str, forge.Pair]:
+    return {alg: forge.Pair(alg, keystore.generate(alg)) for alg in ("ES256", "EdDSA", "RS256")}
+
+
+@pytest.fixture(scope="session")
+def key_files(pairs: dict[str, forge.Pair]) -> dict[str, bytes]:
+    """The files of keys/public: three keys that verify at NOW; the ES256 one is current."""
+    nbf = {"ES256": NOW - 100, "EdDSA": NOW - 200, "RS256": NOW - 300}
+    return {
+        f"{pair.kid}.json": json.dumps(pair.public | {"iat": nbf[alg], "nbf": nbf[alg]}).encode()
+        for alg, pair in pairs.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def keyring(key_files: dict[str, bytes]) -> Keyring:
+    return Keyring(parse_public_key(name, data) for name, data in key_files.items())
+
+
+@pytest.fixture
+def claims() -> dict[str, Any]:
+    return {
+        "iss": ISSUER,
+        "aud": APPLICATION_ID,
+        "sub": "42",
+        "iat": NOW,
+        "exp": NOW + 300,
+        "email": "ann@example.com",
+        "username": "ann",
+    }
+
+
+@pytest.fixture
+def issue(pairs: dict[str, forge.Pair], claims: dict[str, Any]) -> Callable[..., str]:
+    """A correctly signed token in which only the named claims, or members of `header`, differ."""
+
+    def issue(alg: str = "ES256", header: dict[str, Any] | None = None, **changes: Any) -> str:
+        members = {"alg": alg, "kid": pairs[alg].kid, "typ": "at+jwt"}
+        return forge.token(pairs[alg], forge.changed(members, header or {}), forge.changed(claims, changes))
+
+    return issue
+
+
+@pytest.fixture
+def verify(keyring: Keyring) -> Callable[..., tokens.Player]:
+    def verify(token: str, **changes: Any) -> tokens.Player:
+        return tokens.verify(token, tokens.Policy(ISSUER, APPLICATION_ID, keyring, NOW)._replace(**changes))
+
+    return verify
+
+
+@pytest.fixture
+def keys(tmp_path: Path, pairs: dict[str, forge.Pair], key_files: dict[str, bytes]) -> Path:
+    """A key directory with both halves."""
+    public, private = tmp_path / "keys" / "public", tmp_path / "keys" / "private"
+    public.mkdir(parents=True)
+    private.mkdir(mode=0o700)
+    for name, data in key_files.items():
+        (public / name).write_bytes(data)
+    for pair in pairs.values():
+        pem = private / f"{pair.kid}.pem"
+        pem.write_bytes(pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        pem.chmod(0o600)
+    return public.parent
+
+
+@pytest.fixture
+def environment(keys: Path) -> dict[str, str]:
+    """The least that `verifier serve` needs."""
+    return {
+        "VERIFIER_ISSUER": ISSUER,
+        "VERIFIER_KEYS": str(keys),
+        "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+        "VERIFIER_SECRET_KEY": SECRET,
+    }
+
+
+@pytest.fixture
+def body(issue: Callable[..., str]) -> dict[str, Any]:
+    """What escs posts, all of it good."""
+    return {"code": issue(), "secretKey": SECRET, "applicationId": APPLICATION_ID}
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def ask(environment: dict[str, str]) -> Callable[..., Answer]:
+    """Ask the application once, in process, at NOW."""
+    app = create_app(Settings.from_environment(environment))
+
+    def ask(
+        body: Any = b"",
+        *,
+        method: str = "POST",
+        path: str = "/profile",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": data, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        raw = [(name.encode(), value.encode()) for name, value in (JSON if headers is None else headers).items()]
+        scope = {"type": "http", "method": method, "path": path, "headers": raw}
+        with freeze_time(_utc(NOW), real_asyncio=True):
+            asyncio.run(app(scope, receive, send))
+        start, *rest = sent
+        content = b"".join(message["body"] for message in rest)
+        headers_out = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert int(headers_out["content-length"]) == len(content)
+        return Answer(start["status"], json.loads(content), headers_out)
+
+    return ask
+
+
+def _utc(instant: int) -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(instant, UTC)
+
+
+@dataclass(frozen=True)
+class Server:
+    """`verifier serve` in a process of its own."""
+
+    port: int
+    process: "subprocess.Popen[str]"
+
+    def ask(
+        self,
+        body: Any = b"",
+        *,
+        method: str = "POST",
+        path: str = "/profile",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, data, JSON if headers is None else headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        names = {name.lower(): value for name, value in answer.getheaders()}
+        kept = {name: value for name, value in names.items() if name not in ("date", "connection")}
+        return Answer(answer.status, json.loads(content) if content else None, kept)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=15)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def start(environment: dict[str, str], log: Path) -> Server:
+    """The real server, ready."""
+    port = free_port()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "verifier.cli", "serve"],
+            env=os.environ | environment | {"VERIFIER_PORT": str(port)},
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    server = Server(port, process)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            server.ask(method="GET", path="/healthz")
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return server
+    process.kill()
+    raise AssertionError(f"the server did not start: {log.read_text()}")
+
+
+@pytest.fixture
+def server(environment: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    running = start(environment, tmp_path / "server.log")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def live(server: Server, pairs: dict[str, forge.Pair], claims: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """A body for the real server, whose clock is the real one."""
+
+    def live(**changes: Any) -> dict[str, Any]:
+        now = int(time.time())
+        pair = pairs["ES256"]
+        header = {"alg": "ES256", "kid": pair.kid, "typ": "at+jwt"}
+        code = forge.token(pair, header, forge.changed(claims | {"iat": now, "exp": now + 300}, changes))
+        return {"code": code, "secretKey": SECRET, "applicationId": APPLICATION_ID}
+
+    return live

@@ -1,0 +1,193 @@
+"""Who may ask: application ids and the digests of their secrets."""
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from verifier.encoding import is_text, json_object
+from verifier.errors import CommandRefused, ConfigError, InvalidClient
+from verifier.settings import Secret, Settings
+
+MAX_SECRETS = 2  # an old and a new one, so that a secret changes without a refused player
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application of the escs dashboard and its live secrets, oldest first."""
+
+    id: str
+    secrets: tuple[Secret, ...] = field(repr=False)
+
+
+class Applications:
+    """An immutable set of applications."""
+
+    def __init__(self, applications: Iterable[Application] = ()) -> None:
+        self.by_id = {application.id: application for application in applications}
+        # Every application has two digests, so that none can be told from another by time; a digest of
+        # random bytes stands in for a missing one, and for those of an unknown application.
+        self._nobody = (secrets.token_bytes(32), secrets.token_bytes(32))
+        self._digests = {
+            application.id: (*(secret.digest for secret in application.secrets), *self._nobody)[:MAX_SECRETS]
+            for application in self.by_id.values()
+        }
+
+    def authenticate(self, *, application_id: str, secret: str) -> int:
+        """The slot of the secret that matched, 0 or 1; raises InvalidClient. The same work for every input."""
+        known = self._digests.get(application_id, self._nobody)
+        # A digest, because hmac.compare_digest raises TypeError on text that is not ASCII; JSON can
+        # carry half a surrogate pair, which no real secret contains.
+        presented = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+        first = hmac.compare_digest(presented, known[0])
+        second = hmac.compare_digest(presented, known[1])
+        if not (first or second):
+            raise InvalidClient
+        return 0 if first else 1
+
+    def weaknesses(self) -> list[str]:
+        """What is wrong with the secrets, in words that may be logged."""
+        return [
+            f"secret {slot} of application {application.id} is weak ({secret.weakness})"
+            for application in self.by_id.values()
+            for slot, secret in enumerate(application.secrets, start=1)
+            if secret.weakness
+        ]
+
+    def with_secret(self, application_id: str, secret: Secret) -> "Applications":
+        """The same with one more secret; raises CommandRefused when both slots are taken or it is there already."""
+        if not application_id or not is_text(application_id):
+            raise CommandRefused("the application id is empty or not UTF-8")
+        application = self.by_id.get(application_id, Application(application_id, ()))
+        if any(secret.digest == other.digest for other in application.secrets):
+            raise CommandRefused(f"application {application_id} has this secret already")
+        if len(application.secrets) == MAX_SECRETS:
+            raise CommandRefused(
+                f"application {application_id} has {MAX_SECRETS} live secrets already",
+                hint=f"remove one first: verifier applications remove-secret {application_id} --slot 1",
+            )
+        changed = replace(application, secrets=(*application.secrets, secret))
+        return Applications((self.by_id | {application_id: changed}).values())
+
+    def without_secret(self, application_id: str, slot: int) -> "Applications":
+        """The same without the secret in slot 1 or 2; raises CommandRefused when there is none or it is the last."""
+        application = self.by_id.get(application_id)
+        if application is None:
+            raise CommandRefused(f"application {application_id} is unknown", hint="verifier applications list")
+        if not 1 <= slot <= len(application.secrets):
+            raise CommandRefused(f"application {application_id} has no secret in slot {slot}")
+        if len(application.secrets) == 1:
+            raise CommandRefused(
+                f"the only secret of application {application_id} cannot be removed: every sign-in would be refused",
+                hint=f"add the next one first: verifier applications add {application_id}",
+            )
+        kept = tuple(secret for n, secret in enumerate(application.secrets, start=1) if n != slot)
+        return Applications((self.by_id | {application_id: replace(application, secrets=kept)}).values())
+
+    def dump(self) -> bytes:
+        """The content of an applications file; `parse` reads it."""
+        document = {
+            "applications": [
+                {
+                    "id": application.id,
+                    "secrets": [
+                        {"sha256": s.digest.hex()} | ({"weakness": s.weakness} if s.weakness else {})
+                        for s in application.secrets
+                    ],
+                }
+                for application in self.by_id.values()
+            ]
+        }
+        return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def parse(data: bytes) -> tuple[Applications, list[str]]:
+    """The applications of a file, and what is wrong with the entries that were left out.
+
+    Raises ConfigError when nothing can be read from it.
+    """
+    try:
+        entries = json_object(data).get("applications")
+    except ValueError as exc:
+        raise ConfigError(f"the file {exc}") from exc
+    if not isinstance(entries, list):
+        raise ConfigError('the file has no list "applications"')
+    found: dict[str, Application] = {}
+    problems = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            application = _parse_entry(entry)
+        except (KeyError, TypeError, ValueError):
+            problems.append(f"entry {number} is not an application with 1 or 2 secrets (sha256: 64 hex digits)")
+            continue
+        if application.id in found:
+            problems.append(f"entry {number} repeats the id of another")
+            continue
+        found[application.id] = application
+    return Applications(found.values()), problems
+
+
+def _parse_entry(entry: Any) -> Application:
+    live = tuple(Secret(bytes.fromhex(s["sha256"]), s.get("weakness", "")) for s in entry["secrets"])
+    texts = [entry["id"], *(secret.weakness for secret in live)]
+    if not all(map(is_text, texts)) or not entry["id"] or not 1 <= len(live) <= MAX_SECRETS:
+        raise ValueError
+    if any(len(secret.digest) != 32 for secret in live):
+        raise ValueError
+    return Application(entry["id"], live)
+
+
+class ApplicationsSource:
+    """The applications the settings name, read again when the content of their file changes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.applications = Applications()
+        self.problems: tuple[str, ...] = ()
+        self._settings = settings
+        self._path = settings.applications or settings.secret_key_file
+        self._seen: bytes | str | None = None
+        if settings.secret is not None:
+            self.applications = Applications([Application(settings.application_id, (settings.secret,))])
+
+    def refresh(self) -> bool:
+        """Take in what is there now; whether anything changed.
+
+        A bad entry costs its own application. A file that says nothing at all (half written, gone)
+        changes nothing: the applications of before go on, and the problem is shown.
+        """
+        if self._path is None:
+            return False
+        try:
+            seen: bytes | str = self._path.read_bytes()
+        except OSError as exc:
+            seen = f"cannot be read ({exc.strerror})"
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self.applications, problems = self._parse(seen)
+        except ConfigError as exc:
+            problems = [str(exc)]
+        self.problems = tuple(f"{self._path}: {problem}" for problem in problems)
+        return True
+
+    def _parse(self, seen: bytes | str) -> tuple[Applications, list[str]]:
+        if isinstance(seen, str):
+            raise ConfigError(seen)
+        if self._settings.applications is not None:
+            return parse(seen)
+        # Editors and `echo` end a file with a newline that is not part of the secret.
+        text = seen.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
+        return Applications([Application(self._settings.application_id, (Secret.of(text),))]), []
+
+    def load(self) -> Applications:
+        """The applications, where everything must be good; raises ConfigError."""
+        self.refresh()
+        if self.problems:
+            raise ConfigError("; ".join(self.problems), hint="verifier applications list shows what is read")
+        if not self.applications.by_id:
+            raise ConfigError(f"{self._path}: no application", hint="add one: verifier applications add ID")
+        return self.applications

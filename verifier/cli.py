@@ -1,0 +1,369 @@
+"""The command line: parse, call, print, exit status."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from verifier import __version__
+from verifier.errors import CannotIssue, CommandRefused, ConfigError
+from verifier.settings import LEEWAY_S, MAX_LIFETIME_S, Secret, Settings
+
+# Each command imports what it needs: `serve` never loads what signs, and starts faster.
+
+REFUSED, COULD_NOT_START = 1, 3
+
+Command = Callable[..., Any]
+
+
+def keys_option(function: Command) -> Command:
+    """`--keys`, for every command that reads a key directory."""
+    return click.option(
+        "--keys",
+        type=click.Path(path_type=Path),
+        envvar="VERIFIER_KEYS",
+        default="keys",
+        show_default=True,
+        show_envvar=True,
+        help="Folder that holds public/ and, where tokens are signed, private/.",
+    )(function)
+
+
+def token_options(function: Command) -> Command:
+    """What a token is minted for and checked against."""
+    for option in (
+        click.option("--issuer", envvar="VERIFIER_ISSUER", required=True, show_envvar=True, help="iss of the token."),
+        click.option(
+            "--application-id",
+            envvar="VERIFIER_APPLICATION_ID",
+            required=True,
+            show_envvar=True,
+            help="aud of the token: the applicationId of the escs dashboard.",
+        ),
+    ):
+        function = option(function)
+    return keys_option(function)
+
+
+def json_option(function: Command) -> Command:
+    """`--json`, for every command that prints a table."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def file_option(function: Command) -> Command:
+    """`--file`, for every command about applications."""
+    return click.option(
+        "--file",
+        "path",
+        type=click.Path(path_type=Path),
+        envvar="VERIFIER_APPLICATIONS",
+        default="applications.json",
+        show_default=True,
+        show_envvar=True,
+        help="File with the applications and the digests of their secrets.",
+    )(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="verifier")
+def cli() -> None:
+    """The Game API URL for escs, without a database: a signed token in, the player's profile out.
+
+    Exit status: 0 good, 1 refused or findings, 2 usage, 3 could not start.
+    """
+
+
+@cli.command()
+@click.option("--issuer", help="iss of every token. [env: VERIFIER_ISSUER]")
+@click.option("--keys", help="Folder that holds public/. [env: VERIFIER_KEYS; default: keys]")
+@click.option("--applications", help="File with several applications. [env: VERIFIER_APPLICATIONS]")
+@click.option("--max-lifetime", help="Longest exp - iat in seconds. [env: VERIFIER_MAX_LIFETIME; default: 300]")
+@click.option("--leeway", help="Seconds two clocks may differ. [env: VERIFIER_LEEWAY; default: 30]")
+@click.option("--host", help="Address to listen on. [env: VERIFIER_HOST; default: 127.0.0.1]")
+@click.option("--port", help="Port to listen on. [env: VERIFIER_PORT; default: 8000]")
+@click.option("--workers", help="Processes. [env: VERIFIER_WORKERS; default: 1]")
+def serve(**options: str | None) -> None:
+    """Run the endpoint.
+
+    Settings come from the environment (VERIFIER_*); an option here wins over its variable.
+    """
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"VERIFIER_{name.upper()}"] = value  # where worker processes find it
+    settings = Settings.from_environment(os.environ)
+    from verifier import server
+
+    server.serve(settings)
+
+
+@cli.command()
+@click.argument("player_id")
+@click.option("--email", help="Leave out what the player did not agree to share.")
+@click.option("--username")
+@click.option("--lifetime", type=int, default=MAX_LIFETIME_S, show_default=True, help="Seconds until it expires.")
+@token_options
+def token(
+    player_id: str,
+    email: str | None,
+    username: str | None,
+    lifetime: int,
+    issuer: str,
+    application_id: str,
+    keys: Path,
+) -> None:
+    """Mint a token for PLAYER_ID with the current key and print it."""
+    from verifier.issuer import TokenIssuer
+
+    minter = TokenIssuer.from_directory(keys, issuer=issuer, application_id=application_id, lifetime_s=lifetime)
+    click.echo(minter.issue(player_id, email=email, username=username))
+
+
+@cli.command()
+@click.option("--leeway", type=click.IntRange(0, 60), envvar="VERIFIER_LEEWAY", default=LEEWAY_S, show_default=True)
+@click.option(
+    "--max-lifetime",
+    type=click.IntRange(1, 3600),
+    envvar="VERIFIER_MAX_LIFETIME",
+    default=MAX_LIFETIME_S,
+    show_default=True,
+)
+@token_options
+@json_option
+def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, keys: Path, as_json: bool) -> None:
+    """Say what every rule makes of the token on standard input, offline.
+
+    Never prints the token, the player id, the e-mail or the username.
+    """
+    from dataclasses import asdict
+
+    from verifier.diagnosis import clock_offset, diagnose
+    from verifier.keyring import KeyDirectory
+    from verifier.tokens import Policy
+
+    text, now = sys.stdin.read().strip(), int(time.time())
+    keyring = KeyDirectory(keys / "public").load()
+    verdicts = diagnose(text, Policy(issuer, application_id, keyring, now, leeway, max_lifetime))
+    failures = [verdict for verdict in verdicts if verdict.failure]
+    offset = clock_offset(text, now)
+    if as_json:
+        click.echo(
+            json.dumps({"rules": [asdict(v) for v in verdicts], "clock": offset, "accepted": not failures}, indent=2)
+        )
+    else:
+        for verdict in verdicts:
+            click.echo(f"{'FAIL' if verdict.failure else 'pass'}  {verdict.rule:<9}  {verdict.got}")
+            if verdict.failure:
+                click.echo(f"      {verdict.failure}; expected {verdict.expected} ({verdict.source})")
+        click.echo(f"\n{offset}" if offset else "\niat cannot be read")
+        click.echo(f"{len(failures)} of {len(verdicts)} rules fail" if failures else "accepted")
+    if failures:
+        sys.exit(REFUSED)
+
+
+@cli.command()
+@click.option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", show_default=True, show_envvar=True)
+@click.option("--port", type=int, envvar="VERIFIER_PORT", default=8000, show_default=True, show_envvar=True)
+def healthcheck(host: str, port: int) -> None:
+    """Ask the server on this machine whether it is ready; for containers."""
+    import http.client
+
+    # A server that listens on every address is asked on this machine's own.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    connection = http.client.HTTPConnection(host, port, timeout=3)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        status = json.loads(answer.read())["status"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as exc:
+        raise CommandRefused(f"no verifier answers on {host} port {port} ({type(exc).__name__})") from exc
+    finally:
+        connection.close()
+    click.echo(status)
+    if answer.status != 200:
+        sys.exit(REFUSED)
+
+
+@cli.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=".verifier-dev",
+    show_default=True,
+    help="Where to keep the throwaway keys.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="The next free one is used.",
+)
+@click.option("--once", is_flag=True, help="Stop after the answer.")
+def dev(folder: Path, port: int, once: bool) -> None:
+    """Make throwaway keys, serve on 127.0.0.1, ask once as escs would, and keep serving until Ctrl-C."""
+    from verifier import dev as development
+
+    development.run(folder, port, once=once, say=click.echo)
+
+
+@cli.group()
+def keys() -> None:
+    """Make and see keys."""
+
+
+@keys.command("generate")
+@click.option("--alg", type=click.Choice(["ES256", "EdDSA", "RS256"]), default="ES256", show_default=True)
+@click.option(
+    "--force", is_flag=True, help="Also when a key is current: servers without the new one refuse its tokens."
+)
+@keys_option
+def keys_generate(alg: str, force: bool, keys: Path) -> None:
+    """Make the first key pair; it signs at once."""
+    from verifier.keystore import Keystore
+
+    keystore, now = Keystore(keys), int(time.time())
+    keystore.public.refresh()
+    current = keystore.public.keyring.current(now)
+    if current is not None and not force:
+        raise CommandRefused(
+            f"{keystore.public.folder}: a key is current already (found {current.kid})",
+            hint="--force makes a second one current at once",
+        )
+    kid = keystore.create(alg, now=now, nbf=now)
+    click.echo(f"{keystore.public.folder / kid}.json\n{keystore.private / kid}.pem")
+
+
+@keys.command("list")
+@json_option
+@keys_option
+def keys_list(as_json: bool, keys: Path) -> None:
+    """Show every public key and its stage."""
+    from verifier.diagnosis import utc
+    from verifier.keyring import KeyDirectory
+
+    directory, now = KeyDirectory(keys / "public"), int(time.time())
+    directory.refresh()
+    keyring = directory.keyring
+    rows: list[dict[str, Any]] = [
+        {
+            "kid": k.kid,
+            "alg": k.algorithm.name,
+            "stage": keyring.stage(k, now),
+            "iat": k.iat,
+            "nbf": k.nbf,
+            "exp": k.exp,
+        }
+        | ({"revoked_at": k.revoked_at, "reason": k.reason} if k.revoked_at is not None else {})
+        for k in keyring.keys.values()
+    ]
+    if as_json:
+        document = {"keys": rows, "key_set_digest": keyring.digest, "problems": directory.problems}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for row in rows:
+            until = utc(row["exp"]) if row["exp"] else "no end"
+            click.echo(f"{row['kid']}  {row['alg']:<5}  {row['stage']:<8}  {utc(row['nbf'])} to {until}")
+        for problem in directory.problems:
+            click.echo(f"verifier: error: {problem}", err=True)
+    if directory.problems:
+        sys.exit(REFUSED)
+
+
+@cli.group()
+def applications() -> None:
+    """The applications of the escs dashboard, and the digests of their secrets."""
+
+
+@applications.command("add")
+@click.argument("application_id")
+@file_option
+def applications_add(application_id: str, path: Path) -> None:
+    """Add APPLICATION_ID, or a second secret to it. The secret is asked for, or read from standard input."""
+    from verifier.applications import Applications
+    from verifier.files import write_atomic
+
+    if sys.stdin.isatty():
+        text = click.prompt("Secret key", hide_input=True, confirmation_prompt=True)
+    else:
+        text = sys.stdin.readline().rstrip("\r\n")
+    secret = Secret.of(text)
+    known = read_applications(path) if path.exists() else Applications()
+    changed = known.with_secret(application_id, secret)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, changed.dump(), 0o640)
+    click.echo(f"{path}: application {application_id} has {len(changed.by_id[application_id].secrets)} live secret(s)")
+    if secret.weakness:
+        click.echo(f"verifier: warning: the secret is weak ({secret.weakness})", err=True)
+
+
+@applications.command("list")
+@json_option
+@file_option
+def applications_list(as_json: bool, path: Path) -> None:
+    """Show every application and its secrets, by the beginning of their digests."""
+    rows = [
+        {
+            "id": a.id,
+            "secrets": [
+                {"slot": n, "sha256": s.digest.hex()[:12], "weakness": s.weakness} for n, s in enumerate(a.secrets, 1)
+            ],
+        }
+        for a in read_applications(path).by_id.values()
+    ]
+    if as_json:
+        click.echo(json.dumps({"applications": rows}, indent=2))
+        return
+    for row in rows:
+        for s in row["secrets"]:
+            click.echo(f"{row['id']}  secret {s['slot']}  sha256 {s['sha256']}...  {s['weakness']}".rstrip())
+
+
+@applications.command("remove-secret")
+@click.argument("application_id")
+@click.option("--slot", type=click.IntRange(1, 2), required=True, help="As `list` shows it; 1 is the older.")
+@file_option
+def applications_remove_secret(application_id: str, slot: int, path: Path) -> None:
+    """Remove one of two live secrets of APPLICATION_ID."""
+    from verifier.files import write_atomic
+
+    write_atomic(path, read_applications(path).without_secret(application_id, slot).dump(), 0o640)
+    click.echo(f"{path}: application {application_id} has 1 live secret")
+
+
+def read_applications(path: Path) -> "Any":
+    """The applications of a file in which everything is good; raises ConfigError."""
+    from verifier.applications import parse
+
+    try:
+        found, problems = parse(path.read_bytes())
+    except OSError as exc:
+        raise ConfigError(
+            f"{path}: cannot be read ({exc.strerror})", hint="verifier applications add ID makes it"
+        ) from exc
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    if problems:
+        # Writing the file again would lose those entries.
+        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="mend the file by hand")
+    return found
+
+
+def main() -> None:
+    """The `verifier` command."""
+    try:
+        cli.main(prog_name="verifier")
+    except (CannotIssue, ConfigError) as exc:
+        click.echo(f"verifier: error: {exc}", err=True)
+        hint = getattr(exc, "hint", "")
+        if hint:
+            click.echo(f"verifier: hint: {hint}", err=True)
+        sys.exit(REFUSED if isinstance(exc, CannotIssue | CommandRefused) else COULD_NOT_START)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Strict JSON and base64url: what the wire may look like, before it means anything."""
+
+import base64
+import json
+from typing import Any
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        # Two readers that keep different ones see two different tokens (RFC 8725 §2.4).
+        raise ValueError("has a member twice")
+    return members
+
+
+def _constant(_: str) -> None:
+    raise ValueError("is not JSON")  # NaN and Infinity (RFC 8259 §6)
+
+
+def _integer(digits: str) -> int | float:
+    # int() takes quadratic time and refuses 4,300 digits; as a float these become inf, which every rule refuses.
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_constant, parse_int=_integer).decode
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The members of one JSON object in UTF-8.
+
+    Refuses what parsers disagree about: a member twice at any depth, NaN, a byte order mark, other encodings.
+    Raises ValueError whose text continues the sentence "the body ...".
+    """
+    try:
+        value = _decode(data.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        raise ValueError("is not UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise ValueError("is not JSON") from exc
+    except RecursionError as exc:
+        raise ValueError("is nested too deeply") from exc
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return value
+
+
+def b64url_encode(data: bytes) -> str:
+    """base64url without padding (RFC 7515 §2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64url_decode(text: str) -> bytes:
+    """The bytes of canonical base64url without padding; raises ValueError for anything else.
+
+    Encoding them again must give the same text: that rules out padding, white space, the
+    other alphabet and non-zero spare bits, so one value has one spelling.
+    """
+    data = base64.urlsafe_b64decode(text + "==")
+    if b64url_encode(data) != text:
+        raise ValueError("is not canonical base64url")
+    return data
+
+
+def is_text(value: object) -> bool:
+    """Whether a JSON value is a string that UTF-8 can carry (half a surrogate pair cannot be)."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,77 @@
+"""Files that other processes change meanwhile: consistent reads, atomic writes."""
+
+import os
+from pathlib import Path
+
+_ATTEMPTS = 100
+
+
+def snapshot(folder: Path) -> dict[str, bytes | str]:
+    """The content of every `*.json` of a folder by name, all from one moment; for one that cannot be read, why.
+
+    Kubernetes swaps a whole volume by renaming its `..data` link. Listing and opening across that swap
+    mixes two versions or fails, so the link is resolved first and must lead to the same place afterwards.
+    Raises OSError when the folder cannot be read.
+    """
+    for _ in range(_ATTEMPTS):
+        version = _version(folder)
+        content = {path.name: _read(path) for path in _listing(version)}
+        if _version(folder) == version and [path.name for path in _listing(version)] == list(content):
+            return content
+    raise OSError(f"{folder} changes faster than it can be read")
+
+
+def _version(folder: Path) -> Path:
+    data = folder / "..data"
+    return data.resolve() if data.is_symlink() else folder
+
+
+def _listing(version: Path) -> list[Path]:
+    try:
+        names = os.listdir(version)
+    except FileNotFoundError:
+        if version.name.startswith(".."):
+            return []  # the version swapped away was removed: the comparison that follows starts over
+        raise
+    return [version / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
+
+
+def _read(path: Path) -> bytes | str:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        return exc.strerror or type(exc).__name__
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace a file whole or not at all, also when the machine stops (rename(2) after fsync(2))."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    _write(temporary, data, mode)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Create a file with exactly these permissions; raises FileExistsError rather than touch another."""
+    _write(path, data, mode)
+    sync_folder(path.parent)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as file:
+        os.chmod(path, mode)  # the umask may have taken bits away
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can (Windows cannot)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

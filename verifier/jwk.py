@@ -1,0 +1,126 @@
+"""A public key as JSON (RFC 7517), as an object, and by its thumbprint."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt.api_jws import PyJWS
+from jwt.exceptions import InvalidKeyError
+
+from verifier.encoding import b64url_decode, b64url_encode
+from verifier.errors import KeyFileError
+
+MIN_RSA_BITS = 2048  # RFC 7518 §3.3
+MAX_RSA_BITS = 8192  # a check takes 16 times as long as with 2048
+
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+class SignatureAlgorithm(Protocol):
+    """The part of PyJWT's algorithm objects that is used here."""
+
+    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool: ...
+
+    def from_jwk(self, jwk: dict[str, Any]) -> Any: ...
+
+    def to_jwk(self, key_obj: Any, as_dict: bool) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A signature algorithm, the only kind of key it takes, and what that key looks like."""
+
+    name: str
+    kty: str
+    crv: str | None
+    members: tuple[str, ...]  # base64url members of the public key
+    octets: int | None  # length of each of them, and of half a signature
+    pyjwt: SignatureAlgorithm
+
+
+def _pyjwt(name: str) -> SignatureAlgorithm:
+    algorithm: SignatureAlgorithm = PyJWS().get_algorithm_by_name(name)
+    return algorithm
+
+
+ALGORITHMS = {
+    "ES256": Algorithm("ES256", "EC", "P-256", ("x", "y"), 32, _pyjwt("ES256")),
+    "EdDSA": Algorithm("EdDSA", "OKP", "Ed25519", ("x",), 32, _pyjwt("EdDSA")),
+    "RS256": Algorithm("RS256", "RSA", None, ("e", "n"), None, _pyjwt("RS256")),
+}
+# One algorithm under two names: RFC 9864 §2.2 calls EdDSA with an Ed25519 key "Ed25519".
+ALGORITHM_NAMES = ALGORITHMS | {"Ed25519": ALGORITHMS["EdDSA"]}
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """The key id of a public key: 43 base64url characters (RFC 7638 §3).
+
+    SHA-256 over the members required for its "kty", sorted, without spaces.
+    Raises KeyFileError when one of them is missing or the kind of key is unknown.
+    """
+    required = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
+    names = required.get(str(jwk.get("kty")))
+    if names is None:
+        raise KeyFileError("kty is not supported (expected EC, OKP or RSA)")
+    for name in names:
+        if not isinstance(jwk.get(name), str):
+            raise KeyFileError(f"{name} is missing or not a string")
+    text = json.dumps({name: jwk[name] for name in names}, separators=(",", ":"))
+    return b64url_encode(hashlib.sha256(text.encode()).digest())
+
+
+def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
+    """The algorithm and the public key object of a JWK; raises KeyFileError.
+
+    Refuses private members, an "alg" that does not fit the key, Ed448 and other curves, RSA keys
+    that are too short (RFC 7518 §3.3), points that are not on the curve, and base64url that is not canonical.
+    """
+    private = sorted(PRIVATE_MEMBERS & jwk.keys())
+    if private:
+        raise KeyFileError(f"private key material in a public key (found member {', '.join(private)})")
+    algorithm = ALGORITHM_NAMES.get(str(jwk.get("alg")))
+    if algorithm is None:
+        raise KeyFileError("alg is missing or not supported (expected ES256, EdDSA or RS256)")
+    if jwk.get("kty") != algorithm.kty or jwk.get("crv") != algorithm.crv:
+        kind = algorithm.crv or algorithm.kty
+        raise KeyFileError(f"kty and crv do not fit alg {algorithm.name} (expected {kind})")
+    for name in algorithm.members:
+        try:
+            octets = b64url_decode(jwk[name])
+        except (KeyError, TypeError, ValueError) as exc:
+            raise KeyFileError(f"{name} is missing or not canonical base64url") from exc
+        if algorithm.octets and len(octets) != algorithm.octets:
+            raise KeyFileError(f"{name} has {len(octets)} octets (expected {algorithm.octets})")
+    try:
+        key = algorithm.pyjwt.from_jwk({name: jwk[name] for name in ("kty", "crv", *algorithm.members) if name in jwk})
+    except (InvalidKeyError, ValueError, UnsupportedAlgorithm) as exc:
+        raise KeyFileError("not a valid public key") from exc
+    return algorithm_of(key), key
+
+
+def algorithm_of(key: Any) -> Algorithm:
+    """The one algorithm a public key object is used with (RFC 8725 §3.1); raises KeyFileError."""
+    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        return ALGORITHMS["ES256"]
+    if isinstance(key, Ed25519PublicKey):
+        return ALGORITHMS["EdDSA"]
+    if isinstance(key, RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+            found = f"(found {key.key_size} bits, expected {MIN_RSA_BITS} to {MAX_RSA_BITS})"
+            raise KeyFileError(f"RSA key of the wrong size {found}")
+        return ALGORITHMS["RS256"]
+    raise KeyFileError("kind of key is not supported (expected P-256, Ed25519 or RSA)")
+
+
+def dump(key: Any) -> dict[str, str]:
+    """A public key object as a JWK with "alg", "use" and "kid", without dates; raises KeyFileError."""
+    algorithm = algorithm_of(key)
+    members = algorithm.pyjwt.to_jwk(key, as_dict=True)
+    jwk = {name: members[name] for name in ("kty", "crv", *algorithm.members) if name in members}
+    return jwk | {"alg": algorithm.name, "use": "sig", "kid": thumbprint(jwk)}

@@ -1,0 +1,164 @@
+"""The keys that check signatures, and when each of them may."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from verifier import files, jwk
+from verifier.encoding import is_text, json_object
+from verifier.errors import KeyFileError
+
+
+class Stage(StrEnum):
+    """Where a key is in its life."""
+
+    PENDING = "pending"  # published, signs from nbf on
+    CURRENT = "current"  # signs: the newest with nbf <= now
+    RETIRING = "retiring"  # a newer one is current; verifies until exp
+    EXPIRED = "expired"  # exp <= now
+    REVOKED = "revoked"  # whatever its dates say
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key that checks signatures, and when it may. Instants are whole seconds since 1970-01-01 UTC."""
+
+    kid: str  # RFC 7638 thumbprint, equal to the file's name
+    algorithm: jwk.Algorithm  # the only one it is used with (RFC 8725 §3.1)
+    key: Any = field(repr=False)  # object of the cryptography package
+    members: Mapping[str, Any] = field(repr=False)  # the JWK as published
+    iat: int  # when it was made
+    nbf: int  # first second it signs; it verifies from the leeway earlier
+    exp: int | None = None  # first second it no longer verifies
+    revoked_at: int | None = None  # set: it verifies nothing
+    reason: str = ""  # why it was revoked; anyone's words
+
+    def verify(self, signing_input: bytes, signature: bytes) -> bool:
+        """Whether the signature is this key's. The signature only: dates are `Keyring.refusal`'s business."""
+        return self.algorithm.pyjwt.verify(signing_input, self.key, signature)
+
+    def is_dead(self, now: int) -> bool:
+        """Expired or revoked: it never verifies again."""
+        return self.revoked_at is not None or (self.exp is not None and self.exp <= now)
+
+
+def parse_public_key(name: str, data: bytes | str) -> PublicKey:
+    """The key of one file of `keys/public`; raises KeyFileError.
+
+    Members: kty, crv, x, y, e, n as in RFC 7518 §6; alg; use "sig"; kid; and the registered dates
+    iat, nbf, exp, revoked {revoked_at, reason} (OpenID Federation 1.0 §8.7.2).
+    """
+    if isinstance(data, str):
+        raise KeyFileError(f"cannot be read ({data})")
+    try:
+        members = json_object(data)
+    except ValueError as exc:
+        raise KeyFileError(str(exc)) from exc
+    algorithm, key = jwk.load(members)
+    expected = jwk.thumbprint(members)
+    for what, found in (("kid", members.get("kid")), ("file name", name.removesuffix(".json"))):
+        if found != expected:
+            raise KeyFileError(f"{what} does not match the key (found {found!s:.43}, expected {expected})")
+    if members.get("use", "sig") != "sig":
+        raise KeyFileError("use is not sig")
+    iat, nbf = _instant(members, "iat"), _instant(members, "nbf")
+    exp = _instant(members, "exp") if "exp" in members else None
+    if exp is not None and exp <= nbf:
+        raise KeyFileError("exp is not after nbf")
+    if "revoked" not in members:
+        return PublicKey(expected, algorithm, key, members, iat, nbf, exp)
+    revoked = members["revoked"]
+    if not isinstance(revoked, dict) or not is_text(revoked.get("reason", "")):
+        raise KeyFileError("revoked is not an object with revoked_at and reason")
+    revoked_at = _instant(revoked, "revoked_at")
+    return PublicKey(expected, algorithm, key, members, iat, nbf, exp, revoked_at, revoked.get("reason", ""))
+
+
+def _instant(members: Mapping[str, Any], name: str) -> int:
+    value = members.get(name)
+    # Up to the year 5138: beyond lie milliseconds.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**11:
+        raise KeyFileError(f"{name} is missing or not a whole number of seconds since 1970")
+    return value
+
+
+class Keyring:
+    """An immutable set of keys and its schedule."""
+
+    def __init__(self, keys: Iterable[PublicKey] = ()) -> None:
+        self.keys: Mapping[str, PublicKey] = {key.kid: key for key in sorted(keys, key=lambda k: (k.nbf, k.kid))}
+        known = [[k.kid, k.nbf, k.exp, k.revoked_at] for k in self.keys.values()]
+        # Two replicas with the same digest accept and refuse the same keys at every moment.
+        self.digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def find(self, kid: str) -> PublicKey | None:
+        """The key with this id, whatever its stage, or None."""
+        return self.keys.get(kid)
+
+    def current(self, now: int) -> PublicKey | None:
+        """The key that signs now: the newest with `nbf <= now` that is neither expired nor revoked."""
+        started = [key for key in self.keys.values() if key.nbf <= now and not key.is_dead(now)]
+        return started[-1] if started else None
+
+    def stage(self, key: PublicKey, now: int) -> Stage:
+        """Where this key is in its life now."""
+        if key.revoked_at is not None:
+            return Stage.REVOKED
+        if key.is_dead(now):
+            return Stage.EXPIRED
+        if key.nbf > now:
+            return Stage.PENDING
+        return Stage.CURRENT if key is self.current(now) else Stage.RETIRING
+
+    def usable(self, now: int, leeway_s: int) -> list[PublicKey]:
+        """The keys that verify now."""
+        return [key for key in self.keys.values() if key.nbf - leeway_s <= now and not key.is_dead(now)]
+
+    def jwks(self, now: int) -> list[Mapping[str, Any]]:
+        """The JWKs of all keys that verify now or will: also pending ones, so that anyone can see them arrive."""
+        return [key.members for key in self.keys.values() if not key.is_dead(now)]
+
+
+class KeyDirectory:
+    """The keyring in a folder of `<kid>.json` files, read again when their content changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.keyring = Keyring()
+        self.problems: tuple[str, ...] = ()
+        self._seen: dict[str, bytes | str] | str | None = None
+
+    def refresh(self) -> bool:
+        """Take in what is there now; whether anything changed. A bad file costs its own key, no other.
+
+        A folder that cannot be read leaves no key: keeping the last good set could undo a revocation.
+        """
+        try:
+            seen: dict[str, bytes | str] | str = files.snapshot(self.folder)
+        except OSError as exc:
+            seen = f"{self.folder}: cannot be read ({exc.strerror or exc})"
+        if seen == self._seen:
+            return False
+        keys, problems = [], [seen] if isinstance(seen, str) else []
+        for name, data in seen.items() if isinstance(seen, dict) else ():
+            try:
+                keys.append(parse_public_key(name, data))
+            except KeyFileError as exc:
+                problems.append(f"{self.folder / name}: {exc}")
+        self.keyring, self.problems, self._seen = Keyring(keys), tuple(problems), seen
+        return True
+
+    def load(self) -> Keyring:
+        """The keyring, where every file must be good; raises KeyFileError naming each one that is not."""
+        self.refresh()
+        if self.problems:
+            raise KeyFileError(
+                "; ".join(self.problems), hint="mend or remove the file; verifier keys list shows the rest"
+            )
+        if not self.keyring.keys:
+            raise KeyFileError(f"{self.folder}: no key (expected <kid>.json)", hint="make one: verifier keys generate")
+        return self.keyring

@@ -1,0 +1,113 @@
+"""What an operator can set: environment variables, their defaults and units."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from verifier.encoding import is_text
+from verifier.errors import ConfigError
+
+MAX_LIFETIME_S = 300
+LEEWAY_S = 30
+
+
+MIN_SECRET_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A shared secret, of which only the SHA-256 digest is kept."""
+
+    digest: bytes = field(repr=False)
+    weakness: str = ""  # what a reviewer would object to, or ""
+
+    @classmethod
+    def of(cls, text: str) -> "Secret":
+        """The digest of a secret as it was typed; raises ConfigError when it is empty or not UTF-8."""
+        if not text or not is_text(text):
+            raise ConfigError("the secret is empty or not UTF-8")
+        weakness = ""
+        if len(text) < MIN_SECRET_CHARACTERS:
+            weakness = f"shorter than {MIN_SECRET_CHARACTERS} characters"
+        elif text != text.strip():
+            weakness = "white space at an end"
+        return cls(hashlib.sha256(text.encode()).digest(), weakness)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Checked settings. Exactly one of `applications`, `secret_key_file` and `secret` is set."""
+
+    issuer: str  # iss of every token
+    keys: Path = Path("keys")  # holds public/ and, where tokens are signed, private/
+    applications: Path | None = None  # file with several applications
+    application_id: str = ""  # of the only application
+    secret: Secret | None = None  # its secret
+    secret_key_file: Path | None = None  # or a file with its secret
+    max_lifetime_s: int = MAX_LIFETIME_S  # exp - iat of a token, at most
+    leeway_s: int = LEEWAY_S  # how far two clocks may be apart
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Settings from `VERIFIER_*` variables; an empty one counts as not set.
+
+        Raises ConfigError, which names the variable and never shows its value.
+        """
+        known = {name: value for name, value in environ.items() if name.startswith("VERIFIER_") and value}
+        for name, value in known.items():
+            if not is_text(value):
+                raise ConfigError(f"{name} is not UTF-8")
+        if "VERIFIER_ISSUER" not in known:
+            raise ConfigError(
+                "VERIFIER_ISSUER is not set (expected the iss of your tokens)",
+                hint="use what the game backend writes as iss, for instance https://game.example",
+            )
+        _check_applications(known)
+
+        def path(name: str) -> Path | None:
+            return Path(known[name]) if name in known else None
+
+        return cls(
+            issuer=known["VERIFIER_ISSUER"],
+            keys=Path(known.get("VERIFIER_KEYS", "keys")),
+            applications=path("VERIFIER_APPLICATIONS"),
+            application_id=known.get("VERIFIER_APPLICATION_ID", ""),
+            secret=Secret.of(known["VERIFIER_SECRET_KEY"]) if "VERIFIER_SECRET_KEY" in known else None,
+            secret_key_file=path("VERIFIER_SECRET_KEY_FILE"),
+            max_lifetime_s=_number(known, "VERIFIER_MAX_LIFETIME", MAX_LIFETIME_S, 1, 3600),
+            leeway_s=_number(known, "VERIFIER_LEEWAY", LEEWAY_S, 0, 60),
+            host=known.get("VERIFIER_HOST", "127.0.0.1"),
+            port=_number(known, "VERIFIER_PORT", 8000, 0, 65535),
+            workers=_number(known, "VERIFIER_WORKERS", 1, 1, 64),
+        )
+
+
+def _check_applications(known: Mapping[str, str]) -> None:
+    sources = [n for n in ("VERIFIER_APPLICATIONS", "VERIFIER_SECRET_KEY", "VERIFIER_SECRET_KEY_FILE") if n in known]
+    if len(sources) != 1:
+        found = " and ".join(sources) or "none"
+        raise ConfigError(
+            "exactly one of VERIFIER_APPLICATIONS, VERIFIER_SECRET_KEY and VERIFIER_SECRET_KEY_FILE "
+            f"must be set (found {found})",
+            hint="for one application set VERIFIER_APPLICATION_ID and VERIFIER_SECRET_KEY_FILE; "
+            "for several: verifier applications add ID",
+        )
+    named = "VERIFIER_APPLICATION_ID" in known
+    if sources[0] == "VERIFIER_APPLICATIONS" and named:
+        raise ConfigError("VERIFIER_APPLICATION_ID is set beside VERIFIER_APPLICATIONS (expected one of them)")
+    if sources[0] != "VERIFIER_APPLICATIONS" and not named:
+        raise ConfigError(
+            f"VERIFIER_APPLICATION_ID is not set (expected beside {sources[0]})",
+            hint="the escs dashboard shows it beside the secret",
+        )
+
+
+def _number(known: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = known.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise ConfigError(f"{name} is out of range (expected a whole number from {low} to {high})")
+    return int(text)
