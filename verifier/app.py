@@ -62,7 +62,7 @@ class Endpoint(BaseRoute):
         except ClientGone:
             pass
         except Exception as exc:  # noqa: BLE001
-            # The one place that may not let anything through. No message and no traceback: they could quote the request.
+            # Nothing may pass here. No message and no traceback in the log: they could quote the request.
             frame = exc.__traceback__
             while frame is not None and frame.tb_next is not None:
                 frame = frame.tb_next
@@ -127,11 +127,18 @@ def check_headers(headers: Iterable[Header]) -> None:
         if name == b"content-type":
             types.append(value.partition(b";")[0].strip().lower())
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise InvalidRequest("the body must not be encoded", status=415)
+            raise encoded()
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise encoded()
         elif name == b"content-length" and int(value) > MAX_BODY_BYTES:
             raise too_large()
     if types != [b"application/json"]:
         raise InvalidRequest("the Content-Type must be application/json", status=415)
+
+
+def encoded() -> InvalidRequest:
+    """The one refusal of a compressed body, in content or transfer."""
+    return InvalidRequest("the body must not be encoded", status=415)
 
 
 def too_large() -> InvalidRequest:

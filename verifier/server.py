@@ -6,6 +6,7 @@ import socket
 from types import FrameType
 from typing import Any, NoReturn
 
+import httptools
 from starlette.routing import Router
 from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
@@ -13,10 +14,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from verifier.app import create_app, refusal_body
-from verifier.errors import ConfigError, InvalidRequest
+from verifier.errors import ConfigError, InvalidRequest, Refusal
 from verifier.settings import Settings
 
 GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
+MAX_HEAD_BYTES = 32_768
+NOT_HTTP = "the request is not HTTP/1.1"
+HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -30,26 +34,61 @@ LOGGING: dict[str, Any] = {
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with this project's answers where the application is never reached."""
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Answer what is not HTTP, after the answer to the complete request before it."""
-        if self._finish_cycle():
-            self.flow.pause_reading()
+    head_bytes: int | None = 0  # of the head that is being read; None while a body is
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.head_bytes is not None:
+            self.head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._ignore_upgrade(data[offer.args[0] :])
+        except httptools.HttpParserError as exc:
+            # A refusal raised in on_headers_complete comes back as the cause of the parser's own error.
+            self._refuse(exc.__context__ if isinstance(exc.__context__, Refusal) else InvalidRequest(NOT_HTTP))
+        else:
+            if self.head_bytes is not None and self.head_bytes > MAX_HEAD_BYTES:
+                self._refuse(InvalidRequest(HEAD_TOO_LARGE, status=431))
+
+    def on_message_begin(self) -> None:
+        self.head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.head_bytes = None
+        size, hosts = len(self.url), 0
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            hosts += name == b"host"
+        if size > MAX_HEAD_BYTES:
+            raise InvalidRequest(HEAD_TOO_LARGE, status=431)
+        version = self.parser.get_http_version()
+        # Two servers that read different hosts or versions can be played off against each other (RFC 9112 §3.2).
+        if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise InvalidRequest(NOT_HTTP)
+        super().on_headers_complete()
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() != b"CONNECT"
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read a request once more without its offer to upgrade, which a server may ignore (RFC 9110 §7.8).
+
+        Java's HttpClient makes one with every request, and the parser would take the body for another protocol.
+        """
+        if not self._should_upgrade():
+            self._finish_cycle()
             return
-        body = refusal_body(InvalidRequest("the request is not HTTP/1.1"))
-        head = [STATUS_LINE[400]]
-        head += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
-        head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
-        head += [b"cache-control: no-store\r\nconnection: close\r\n\r\n", body]
-        self.transport.write(b"".join(head))
-        self.transport.close()
+        kept = [h for h in self.headers if h[0] not in (b"connection", b"upgrade", b"http2-settings")]
+        head = b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        head += b"".join(b"%s: %s\r\n" % header for header in kept)
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(head + b"\r\n" + rest)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Stay open when a client closes its half after a whole request and waits for the answer."""
         return self._finish_cycle()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        # An offer to upgrade is ignored (RFC 9110 §7.8), but the parser has stopped there.
-        self._finish_cycle()
 
     def _finish_cycle(self) -> bool:
         """Whether a complete request still waits for its answer, which is then the connection's last."""
@@ -57,6 +96,19 @@ class Protocol(HttpToolsProtocol):
         if waiting:
             self.cycle.keep_alive = False
         return waiting
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer what is not HTTP, after the answer to the complete request before it, and close."""
+        if self._finish_cycle():
+            self.flow.pause_reading()
+            return
+        body = refusal_body(refusal)
+        head = [STATUS_LINE[refusal.status]]
+        head += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
+        head += [b"cache-control: no-store\r\nconnection: close\r\n\r\n", body]
+        self.transport.write(b"".join(head))
+        self.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
