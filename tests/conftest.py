@@ -231,17 +231,3 @@ def server(environment: dict[str, str], tmp_path: Path) -> Iterator[Server]:
     running = start(environment, tmp_path / "server.log")
     yield running
     running.stop()
-
-
-@pytest.fixture
-def live(server: Server, pairs: dict[str, forge.Pair], claims: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """A body for the real server, whose clock is the real one."""
-
-    def live(**changes: Any) -> dict[str, Any]:
-        now = int(time.time())
-        pair = pairs["ES256"]
-        header = {"alg": "ES256", "kid": pair.kid, "typ": "at+jwt"}
-        code = forge.token(pair, header, forge.changed(claims | {"iat": now, "exp": now + 300}, changes))
-        return {"code": code, "secretKey": SECRET, "applicationId": APPLICATION_ID}
-
-    return live

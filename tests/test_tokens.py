@@ -1,7 +1,427 @@
 """The token profile: what is accepted, what is refused, and with which words."""
 
+import json
+import math
+import re
+from typing import Any
 
-def test_an_accepted_token_gives_its_player(issue, verify):
-    from verifier.tokens import Player
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-    assert verify(issue()) == Player("42", "ann@example.com", "ann")
+from tests import forge
+from tests.conftest import APPLICATION_ID, ISSUER, NOW
+from tests.forge import ABSENT
+from verifier import keystore, tokens
+from verifier.errors import CannotIssue, InvalidToken
+from verifier.keyring import Keyring, parse_public_key
+from verifier.tokens import Player, Policy
+
+
+def refused(verify, token: str, says: str, **changes: Any) -> None:
+    with pytest.raises(InvalidToken, match=f"^{re.escape(says)}$"):
+        verify(token, **changes)
+
+
+@pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
+def test_an_accepted_token_gives_its_player(issue, verify, alg):
+    assert verify(issue(alg)) == Player("42", "ann@example.com", "ann")
+
+
+@pytest.mark.parametrize(
+    ("changes", "player"),
+    [
+        pytest.param({"email": ABSENT}, Player("42", None, "ann"), id="email-absent"),
+        pytest.param({"email": None, "username": None}, Player("42"), id="null"),
+        pytest.param({"email": "", "username": ""}, Player("42"), id="empty"),
+        pytest.param({"sub": "Ω🎮"}, Player("Ω🎮", "ann@example.com", "ann"), id="sub-not-ascii"),
+        pytest.param({"sub": "x" * 255}, Player("x" * 255, "ann@example.com", "ann"), id="sub-255"),
+        pytest.param({"email": "x" * 320}, Player("42", "x" * 320, "ann"), id="email-320"),
+        pytest.param({"username": "🎮" * 255}, Player("42", "ann@example.com", "🎮" * 255), id="username-255"),
+        pytest.param({"aud": ["other", APPLICATION_ID]}, Player("42", "ann@example.com", "ann"), id="aud-list"),
+        pytest.param({"admin": True, "_id": "1"}, Player("42", "ann@example.com", "ann"), id="other-claims"),
+        pytest.param({"iat": NOW + 0.5, "exp": NOW + 300.5}, Player("42", "ann@example.com", "ann"), id="fractions"),
+    ],
+)
+def test_what_the_profile_allows_is_accepted(issue, verify, changes, player):
+    assert verify(issue(**changes)) == player
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"iat": NOW - 329, "exp": NOW - 29}, id="exp-29s-ago"),
+        pytest.param({"iat": NOW + 30, "exp": NOW + 330}, id="iat-in-30s"),
+        pytest.param({"nbf": NOW + 30}, id="nbf-in-30s"),
+        pytest.param({"exp": NOW + 1}, id="life-1s"),
+        pytest.param({"iat": NOW - 0.0001, "exp": NOW}, id="life-0.1ms"),
+    ],
+)
+def test_the_last_instant_that_passes(issue, verify, changes):
+    assert verify(issue(**changes)).id == "42"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"iss": "https://other.example"}, "iss is not the configured issuer", id="iss-other"),
+        pytest.param({"iss": ISSUER + "/"}, "iss is not the configured issuer", id="iss-slash"),
+        pytest.param({"iss": [ISSUER]}, "iss is not the configured issuer", id="iss-list"),
+        pytest.param({"iss": ABSENT}, "iss is not the configured issuer", id="iss-absent"),
+        pytest.param({"aud": "other"}, "aud does not contain the applicationId", id="aud-other"),
+        pytest.param({"aud": []}, "aud does not contain the applicationId", id="aud-empty-list"),
+        pytest.param({"aud": APPLICATION_ID + "1"}, "aud does not contain the applicationId", id="aud-longer"),
+        pytest.param({"aud": [APPLICATION_ID, 1]}, "aud must be a string or a list of strings", id="aud-list-number"),
+        pytest.param({"aud": [[APPLICATION_ID]]}, "aud must be a string or a list of strings", id="aud-nested"),
+        pytest.param({"aud": {"a": 1}}, "aud must be a string or a list of strings", id="aud-object"),
+        pytest.param({"aud": ABSENT}, "aud must be a string or a list of strings", id="aud-absent"),
+        pytest.param({"sub": 42}, "sub must be a string, not a number", id="sub-number"),
+        pytest.param({"sub": ""}, "sub must be a non-empty string", id="sub-empty"),
+        pytest.param({"sub": None}, "sub must be a non-empty string", id="sub-null"),
+        pytest.param({"sub": ABSENT}, "sub must be a non-empty string", id="sub-absent"),
+        pytest.param({"sub": ["42"]}, "sub must be a non-empty string", id="sub-list"),
+        pytest.param({"sub": "x" * 256}, "sub is longer than 255 characters", id="sub-256"),
+        pytest.param({"sub": "\ud83d"}, "sub has half a surrogate pair (half an emoji)", id="sub-half-emoji"),
+        pytest.param({"email": 1}, "email must be a string", id="email-number"),
+        pytest.param({"email": False}, "email must be a string", id="email-false"),
+        pytest.param({"email": "x" * 321}, "email is longer than 320 characters", id="email-321"),
+        pytest.param({"email": "\ude00"}, "email has half a surrogate pair (half an emoji)", id="email-half-emoji"),
+        pytest.param({"username": ["ann"]}, "username must be a string", id="username-list"),
+        pytest.param({"username": "x" * 256}, "username is longer than 255 characters", id="username-256"),
+        pytest.param({"iat": NOW - 330, "exp": NOW - 30}, "exp is in the past", id="exp-30s-ago"),
+        pytest.param({"iat": NOW + 31, "exp": NOW + 331}, "iat is in the future", id="iat-in-31s"),
+        pytest.param({"nbf": NOW + 31}, "nbf is in the future", id="nbf-in-31s"),
+        pytest.param({"nbf": None}, "nbf must be a number of seconds", id="nbf-null"),
+        pytest.param({"exp": NOW}, "exp is not after iat", id="life-0"),
+        pytest.param({"exp": NOW - 1}, "exp is not after iat", id="life-negative"),
+        pytest.param({"exp": NOW + 301}, "exp is more than 300 s after iat", id="life-301s"),
+        pytest.param({"exp": NOW + 300.25}, "exp is more than 300 s after iat", id="life-300.25s"),
+        pytest.param({"exp": ABSENT}, "exp is missing", id="exp-absent"),
+        pytest.param({"iat": ABSENT}, "iat is missing", id="iat-absent"),
+        pytest.param({"exp": str(NOW + 60)}, "exp must be a number of seconds", id="exp-as-string"),
+        pytest.param({"exp": True}, "exp must be a number of seconds", id="exp-true"),
+        pytest.param({"iat": None}, "iat must be a number of seconds", id="iat-null"),
+        pytest.param(
+            {"exp": (NOW + 60) * 1000}, "exp looks like milliseconds, it must be in seconds", id="exp-milliseconds"
+        ),
+        pytest.param({"iat": NOW * 1000}, "iat looks like milliseconds, it must be in seconds", id="iat-milliseconds"),
+    ],
+)
+def test_a_bad_claim_is_refused(issue, verify, changes, says):
+    assert verify(issue()).id == "42"
+    refused(verify, issue(**changes), says)
+
+
+@pytest.mark.parametrize(
+    ("literal", "says"),
+    [
+        pytest.param("1e400", "exp must be finite", id="1e400"),
+        pytest.param("-1e400", "exp must be finite", id="minus-1e400"),
+        pytest.param("1" * 4500, "exp must be finite", id="4500-digits"),
+        pytest.param("1" * 4300, "exp must be finite", id="4300-digits"),
+        pytest.param("1" * 300, "exp looks like milliseconds, it must be in seconds", id="300-digits"),
+        pytest.param("-" + "1" * 300, "exp is in the past", id="minus-300-digits"),
+        pytest.param("100000000001", "exp looks like milliseconds, it must be in seconds", id="first-milliseconds"),
+        pytest.param("100000000000", "exp is more than 300 s after iat", id="last-seconds"),
+        pytest.param("NaN", "payload is not JSON", id="nan"),
+        pytest.param("-Infinity", "payload is not JSON", id="infinity"),
+        pytest.param("01", "payload is not JSON", id="leading-zero"),
+        pytest.param("[" * 8000 + "]" * 8000, "payload is nested too deeply", id="deep"),
+    ],
+)
+def test_a_number_no_clock_shows_is_refused(pairs, claims, verify, literal, says):
+    pair = pairs["ES256"]
+    header = json.dumps({"alg": "ES256", "kid": pair.kid, "typ": "at+jwt"})
+    payload = json.dumps(claims | {"exp": "here"})
+    assert verify(forge.sign(pair, header, payload.replace('"here"', str(NOW + 60)))).id == "42"
+    refused(verify, forge.sign(pair, header, payload.replace('"here"', literal)), says)
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+jwt"])
+def test_the_type_is_compared_as_a_media_type(issue, verify, typ):
+    assert verify(issue(header={"typ": typ})).id == "42"
+
+
+TYP = "typ must be at+jwt"
+ALG = "alg must be ES256, EdDSA or RS256"
+KEY_ALG = "alg is not the algorithm of the key with this kid"
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ({"typ": "JWT"}, "typ is JWT, the default of JWT libraries; it must be at+jwt"),
+        ({"typ": "jwt"}, TYP),
+        ({"typ": "id+jwt"}, TYP),
+        ({"typ": " at+jwt"}, TYP),
+        ({"typ": "application/application/at+jwt"}, TYP),
+        ({"typ": ["at+jwt"]}, TYP),
+        ({"typ": ABSENT}, TYP),
+        ({"crit": ["exp"], "exp": 1}, "crit in the header is not supported"),
+        ({"crit": []}, "crit in the header is not supported"),
+        ({"b64": True}, "b64 in the header is not supported"),
+        ({"zip": "DEF"}, "zip in the header is not supported"),
+        ({"kid": ABSENT}, "kid is missing from the header"),
+        ({"kid": "x"}, "no key has this kid"),
+        ({"kid": ""}, "no key has this kid"),
+        ({"kid": 1}, "no key has this kid"),
+        ({"kid": ["x"]}, "no key has this kid"),
+        ({"kid": "../private/x"}, "no key has this kid"),
+        ({"kid": "\ud800"}, "no key has this kid"),
+        ({"alg": "none"}, ALG),
+        ({"alg": "HS256"}, ALG),
+        ({"alg": "ES384"}, ALG),
+        ({"alg": "es256"}, ALG),
+        ({"alg": ABSENT}, ALG),
+        ({"alg": ["ES256"]}, ALG),
+        ({"alg": "RS256"}, KEY_ALG),
+        ({"alg": "EdDSA"}, KEY_ALG),
+    ],
+)
+def test_a_bad_header_is_refused(issue, verify, header, says):
+    assert verify(issue()).id == "42"
+    refused(verify, issue(header=header), says)
+
+
+def test_ed25519_is_another_name_of_eddsa(issue, verify):
+    assert verify(issue("EdDSA", header={"alg": "Ed25519"})).id == "42"
+
+
+def test_unknown_header_members_are_ignored(issue, verify, pairs):
+    header = {"jwk": pairs["EdDSA"].public, "jku": "https://evil.example", "x5u": "x", "cty": "JWT"}
+    assert verify(issue(header=header)).id == "42"
+
+
+def parts_of(token: str) -> list[str]:
+    return token.split(".")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param(lambda h, p, s: f"{h}.{p}", "code is not a compact JWS of three parts", id="2-parts"),
+        pytest.param(lambda h, p, s: f"{h}.{p}.{s}.{s}.{s}", "code is not a compact JWS of three parts", id="JWE"),
+        pytest.param(lambda h, p, s: "x", "code is not a compact JWS of three parts", id="1-part"),
+        pytest.param(
+            lambda h, p, s: json.dumps({"payload": p, "protected": h, "signature": s}),
+            "code is not a compact JWS of three parts",
+            id="json-serialization",
+        ),
+        pytest.param(lambda h, p, s: f"{h}=.{p}.{s}", "header is not canonical base64url without padding", id="padded"),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.{s}==", "signature is not canonical base64url without padding", id="sig"
+        ),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p[:9]}\n{p[9:]}.{s}",
+            "payload is not canonical base64url without padding",
+            id="newline",
+        ),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.{s} ", "signature is not canonical base64url without padding", id="space"
+        ),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.+{s[1:]}", "signature is not canonical base64url without padding", id="+"
+        ),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.é{s[1:]}", "signature is not canonical base64url without padding", id="é"
+        ),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.\ud800{s}", "signature is not canonical base64url without padding", id="surrogate"
+        ),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.{s[:-1]}{chr(ord(s[-1]) + 1)}",
+            "signature is not canonical base64url without padding",
+            id="spare-bits",
+        ),
+        pytest.param(lambda h, p, s: f".{p}.{s}", "header is not JSON", id="header-empty"),
+        pytest.param(lambda h, p, s: f"{h}..{s}", "payload is not JSON", id="payload-empty"),
+        pytest.param(lambda h, p, s: f"{h}.{p}.", "signature does not match", id="signature-empty"),
+        pytest.param(lambda h, p, s: f"{h}.{p}.{s[:-2]}", "signature does not match", id="signature-truncated"),
+        pytest.param(
+            lambda h, p, s: f"{h}.{p}.{forge.b64(bytes(64))}", "signature does not match", id="signature-zero"
+        ),
+        pytest.param(lambda h, p, s: f"{h}.{p}.{'A' * 96}", "signature does not match", id="72-bytes-not-DER"),
+    ],
+)
+def test_a_misshapen_token_is_refused(issue, verify, change, says):
+    token = issue()
+    # The last of 86 characters carries 2 bits: A, Q, g or w; its successor has spare bits set.
+    assert verify(token).id == "42"
+    refused(verify, change(*parts_of(token)), says)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"[]", "is not a JSON object"),
+        (b'"x"', "is not a JSON object"),
+        (b"{", "is not JSON"),
+        (b'{"a":1} x', "is not JSON"),
+        (b'\xef\xbb\xbf{"a":1}', "is not JSON"),
+        (b'{"a":"\xff"}', "is not UTF-8"),
+        ('{"a":1}'.encode("utf-16"), "is not UTF-8"),
+        (b'{"a":1,"a":1}', "has a member twice"),
+        (b'{"sub":"1","s\\u0075b":"2"}', "has a member twice"),
+        (b'{"a":{"b":1,"b":2}}', "has a member twice"),
+    ],
+)
+def test_json_that_parsers_read_differently_is_refused(pairs, claims, verify, raw, says):
+    pair = pairs["ES256"]
+    header = json.dumps({"alg": "ES256", "kid": pair.kid, "typ": "at+jwt"})
+    assert verify(forge.sign(pair, header, json.dumps(claims))).id == "42"
+    refused(verify, forge.sign(pair, header, raw), f"payload {says}")
+    refused(verify, forge.sign(pair, raw, json.dumps(claims)), f"header {says}")
+
+
+def test_a_changed_payload_is_refused(issue, verify):
+    header, _, signature = parts_of(issue())
+    other = parts_of(issue(sub="43"))[1]
+    refused(verify, f"{header}.{other}.{signature}", "signature does not match")
+
+
+def test_a_signature_of_another_key_is_refused(issue, verify):
+    stranger = forge.Pair("ES256", keystore.generate("ES256"))
+    header, payload, _ = parts_of(issue())
+    signature = forge.b64(stranger.sign(f"{header}.{payload}".encode()))
+    refused(verify, f"{header}.{payload}.{signature}", "signature does not match")
+
+
+def test_a_der_signature_is_refused_by_name(issue, verify, pairs):
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    header, payload, _ = parts_of(issue())
+    der = b""
+    while len(der) not in (70, 71, 72):
+        der = pairs["ES256"].key.sign(f"{header}.{payload}".encode(), ec.ECDSA(hashes.SHA256()))
+    says = "signature is DER, ES256 needs the 64 bytes r and s (RFC 7518 section 3.4)"
+    refused(verify, f"{header}.{payload}.{forge.b64(der)}", says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted_at", "refused_at", "says"),
+    [
+        pytest.param({"nbf": NOW}, NOW - 30, NOW - 31, "the key with this kid is not valid yet", id="pending"),
+        pytest.param({"exp": NOW + 9}, NOW + 8, NOW + 9, "the key with this kid has expired", id="expired"),
+    ],
+)
+def test_a_key_verifies_within_its_dates_only(pairs, claims, changes, accepted_at, refused_at, says):
+    pair = pairs["ES256"]
+    members = pair.public | {"iat": NOW - 100, "nbf": NOW - 100} | changes
+    keyring = Keyring([parse_public_key(f"{pair.kid}.json", json.dumps(members).encode())])
+
+    def token(now: int) -> str:
+        return forge.token(
+            pair, {"alg": "ES256", "kid": pair.kid, "typ": "at+jwt"}, claims | {"iat": now, "exp": now + 300}
+        )
+
+    assert tokens.verify(token(accepted_at), Policy(ISSUER, APPLICATION_ID, keyring, accepted_at)).id == "42"
+    with pytest.raises(InvalidToken, match=f"^{re.escape(says)}$"):
+        tokens.verify(token(refused_at), Policy(ISSUER, APPLICATION_ID, keyring, refused_at))
+
+
+def test_a_revoked_key_verifies_nothing(pairs, issue, verify):
+    pair = pairs["ES256"]
+    members = pair.public | {"iat": NOW, "nbf": NOW - 100, "revoked": {"revoked_at": NOW + 50, "reason": "lost"}}
+    revoked = Keyring([parse_public_key(f"{pair.kid}.json", json.dumps(members).encode())])
+    refused(verify, issue(), "the key with this kid is revoked", keyring=revoked)
+
+
+def test_leeway_and_lifetime_are_the_policys(issue, verify):
+    assert verify(issue(exp=NOW + 600), max_lifetime_s=600).id == "42"
+    refused(verify, issue(exp=NOW + 601), "exp is more than 600 s after iat", max_lifetime_s=600)
+    assert verify(issue(iat=NOW - 300, exp=NOW + 1), leeway_s=0, max_lifetime_s=301).id == "42"
+    refused(verify, issue(iat=NOW - 300, exp=NOW), "exp is in the past", leeway_s=0)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_player_or_a_refusal(keyring, text):
+    with pytest.raises(InvalidToken):
+        tokens.verify(text, Policy(ISSUER, APPLICATION_ID, keyring, NOW))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(["iss", "aud", "sub", "iat", "exp", "nbf", "email", "username"]), json_values)
+def test_any_claim_is_accepted_or_refused_in_words(pairs, keyring, name, value):
+    pair = pairs["EdDSA"]
+    claims = {"iss": ISSUER, "aud": APPLICATION_ID, "sub": "42", "iat": NOW, "exp": NOW + 300, name: value}
+    token = forge.token(pair, {"alg": "EdDSA", "kid": pair.kid, "typ": "at+jwt"}, claims)
+    try:
+        player = tokens.verify(token, Policy(ISSUER, APPLICATION_ID, keyring, NOW))
+    except InvalidToken as refusal:
+        assert re.fullmatch(r"[ !#-\[\]-~]+", str(refusal))  # RFC 6749 §5.2
+    else:
+        assert 1 <= len(player.id) <= 255
+        assert all(math.isfinite(claims[instant]) for instant in ("iat", "exp"))
+
+
+class Signer:
+    """A key of which only the signature is seen."""
+
+    def __init__(self, pair: forge.Pair, **attributes: Any) -> None:
+        self.kid, self.alg, self.sign = pair.kid, pair.alg, pair.sign
+        vars(self).update(attributes)
+
+
+def mint(player: Player, signer: Signer, **changes: Any) -> str:
+    return tokens.issue(player, signer, **({"issuer": ISSUER, "application_id": APPLICATION_ID, "now": NOW} | changes))
+
+
+@pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
+def test_an_issued_token_is_accepted(pairs, verify, alg):
+    player = Player("42", "ann@example.com", "ann")
+    assert verify(mint(player, Signer(pairs[alg]))) == player
+
+
+def test_an_issued_token_carries_what_was_agreed_to_and_nothing_else(pairs):
+    token = tokens.parse(mint(Player("42", email=""), Signer(pairs["ES256"]), lifetime_s=60))
+    assert token.header == {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
+    jti = token.claims.pop("jti")
+    assert len(jti) == 22
+    assert token.claims == {
+        "iss": ISSUER,
+        "aud": APPLICATION_ID,
+        "sub": "42",
+        "iat": NOW,
+        "exp": NOW + 60,
+        "client_id": APPLICATION_ID,
+    }
+
+
+@pytest.mark.parametrize(
+    ("player", "changes", "says"),
+    [
+        (Player(""), {}, "sub must be a non-empty string"),
+        (Player(42), {}, "sub must be a string, not a number"),  # type: ignore[arg-type]
+        (Player("x" * 256), {}, "sub is longer than 255 characters"),
+        (Player("42", email=0), {}, "email must be a string"),  # type: ignore[arg-type]
+        (Player("42", username="\ud83d"), {}, "username has half a surrogate pair (half an emoji)"),
+        (Player("42"), {"lifetime_s": 301}, "exp is more than 300 s after iat"),
+        (Player("42"), {"lifetime_s": 0}, "exp is in the past"),
+    ],
+)
+def test_what_the_verifier_would_refuse_is_not_issued(pairs, player, changes, says):
+    signer = Signer(pairs["ES256"])
+    assert mint(Player("42"), signer, lifetime_s=300)
+    with pytest.raises(CannotIssue, match=f"^{re.escape(says)}$"):
+        mint(player, signer, **changes)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"alg": "HS256"}, "the signer's alg is not ES256, EdDSA or RS256"),
+        ({"exp": NOW + 299}, "the key expires before the token would"),
+        ({"sign": lambda _: bytes(70)}, "the signer gave 70 bytes (expected 64, for ES256 raw r and s and not DER)"),
+    ],
+)
+def test_a_signer_that_cannot_make_a_good_token_is_refused(pairs, attributes, says):
+    assert mint(Player("42"), Signer(pairs["ES256"], exp=NOW + 300))
+    with pytest.raises(CannotIssue, match=f"^{re.escape(says)}$"):
+        mint(Player("42"), Signer(pairs["ES256"], **attributes))

@@ -119,7 +119,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
         raise ConfigError(
-            f"cannot listen on {host} port {port} ({exc.strerror or exc})",
+            f"cannot listen on {host} port {port} ({os.strerror(exc.errno) if exc.errno else exc})",
             hint="choose another with --port, or --host for an address of this machine",
         ) from exc
 

@@ -1,0 +1,348 @@
+"""The real server over real sockets: framing, signals, reload, hang-ups, load."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests import conftest
+from tests.conftest import SECRET, Answer, free_port, start
+from verifier.server import MAX_HEAD_BYTES
+
+NOT_HTTP = (400, "the request is not HTTP/1.1")
+
+
+def exchange(port: int, data: bytes, *, half_close: bool = True, timeout: float = 10) -> list[tuple[int, str]]:
+    """Send raw bytes, read to the end; status and text of every answer (the profile's id for a 200)."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
+        sock.sendall(data)
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        raw = b""
+        while block := sock.recv(65_536):
+            raw += block
+    answers = []
+    while raw:
+        head, _, raw = raw.partition(b"\r\n\r\n")
+        assert b"cache-control: no-store" in head.lower() or b" 100 " in head
+        assert b"server:" not in head.lower()
+        length = int((re.search(rb"(?i)content-length: (\d+)", head) or [0, 0])[1])
+        body, raw = json.loads(raw[:length] or b"{}"), raw[length:]
+        answers.append((int(head.split()[1]), str(body.get("error_description", body.get("_id")))))
+    return answers
+
+
+def post(body: object, *headers: bytes, length: int | None = None, line: bytes = b"POST /profile HTTP/1.1") -> bytes:
+    raw = json.dumps(body).encode()
+    head = [line, b"Content-Type: application/json", *(headers or [b"Host: game.example"])]
+    return b"\r\n".join([*head, b"Content-Length: %d" % (len(raw) if length is None else length), b"", raw])
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, key_files):
+    """One server for the cases that change nothing."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "public").mkdir()
+    now = int(time.time())
+    for name, data in key_files.items():
+        (folder / "public" / name).write_text(json.dumps(json.loads(data) | {"nbf": now - 100}))
+    running = start(
+        {
+            "VERIFIER_ISSUER": conftest.ISSUER,
+            "VERIFIER_KEYS": str(folder),
+            "VERIFIER_APPLICATION_ID": conftest.APPLICATION_ID,
+            "VERIFIER_SECRET_KEY": SECRET,
+        },
+        folder / "server.log",
+    )
+    yield running
+    assert running.stop() == 0
+    log = (folder / "server.log").read_text()
+    assert "Traceback" not in log
+    assert SECRET not in log
+    assert "ann@example.com" not in log
+
+
+@pytest.fixture
+def live(pairs, claims):
+    """A body that is good by the real clock."""
+    from tests import forge
+
+    def live(**changes):
+        now = int(time.time())
+        header = {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
+        code = forge.token(pairs["ES256"], header, forge.changed(claims | {"iat": now, "exp": now + 300}, changes))
+        return {"code": code, "secretKey": SECRET, "applicationId": conftest.APPLICATION_ID}
+
+    return live
+
+
+@pytest.fixture
+def keys(keys, key_files):
+    """Keys that verify by the real clock."""
+    for name, data in key_files.items():
+        (keys / "public" / name).write_text(json.dumps(json.loads(data) | {"nbf": int(time.time()) - 100}))
+    return keys
+
+
+HOST = b"Host: game.example"
+OK = (200, "42")
+
+
+def test_a_sign_in(shared, live):
+    assert shared.ask(live()) == Answer(
+        200,
+        {"_id": "42", "email": "ann@example.com", "username": "ann"},
+        {"content-type": "application/json", "content-length": "55", "cache-control": "no-store"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "answers"),
+    [
+        pytest.param(lambda b: post(b), [OK], id="content-length"),
+        pytest.param(lambda b: post(b) * 3, [OK] * 3, id="pipelined"),
+        pytest.param(lambda b: post(b) + b"\x16\x03\x01\r\n\r\n", [OK], id="then-garbage"),
+        pytest.param(lambda b: post(b) * 2 + b"nonsense\r\n\r\n", [OK, OK], id="pipelined-then-garbage"),
+        pytest.param(lambda b: post(b, HOST, b"Connection: Upgrade", b"Upgrade: h2c"), [OK], id="upgrade-h2c"),
+        pytest.param(
+            lambda b: post(b, HOST, b"Connection: upgrade", b"Upgrade: websocket"), [OK], id="upgrade-websocket"
+        ),
+        pytest.param(lambda b: post(b, HOST, b"Expect: 100-continue"), [(100, "None"), OK], id="expect-continue"),
+        pytest.param(lambda b: post(b, b"X: y", line=b"POST /profile HTTP/1.0"), [OK], id="http-1.0"),
+        pytest.param(lambda b: post(b, line=b"POST http://game.example/profile HTTP/1.1"), [OK], id="absolute-form"),
+        pytest.param(lambda b: post(b, line=b"POST /profile?x=1 HTTP/1.1"), [OK], id="query"),
+        pytest.param(lambda b: post(b, line=b"POST /profile%0a HTTP/1.1"), [(404, "no such path")], id="newline"),
+        pytest.param(lambda b: post(b, line=b"POST /%zz%ff HTTP/1.1"), [(404, "no such path")], id="bad-percent"),
+        pytest.param(lambda b: b"\x16\x03\x01 hello\r\n\r\n", [NOT_HTTP], id="tls-to-plain"),
+        pytest.param(lambda b: post(b, b"X: y"), [NOT_HTTP], id="no-host"),
+        pytest.param(lambda b: post(b, HOST, HOST), [NOT_HTTP], id="two-hosts"),
+        pytest.param(lambda b: post(b, line=b"POST /profile HTTP/2.0"), [NOT_HTTP], id="http-2.0"),
+        pytest.param(lambda b: b"GET /healthz\r\n\r\n", [NOT_HTTP], id="http-0.9"),
+        pytest.param(lambda b: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [NOT_HTTP], id="http-2-preface"),
+        pytest.param(lambda b: b"CONNECT game.example:80 HTTP/1.1\r\nHost: x\r\n\r\n", [NOT_HTTP], id="connect"),
+        pytest.param(
+            lambda b: b"CONNECT /profile HTTP/1.1\r\nHost: x\r\n\r\n",
+            [(405, "the method must be POST")],
+            id="connect-path",
+        ),
+        pytest.param(lambda b: post(b, line=b"BREW /profile HTTP/1.1"), [NOT_HTTP], id="unknown-method"),
+        pytest.param(lambda b: post(b, HOST, b"X : y"), [NOT_HTTP], id="space-before-colon"),
+        pytest.param(lambda b: post(b, HOST, b"X: y\r\n z"), [NOT_HTTP], id="folded-header"),
+        pytest.param(lambda b: post(b, HOST, b"X: \0"), [NOT_HTTP], id="nul-in-header"),
+        pytest.param(lambda b: post(b).replace(b"\r\n", b"\n"), [NOT_HTTP], id="bare-newlines"),
+        pytest.param(lambda b: post(b, HOST, b"Transfer-Encoding: chunked"), [NOT_HTTP], id="length-and-chunked"),
+        pytest.param(lambda b: post(b, HOST, b"Content-Length: 3"), [NOT_HTTP], id="two-lengths"),
+        pytest.param(lambda b: post(b, length=-1), [NOT_HTTP], id="negative-length"),
+        pytest.param(lambda b: post(b, line=b"POST /prof\xc3\xa9 HTTP/1.1"), [NOT_HTTP], id="path-not-ascii"),
+        pytest.param(
+            lambda b: (
+                b"POST /profile HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+            ),
+            [NOT_HTTP],
+            id="bad-chunk",
+        ),
+        pytest.param(
+            lambda b: (
+                b"POST /profile HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+                % (len(json.dumps(b)), json.dumps(b).encode())
+            ),
+            [OK],
+            id="chunked",
+        ),
+    ],
+)
+def test_framing(shared, live, request_, answers):
+    assert exchange(shared.port, request_(live())) == answers
+
+
+def test_the_largest_head_passes_and_one_byte_more_does_not(shared, live):
+    # Counted: the target, and names and values of the headers.
+    counted = sum(map(len, ["/profile", "Content-Type", "application/json", "Host", "x", "Content-Length", "999", "X"]))
+    body = live()
+    room = MAX_HEAD_BYTES - counted + 3 - len(str(len(json.dumps(body))))
+    assert exchange(shared.port, post(body, b"Host: x", b"X: " + b"y" * room)) == [OK]
+    too_large = [(431, "the request head is over 32768 bytes")]
+    assert exchange(shared.port, post(body, b"Host: x", b"X: " + b"y" * (room + 1)), half_close=False) == too_large
+
+
+def test_a_head_without_end_is_refused(shared):
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        sock.sendall(b"POST /profile HTTP/1.1\r\nX: ")
+        for _ in range(12):
+            sock.sendall(b"y" * 4000)
+            time.sleep(0.01)
+        assert sock.recv(100).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+
+
+def test_the_answer_to_a_body_that_is_too_long_arrives(shared):
+    head = b"POST /profile HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n\r\n"
+    assert exchange(shared.port, head + b"x" * 3_000_000) == [(413, "the body is over 16384 bytes")]
+
+
+def test_a_body_that_stops_is_refused_after_five_seconds(shared):
+    head = b"POST /profile HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n{"
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        sock.sendall(head)
+        assert sock.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert 4.5 < time.monotonic() - began < 7
+
+
+def test_hang_ups_are_silent(server, live, tmp_path):
+    before = (tmp_path / "server.log").read_text()
+    whole = post(live())
+    for end in (0, 10, 120, len(whole) - 1, len(whole)):
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(whole[:end])
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset, not close
+    assert exchange(server.port, whole[:-1]) == []  # closed in the middle of a body
+    assert server.ask(live()).status == 200
+    assert (tmp_path / "server.log").read_text() == before
+
+
+def test_idle_connections_do_not_stop_sign_ins(shared, live):
+    idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(100)]
+    try:
+        with ThreadPoolExecutor(40) as pool:
+            good, bad = live(), live(aud="other")
+            bodies = [good, bad, good | {"secretKey": "x"}, b"{"] * 100
+            statuses = list(pool.map(lambda body: shared.ask(body).status, bodies))
+    finally:
+        for sock in idle:
+            sock.close()
+    assert statuses == [200, 401, 401, 400] * 100
+
+
+def until(condition, seconds: float = 2.5) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_revocation_is_taken_in_while_another_file_is_broken(server, live, keys, pairs, tmp_path):
+    assert server.ask(live()).status == 200
+    (keys / "public" / f"{pairs['EdDSA'].kid}.json").write_text("{")
+    path = keys / "public" / f"{pairs['ES256'].kid}.json"
+    revoked = json.loads(path.read_text()) | {"revoked": {"revoked_at": int(time.time()), "reason": "leaked"}}
+    path.write_text(json.dumps(revoked))
+    expected = "the key with this kid is revoked"
+    assert until(lambda: server.ask(live()).body.get("error_description") == expected)
+    ready = server.ask(method="GET", path="/readyz").body
+    assert (ready["usable_keys"], ready["problems"]) == (1, 1)
+    log = (tmp_path / "server.log").read_text()
+    assert f"{pairs['EdDSA'].kid}.json: is not JSON" in log
+
+
+def test_no_request_is_dropped_while_keys_reload(server, live, keys, pairs):
+    path = keys / "public" / f"{pairs['ES256'].kid}.json"
+    members = json.loads(path.read_text())
+    statuses = []
+    for n in range(5):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(members | {"exp": int(time.time()) + 10_000 + n}))
+        temporary.replace(path)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            statuses.append(server.ask(live()).status)
+    assert set(statuses) == {200}
+
+
+def test_a_new_secret_is_accepted_beside_the_old_one(environment, tmp_path, live):
+    file = tmp_path / "applications.json"
+    add = [sys.executable, "-m", "verifier.cli", "applications", "add", conftest.APPLICATION_ID, "--file", str(file)]
+    subprocess.run(add, input=SECRET + "\n", text=True, check=True, capture_output=True)
+    kept = {n: v for n, v in environment.items() if n in ("VERIFIER_ISSUER", "VERIFIER_KEYS")}
+    server = start(kept | {"VERIFIER_APPLICATIONS": str(file)}, tmp_path / "log")
+    try:
+        new = live() | {"secretKey": "the next secret, longer"}
+        assert server.ask(new).status == 401
+        subprocess.run(add, input="the next secret, longer\n", text=True, check=True, capture_output=True)
+        assert until(lambda: server.ask(new).status == 200)
+        assert server.ask(live()).status == 200
+        file.write_text('{"applica')
+        assert until(lambda: server.ask(method="GET", path="/readyz").body["problems"] == 1)
+        assert server.ask(live()).status == 200
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_with_0(server, live, number):
+    whole = post(live())
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(whole[:-1])
+        time.sleep(0.2)
+        server.process.send_signal(number)
+        time.sleep(0.3)
+        sock.sendall(whole[-1:])
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert server.process.wait(timeout=10) == 0
+
+
+def test_two_workers_serve_and_stop(environment, tmp_path, live):
+    server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "log")
+    try:
+        assert {server.ask(live()).status for _ in range(20)} == {200}
+    finally:
+        assert server.stop() == 0
+
+
+def serve(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "verifier.cli", "serve", *arguments]
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
+    return subprocess.run(command, env=inherited | environment, text=True, capture_output=True, timeout=20)
+
+
+def test_a_taken_port_stops_the_start(environment, shared):
+    done = serve(environment, "--port", str(shared.port))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        f"verifier: error: cannot listen on 127.0.0.1 port {shared.port} (Address already in use)\n"
+        "verifier: hint: choose another with --port, or --host for an address of this machine\n"
+    )
+
+
+def test_a_worker_that_cannot_start_stops_the_start(environment, monkeypatch, tmp_path):
+    from verifier import server
+
+    class Supervisor:
+        def __init__(self, *_, **__):
+            self.processes = [type("Process", (), {"exitcode": 3})]
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr(server, "Multiprocess", Supervisor)
+    settings = conftest.Settings.from_environment(environment | {"VERIFIER_WORKERS": "2", "VERIFIER_PORT": "0"})
+    with pytest.raises(server.ConfigError, match=r"^a worker process could not start$"):
+        server.serve(settings)
+
+
+def test_ipv6(environment, tmp_path):
+    port = free_port()
+    try:
+        socket.create_server(("::1", port), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    command = [sys.executable, "-m", "verifier.cli"]
+    environment |= {"VERIFIER_HOST": "::1", "VERIFIER_PORT": str(port)}
+    process = subprocess.Popen([*command, "serve"], env=os.environ | environment, stderr=subprocess.DEVNULL)
+    try:
+        check = [*command, "healthcheck", "--host", "::", "--port", str(port)]
+        assert until(lambda: subprocess.run(check, capture_output=True).stdout == b"ready\n", 15)
+    finally:
+        process.terminate()
+        assert process.wait() == 0
