@@ -1,0 +1,361 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from freezegun import freeze_time
+
+from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, free_port
+from verifier import cli, tokens
+from verifier.applications import parse
+from verifier.keyring import KeyDirectory
+
+MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str = ""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `verifier` in process, in an empty folder, at NOW, without VERIFIER_* variables."""
+    for name in [name for name in os.environ if name.startswith("VERIFIER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: str = "", now: int = NOW) -> Done:
+        monkeypatch.setattr(sys, "argv", ["verifier", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with freeze_time(datetime.fromtimestamp(now, UTC)), pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Done(int(end.value.code or 0), out, err)
+
+    return run
+
+
+def test_every_command_has_help(run):
+    assert run("--version") == Done(0, "verifier, version 0.1.0\n")
+    pages = {path: run(*path, "--help") for path in commands(cli.cli)}
+    assert {done.status for done in pages.values()} == {0}
+    assert "Exit status: 0 good, 1 refused or findings, 2 usage, 3 could not start." in pages[()].out
+
+
+def commands(group, path=()):
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+def test_a_usage_error_is_2(run):
+    assert run("nonsense").status == 2
+    assert run("keys", "generate", "--alg", "HS256").status == 2
+
+
+def test_generate_makes_a_key_that_signs(run, tmp_path):
+    done = run("keys", "generate")
+    kid = KeyDirectory(tmp_path / "keys" / "public").load().current(NOW).kid
+    assert done == Done(0, f"keys/public/{kid}.json\nkeys/private/{kid}.pem\n")
+    assert json.loads((tmp_path / f"keys/public/{kid}.json").read_text())["alg"] == "ES256"
+    again = run("keys", "generate")
+    assert again == Done(
+        1,
+        "",
+        f"verifier: error: keys/public: a key is current already (found {kid})\n"
+        "verifier: hint: --force makes a second one current at once\n",
+    )
+    assert run("keys", "generate", "--force", "--alg", "EdDSA", now=NOW + 1).status == 0
+    assert run("keys", "generate", "--force", "--alg", "RS256", now=NOW + 2).status == 0
+    listed = run("keys", "list", now=NOW + 2).out.splitlines()
+    assert [line.split()[1:3] for line in listed] == [
+        ["ES256", "retiring"],
+        ["EdDSA", "retiring"],
+        ["RS256", "current"],
+    ]
+
+
+def test_list_shows_stages_and_problems(run, keys, pairs):
+    kid = pairs["ES256"].kid
+    path = keys / "public" / f"{kid}.json"
+    members = json.loads(path.read_text()) | {"exp": NOW + 9, "revoked": {"revoked_at": NOW, "reason": "lost"}}
+    path.write_text(json.dumps(members))
+    (keys / "public" / "bad.json").write_text("{")
+    done = run("keys", "list", "--keys", keys)
+    assert done.status == 1
+    assert f"{kid}  ES256  revoked   2027-01-15 07:58:20 UTC to 2027-01-15 08:00:09 UTC\n" in done.out
+    assert f"{pairs['EdDSA'].kid}  EdDSA  current   2027-01-15 07:56:40 UTC to no end\n" in done.out
+    assert done.err == f"verifier: error: {keys}/public/bad.json: is not JSON\n"
+    document = json.loads(run("keys", "list", "--json", "--keys", keys).out)
+    assert document["problems"] == [f"{keys}/public/bad.json: is not JSON"]
+    assert document["keys"][-1] == {
+        "kid": kid,
+        "alg": "ES256",
+        "stage": "revoked",
+        "iat": NOW - 100,
+        "nbf": NOW - 100,
+        "exp": NOW + 9,
+        "revoked_at": NOW,
+        "reason": "lost",
+    }
+
+
+def test_token_prints_a_token_and_nothing_else(run, keys, verify):
+    done = run("token", "42", "--email", "a@b.example", "--username", "ann", "--lifetime", 60, "--keys", keys, *MINT)
+    assert (done.status, done.err) == (0, "")
+    assert verify(done.out.removesuffix("\n"), now=NOW + 59) == tokens.Player("42", "a@b.example", "ann")
+
+
+def test_token_refuses_what_the_verifier_would_refuse(run, keys):
+    done = run("token", "", "--keys", keys, *MINT)
+    assert done == Done(1, "", "verifier: error: sub must be a non-empty string\n")
+
+
+def test_token_without_a_key_says_the_way_out(run):
+    done = run("token", "42", *MINT)
+    assert done.status == 3
+    assert done.err.startswith(
+        "verifier: error: keys/public: no current key (found keys/public: cannot be read (No such"
+    )
+    assert "verifier: hint: " in done.err
+
+
+def test_explain_accepts_a_good_token(run, keys, issue):
+    done = run("explain", "--keys", keys, *MINT, stdin=f" {issue()}\n")
+    assert (done.status, done.err) == (0, "")
+    assert "FAIL" not in done.out
+    assert done.out.endswith("\n\niat is 0 s before this clock (2027-01-15 08:00:00 UTC)\naccepted\n")
+    assert len(re.findall(r"(?m)^pass  ", done.out)) == 3 + len(tokens.RULES)
+
+
+def test_explain_names_every_failure_at_once_and_shows_no_personal_data(run, keys, issue):
+    token = issue(header={"typ": "JWT"}, exp=(NOW + 60) * 1000, iss="x", email=["canary@x"], sub="canary-player")
+    done = run("explain", "--keys", keys, *MINT, stdin=token)
+    failed = re.findall(r"(?m)^FAIL  (\w+)", done.out)
+    assert (done.status, failed) == (1, ["typ", "iss", "exp", "lifetime", "email"])
+    assert "typ is JWT, the default of JWT libraries; it must be at+jwt; expected at+jwt (RFC 9068 §4" in done.out
+    assert "5 of 17 rules fail" in done.out
+    for part in ("canary", *token.split(".")):
+        assert part not in done.out
+
+
+def test_explain_as_json(run, keys, issue):
+    document = json.loads(run("explain", "--json", "--keys", keys, *MINT, stdin=issue(iat=NOW - 7)).out)
+    assert document["accepted"] is False
+    assert document["clock"] == "iat is 7 s before this clock (2027-01-15 08:00:00 UTC)"
+    assert [rule["failure"] for rule in document["rules"] if rule["failure"]] == ["exp is more than 300 s after iat"]
+
+
+def test_explain_reads_what_is_no_token(run, keys):
+    done = run("explain", "--keys", keys, *MINT, stdin="nonsense")
+    assert done.status == 1
+    assert "FAIL  format     1 parts, 8 characters\n" in done.out
+    assert done.out.endswith("\niat cannot be read\n1 of 1 rules fail\n")
+
+
+def add(run, application_id, secret, path):
+    return run("applications", "add", application_id, "--file", path, stdin=secret)
+
+
+def test_applications_come_and_secrets_go(run, tmp_path):
+    path = tmp_path / "new" / "applications.json"
+    assert add(run, "one", f"{SECRET}\r\n", path) == Done(0, f"{path}: application one has 1 live secret(s)\n")
+    assert add(run, "two", "short", path) == Done(
+        0,
+        f"{path}: application two has 1 live secret(s)\n",
+        "verifier: warning: the secret is weak (shorter than 16 characters)\n",
+    )
+    assert add(run, "one", "another secret of one", path).out == f"{path}: application one has 2 live secret(s)\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    applications, problems = parse(path.read_bytes())
+    assert problems == []
+    assert applications.authenticate(application_id="one", secret=SECRET) == 0
+    assert applications.authenticate(application_id="one", secret="another secret of one") == 1
+    digest = applications.by_id["two"].secrets[0].digest.hex()[:12]
+    listed = run("applications", "list", "--file", path)
+    assert listed.out.splitlines()[2] == f"two  secret 1  sha256 {digest}...  shorter than 16 characters"
+    document = json.loads(run("applications", "list", "--json", "--file", path).out)
+    assert document["applications"][1] == {
+        "id": "two",
+        "secrets": [{"slot": 1, "sha256": digest, "weakness": "shorter than 16 characters"}],
+    }
+    removed = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert removed == Done(0, f"{path}: application one has 1 live secret\n")
+    assert parse(path.read_bytes())[0].authenticate(application_id="one", secret="another secret of one") == 0
+
+
+def test_a_third_secret_and_the_last_one_are_refused(run, tmp_path):
+    path = tmp_path / "applications.json"
+    for secret in ("first secret, long", "second secret, long"):
+        assert add(run, "one", secret, path).status == 0
+    assert add(run, "one", "third secret, long", path) == Done(
+        1,
+        "",
+        "verifier: error: application one has 2 live secrets already\n"
+        "verifier: hint: remove one first: verifier applications remove-secret one --slot 1\n",
+    )
+    assert run("applications", "remove-secret", "one", "--slot", 2, "--file", path).status == 0
+    last = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert last.status == 1
+    assert last.err.startswith("verifier: error: the only secret of application one cannot be removed")
+
+
+def test_an_empty_secret_is_refused(run, tmp_path):
+    done = add(run, "one", "\n", tmp_path / "applications.json")
+    assert done == Done(3, "", "verifier: error: the secret is empty or not UTF-8\n")
+
+
+def test_a_secret_is_asked_for_on_a_terminal(run, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(io, "StringIO", Terminal)
+    monkeypatch.setattr("click.prompt", lambda text, **options: SECRET if options["hide_input"] else "")
+    assert add(run, "one", "", tmp_path / "applications.json").status == 0
+    applications, _ = parse((tmp_path / "applications.json").read_bytes())
+    assert applications.authenticate(application_id="one", secret=SECRET) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("{", "the file is not JSON"),
+        ('{"applications": [{}]}', "entry 1 is not an application with 1 or 2 secrets (sha256: 64 hex digits)"),
+    ],
+)
+def test_a_bad_applications_file_is_never_written_over(run, tmp_path, content, says):
+    path = tmp_path / "applications.json"
+    if content is not None:
+        path.write_text(content)
+    done = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert done.status == 3
+    assert done.err.splitlines()[0] == f"verifier: error: {path}: {says}"
+    assert content is None or path.read_text() == content
+
+
+def test_serve_says_which_setting_is_missing(run):
+    done = run("serve")
+    assert done.status == 3
+    assert done.err.splitlines()[0] == "verifier: error: VERIFIER_ISSUER is not set (expected the iss of your tokens)"
+
+
+def test_an_option_of_serve_wins_over_its_variable(run, monkeypatch, environment):
+    monkeypatch.setattr("verifier.server.serve", lambda settings: print(settings.port, settings.leeway_s))
+    for name, value in (environment | {"VERIFIER_PORT": "1", "VERIFIER_LEEWAY": "2"}).items():
+        monkeypatch.setenv(name, value)
+    assert run("serve", "--port", 8123) == Done(0, "8123 2\n")
+
+
+class Unready(BaseHTTPRequestHandler):
+    """Something on the port that is alive and not ready, or not the verifier at all."""
+
+    body = b'{"status": "not ready"}'
+
+    def do_GET(self):
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (Unready.body, Done(1, "not ready\n")),
+        (b"<html>", Done(1, "", "verifier: error: no verifier answers on 127.0.0.1 port {} (JSONDecodeError)\n")),
+    ],
+)
+def test_healthcheck_is_1_when_not_ready(run, monkeypatch, body, expected):
+    monkeypatch.setattr(Unready, "body", body)
+    with HTTPServer(("127.0.0.1", 0), Unready) as server:
+        threading.Thread(target=server.handle_request).start()
+        done = run("healthcheck", "--port", server.server_port)
+        assert done == Done(expected.status, expected.out, expected.err.format(server.server_port))
+
+
+def test_healthcheck_is_1_when_nobody_answers(run):
+    port = free_port()
+    text = f"verifier: error: no verifier answers on 127.0.0.1 port {port} (ConnectionRefusedError)\n"
+    assert run("healthcheck", "--host", "0.0.0.0", "--port", port) == Done(1, "", text)
+
+
+def verifier(*arguments: str, **options) -> "subprocess.Popen[str]":
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
+    command = [sys.executable, "-m", "verifier.cli", *arguments]
+    return subprocess.Popen(
+        command, env=inherited, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_dev_shows_a_profile(tmp_path):
+    port = free_port()
+    first = verifier("dev", "--once", "--port", str(port), cwd=tmp_path)
+    out, _ = first.communicate(timeout=30)
+    assert first.returncode == 0
+    assert f"POST http://127.0.0.1:{port}/profile\n" in out
+    assert "\n  200 OK\n" in out
+    assert '\n  {"_id":"player-42","email":"ann@example.com","username":"ann"}\n' in out
+    assert f"curl -sS http://127.0.0.1:{port}/profile -H 'Content-Type: application/json' -d '{{" in out
+    kids = sorted((tmp_path / ".verifier-dev/keys/public").iterdir())
+    second = verifier("dev", "--once", "--port", str(port), cwd=tmp_path)
+    second.communicate(timeout=30)
+    assert sorted((tmp_path / ".verifier-dev/keys/public").iterdir()) == kids
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dev_takes_the_next_free_port_and_serves_until_it_is_stopped(tmp_path, number):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = verifier("dev", "--port", str(port), cwd=tmp_path)
+        assert process.stdout.readline().startswith(f"Port {port} is taken, using ")
+        for line in process.stdout:
+            if "A fresh token" in line:
+                break
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(number)
+        process.communicate(timeout=15)
+        assert process.returncode == 0
+
+
+def test_dev_says_when_no_port_is_free(run, monkeypatch):
+    from verifier import dev
+    from verifier.errors import ConfigError
+
+    def listen(*_):
+        raise ConfigError("taken")
+
+    monkeypatch.setattr("verifier.server.listen", listen)
+    with pytest.raises(ConfigError, match=r"^ports 8000 to 8099 are all taken$"):
+        dev._free_port(8000)
+
+
+def test_dev_says_when_the_server_does_not_start(tmp_path):
+    (tmp_path / ".verifier-dev").mkdir()
+    (tmp_path / ".verifier-dev" / "secret").write_text("\n")
+    process = verifier("dev", "--once", "--port", str(free_port()), cwd=tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert err.endswith("verifier: error: the server did not start\nverifier: hint: its own lines above say why\n")
+    assert "verifier: error: .verifier-dev/secret: the secret is empty or not UTF-8" in err
