@@ -199,6 +199,7 @@ def healthcheck(host: str, port: int) -> None:
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
+    envvar="VERIFIER_PORT",
     default=8000,
     show_default=True,
     help="The next free one is used.",

@@ -1,0 +1,28 @@
+# syntax=docker/dockerfile:1
+# Any image with the same Python in both stages will do.
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /venv
+WORKDIR /src
+COPY requirements.lock ./
+RUN /venv/bin/pip install --only-binary=:all: --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY verifier verifier
+RUN /venv/bin/pip install --no-deps . && /venv/bin/pip uninstall --yes pip
+
+FROM ${BASE}
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    VERIFIER_HOST=0.0.0.0 \
+    VERIFIER_KEYS=/keys
+# A number, so that Kubernetes can see that it is not root.
+USER 10001:10001
+WORKDIR /
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=4s --start-period=5s --retries=3 CMD ["verifier", "healthcheck"]
+ENTRYPOINT ["verifier"]
+CMD ["serve"]
