@@ -19,7 +19,6 @@ from freezegun import freeze_time
 from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, free_port
 from verifier import cli, tokens
 from verifier.applications import parse
-from verifier.keyring import KeyDirectory
 
 MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
 
@@ -66,53 +65,6 @@ def commands(group, path=()):
 def test_a_usage_error_is_2(run):
     assert run("nonsense").status == 2
     assert run("keys", "generate", "--alg", "HS256").status == 2
-
-
-def test_generate_makes_a_key_that_signs(run, tmp_path):
-    done = run("keys", "generate")
-    kid = KeyDirectory(tmp_path / "keys" / "public").load().current(NOW).kid
-    assert done == Done(0, f"keys/public/{kid}.json\nkeys/private/{kid}.pem\n")
-    assert json.loads((tmp_path / f"keys/public/{kid}.json").read_text())["alg"] == "ES256"
-    again = run("keys", "generate")
-    assert again == Done(
-        1,
-        "",
-        f"verifier: error: keys/public: a key is current already (found {kid})\n"
-        "verifier: hint: --force makes a second one current at once\n",
-    )
-    assert run("keys", "generate", "--force", "--alg", "EdDSA", now=NOW + 1).status == 0
-    assert run("keys", "generate", "--force", "--alg", "RS256", now=NOW + 2).status == 0
-    listed = run("keys", "list", now=NOW + 2).out.splitlines()
-    assert [line.split()[1:3] for line in listed] == [
-        ["ES256", "retiring"],
-        ["EdDSA", "retiring"],
-        ["RS256", "current"],
-    ]
-
-
-def test_list_shows_stages_and_problems(run, keys, pairs):
-    kid = pairs["ES256"].kid
-    path = keys / "public" / f"{kid}.json"
-    members = json.loads(path.read_text()) | {"exp": NOW + 9, "revoked": {"revoked_at": NOW, "reason": "lost"}}
-    path.write_text(json.dumps(members))
-    (keys / "public" / "bad.json").write_text("{")
-    done = run("keys", "list", "--keys", keys)
-    assert done.status == 1
-    assert f"{kid}  ES256  revoked   2027-01-15 07:58:20 UTC to 2027-01-15 08:00:09 UTC\n" in done.out
-    assert f"{pairs['EdDSA'].kid}  EdDSA  current   2027-01-15 07:56:40 UTC to no end\n" in done.out
-    assert done.err == f"verifier: error: {keys}/public/bad.json: is not JSON\n"
-    document = json.loads(run("keys", "list", "--json", "--keys", keys).out)
-    assert document["problems"] == [f"{keys}/public/bad.json: is not JSON"]
-    assert document["keys"][-1] == {
-        "kid": kid,
-        "alg": "ES256",
-        "stage": "revoked",
-        "iat": NOW - 100,
-        "nbf": NOW - 100,
-        "exp": NOW + 9,
-        "revoked_at": NOW,
-        "reason": "lost",
-    }
 
 
 def test_token_prints_a_token_and_nothing_else(run, keys, verify):

@@ -4,69 +4,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from verifier import __version__
+from verifier import __version__, cli_keys
 from verifier.errors import CannotIssue, CommandRefused, ConfigError
-from verifier.settings import LEEWAY_S, MAX_LIFETIME_S, Secret, Settings
+from verifier.options import COULD_NOT_START, REFUSED, file_option, json_option, token_options, window_options
+from verifier.settings import MAX_LIFETIME_S, Secret, Settings
 
 # Each command imports what it needs: `serve` never loads what signs, and starts faster.
-
-REFUSED, COULD_NOT_START = 1, 3
-
-Command = Callable[..., Any]
-
-
-def keys_option(function: Command) -> Command:
-    """`--keys`, for every command that reads a key directory."""
-    return click.option(
-        "--keys",
-        type=click.Path(path_type=Path),
-        envvar="VERIFIER_KEYS",
-        default="keys",
-        show_default=True,
-        show_envvar=True,
-        help="Folder that holds public/ and, where tokens are signed, private/.",
-    )(function)
-
-
-def token_options(function: Command) -> Command:
-    """What a token is minted for and checked against."""
-    for option in (
-        click.option("--issuer", envvar="VERIFIER_ISSUER", required=True, show_envvar=True, help="iss of the token."),
-        click.option(
-            "--application-id",
-            envvar="VERIFIER_APPLICATION_ID",
-            required=True,
-            show_envvar=True,
-            help="aud of the token: the applicationId of the escs dashboard.",
-        ),
-    ):
-        function = option(function)
-    return keys_option(function)
-
-
-def json_option(function: Command) -> Command:
-    """`--json`, for every command that prints a table."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def file_option(function: Command) -> Command:
-    """`--file`, for every command about applications."""
-    return click.option(
-        "--file",
-        "path",
-        type=click.Path(path_type=Path),
-        envvar="VERIFIER_APPLICATIONS",
-        default="applications.json",
-        show_default=True,
-        show_envvar=True,
-        help="File with the applications and the digests of their secrets.",
-    )(function)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -124,14 +72,7 @@ def token(
 
 
 @cli.command()
-@click.option("--leeway", type=click.IntRange(0, 60), envvar="VERIFIER_LEEWAY", default=LEEWAY_S, show_default=True)
-@click.option(
-    "--max-lifetime",
-    type=click.IntRange(1, 3600),
-    envvar="VERIFIER_MAX_LIFETIME",
-    default=MAX_LIFETIME_S,
-    show_default=True,
-)
+@window_options
 @token_options
 @json_option
 def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, keys: Path, as_json: bool) -> None:
@@ -212,67 +153,7 @@ def dev(folder: Path, port: int, once: bool) -> None:
     development.run(folder, port, once=once, say=click.echo)
 
 
-@cli.group()
-def keys() -> None:
-    """Make and see keys."""
-
-
-@keys.command("generate")
-@click.option("--alg", type=click.Choice(["ES256", "EdDSA", "RS256"]), default="ES256", show_default=True)
-@click.option(
-    "--force", is_flag=True, help="Also when a key is current: servers without the new one refuse its tokens."
-)
-@keys_option
-def keys_generate(alg: str, force: bool, keys: Path) -> None:
-    """Make the first key pair; it signs at once."""
-    from verifier.keystore import Keystore
-
-    keystore, now = Keystore(keys), int(time.time())
-    keystore.public.refresh()
-    current = keystore.public.keyring.current(now)
-    if current is not None and not force:
-        raise CommandRefused(
-            f"{keystore.public.folder}: a key is current already (found {current.kid})",
-            hint="--force makes a second one current at once",
-        )
-    kid = keystore.create(alg, now=now, nbf=now)
-    click.echo(f"{keystore.public.folder / kid}.json\n{keystore.private / kid}.pem")
-
-
-@keys.command("list")
-@json_option
-@keys_option
-def keys_list(as_json: bool, keys: Path) -> None:
-    """Show every public key and its stage."""
-    from verifier.diagnosis import utc
-    from verifier.keyring import KeyDirectory
-
-    directory, now = KeyDirectory(keys / "public"), int(time.time())
-    directory.refresh()
-    keyring = directory.keyring
-    rows: list[dict[str, Any]] = [
-        {
-            "kid": k.kid,
-            "alg": k.algorithm.name,
-            "stage": keyring.stage(k, now),
-            "iat": k.iat,
-            "nbf": k.nbf,
-            "exp": k.exp,
-        }
-        | ({"revoked_at": k.revoked_at, "reason": k.reason} if k.revoked_at is not None else {})
-        for k in keyring.keys.values()
-    ]
-    if as_json:
-        document = {"keys": rows, "key_set_digest": keyring.digest, "problems": directory.problems}
-        click.echo(json.dumps(document, indent=2))
-    else:
-        for row in rows:
-            until = utc(row["exp"]) if row["exp"] else "no end"
-            click.echo(f"{row['kid']}  {row['alg']:<5}  {row['stage']:<8}  {utc(row['nbf'])} to {until}")
-        for problem in directory.problems:
-            click.echo(f"verifier: error: {problem}", err=True)
-    if directory.problems:
-        sys.exit(REFUSED)
+cli.add_command(cli_keys.keys)
 
 
 @cli.group()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from verifier import files
+from verifier import files, rotation
 from verifier.errors import ConfigError
 from verifier.issuer import TokenIssuer
 from verifier.keystore import Keystore
@@ -62,9 +62,10 @@ def _prepare(folder: Path) -> tuple[Path, str]:
     """The keys and the secret, made on the first run and kept for the next."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keystore, now = Keystore(folder / "keys"), int(time.time())
-    keystore.public.refresh()
-    if keystore.public.keyring.current(now) is None:
-        keystore.create("ES256", now=now, nbf=now)
+    with keystore.change() as keyring:
+        if keyring.current(now) is None:
+            public, pem = keystore.create("ES256")
+            keystore.apply([rotation.introduce(public, now=now)], "generate", now=now, pem=pem)
     path = folder / "secret"
     if not path.exists():
         files.write_new(path, secrets.token_urlsafe(24).encode() + b"\n", 0o600)

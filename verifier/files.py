@@ -1,7 +1,13 @@
-"""Files that other processes change meanwhile: consistent reads, atomic writes."""
+"""Files that other processes change meanwhile: consistent reads, atomic writes, one writer at a time."""
 
+import json
 import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from verifier.errors import CommandRefused
 
 _ATTEMPTS = 100
 
@@ -75,3 +81,55 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, wait_s: float = 10.0) -> Iterator[None]:
+    """Hold a lock file; raises CommandRefused when another command holds it for longer than `wait_s`.
+
+    The system lets go of it when the process ends, however it ends. Windows has no such lock: there, one at a time.
+    """
+    if os.name != "posix":  # pragma: no cover - the suite runs on POSIX
+        yield
+        return
+    import fcntl
+
+    deadline = time.monotonic() + wait_s
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise CommandRefused(
+                        f"{path}: another verifier command is at work", hint="try again when it has ended"
+                    ) from None
+                time.sleep(0.02)
+        yield
+
+
+def commit(journal: Path, changes: Mapping[Path, tuple[str, int] | None]) -> None:
+    """Write (text, mode) or remove (None) several files in this order, all or none, also when killed on the way.
+
+    What is to be written is written down first; `recover` finishes what was begun. Call it under `locked`.
+    """
+    entries = [[os.path.relpath(path, journal.parent), *(change or (None, 0))] for path, change in changes.items()]
+    write_atomic(journal, json.dumps(entries).encode(), 0o600)
+    recover(journal)
+
+
+def recover(journal: Path) -> bool:
+    """Finish an interrupted `commit`; whether there was one. Call it under `locked`."""
+    if not journal.exists():
+        return False
+    for name, text, mode in json.loads(journal.read_bytes()):
+        path = journal.parent / name
+        if text is None:
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+        else:
+            write_atomic(path, text.encode(), mode)
+    journal.unlink()
+    sync_folder(journal.parent)
+    return True

@@ -10,10 +10,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.api_jws import PyJWS
 from jwt.exceptions import InvalidKeyError
 
-from verifier.encoding import b64url_decode, b64url_encode
+from verifier.encoding import b64url_decode, b64url_encode, json_object
 from verifier.errors import KeyFileError
 
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
@@ -101,7 +102,12 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
         key = algorithm.pyjwt.from_jwk({name: jwk[name] for name in ("kty", "crv", *algorithm.members) if name in jwk})
     except (InvalidKeyError, ValueError, UnsupportedAlgorithm) as exc:
         raise KeyFileError("not a valid public key") from exc
-    return algorithm_of(key), key
+    canonical = dump(key)
+    for name in algorithm.members:
+        # Leading zero octets would give one RSA key several thumbprints, and a revoked one a second life.
+        if canonical[name] != jwk[name]:
+            raise KeyFileError(f"{name} is not in its shortest form (RFC 7518 section 6.3.1)")
+    return algorithm, key
 
 
 def algorithm_of(key: Any) -> Algorithm:
@@ -114,11 +120,39 @@ def algorithm_of(key: Any) -> Algorithm:
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
             found = f"(found {key.key_size} bits, expected {MIN_RSA_BITS} to {MAX_RSA_BITS})"
             raise KeyFileError(f"RSA key of the wrong size {found}")
+        numbers = key.public_numbers()
+        if numbers.n % 2 == 0 or numbers.e not in range(3, 2**32, 2):
+            raise KeyFileError("RSA key with an even modulus, or an exponent that is even or over 32 bits")
         return ALGORITHMS["RS256"]
     raise KeyFileError("kind of key is not supported (expected P-256, Ed25519 or RSA)")
 
 
-def dump(key: Any) -> dict[str, str]:
+def read_public(text: str) -> list[dict[str, Any]]:
+    """The public keys of a PEM file, a JWK or a JWKS, each as `dump` gives it; raises KeyFileError.
+
+    The kid becomes the thumbprint, whatever the source called it; "nbf" and "exp" are kept.
+    """
+    if "-----BEGIN" in text:
+        try:
+            return [dict(dump(load_pem_public_key(text.encode())))]
+        except (ValueError, UnsupportedAlgorithm) as exc:
+            raise KeyFileError("not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)") from exc
+    try:
+        document = json_object(text.encode("utf-8", "surrogatepass"))
+    except ValueError as exc:
+        raise KeyFileError(f"neither PEM nor JWKS: {exc}") from exc
+    found = document.get("keys", [document])
+    if not isinstance(found, list) or not found or not all(isinstance(members, dict) for members in found):
+        raise KeyFileError("keys is not a list of keys")
+    keys = []
+    for members in found:
+        alg = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}.get(str(members.get("kty")))
+        _, key = load({"alg": alg} | members)
+        keys.append(dump(key) | {name: members[name] for name in ("nbf", "exp") if name in members})
+    return keys
+
+
+def dump(key: Any) -> dict[str, Any]:
     """A public key object as a JWK with "alg", "use" and "kid", without dates; raises KeyFileError."""
     algorithm = algorithm_of(key)
     members = algorithm.pyjwt.to_jwk(key, as_dict=True)

@@ -1,7 +1,11 @@
 """Private keys: the only module that touches them. Nothing that serves imports it."""
 
+import getpass
 import json
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.api_jws import PyJWS
 
-from verifier import files, jwk
+from verifier import files, history, jwk
 from verifier.errors import ConfigError, KeyFileError
-from verifier.keyring import KeyDirectory, PublicKey
+from verifier.history import Event
+from verifier.keyring import KeyDirectory, Keyring, PublicKey
+from verifier.rotation import Plan
 
 _REREAD_S = 1
 
@@ -53,6 +59,8 @@ class Keystore:
     def __init__(self, folder: Path) -> None:
         self.public = KeyDirectory(folder / "public")
         self.private = folder / "private"
+        self.history = folder / "history.jsonl"
+        self.journal = self.private / ".commit.json"
         self._lock = threading.Lock()
         self._read_at: int | None = None
         self._signer: PrivateKey | None = None
@@ -90,19 +98,83 @@ class Keystore:
             raise KeyFileError(f"{path}: another key's private half (found {found}, expected {public.kid})")
         return PrivateKey(public.kid, public.algorithm.name, key, public.exp)
 
-    def create(self, alg: str, *, now: int, nbf: int) -> str:
-        """Make a key pair that signs from `nbf` on, and publish it; the kid.
-
-        The private half is written first and exclusively (0600 in a 0700 folder), so no public key
-        is ever without one, and no file is overwritten.
-        """
-        key = generate(alg)
-        public = jwk.dump(key.public_key()) | {"iat": now, "nbf": nbf}
-        kid = str(public["kid"])
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    @contextmanager
+    def change(self) -> Iterator[Keyring]:
+        """The keyring as it is now, for the only command that may change it; finishes one that was interrupted."""
         self.public.folder.mkdir(parents=True, exist_ok=True)
         self.private.mkdir(mode=0o700, exist_ok=True)
         self.private.chmod(0o700)
-        files.write_new(self.private / f"{kid}.pem", pem, 0o600)
-        files.write_atomic(self.public.folder / f"{kid}.json", json.dumps(public, indent=2).encode() + b"\n")
-        return kid
+        with files.locked(self.private / ".lock"):
+            files.recover(self.journal)
+            self.public.refresh()
+            yield self.public.keyring
+
+    def create(self, alg: str) -> tuple[dict[str, str], str]:
+        """A new key pair, not yet anywhere: the public JWK, and the private half as PKCS#8 PEM."""
+        key = generate(alg)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return jwk.dump(key.public_key()), pem.decode()
+
+    def apply(self, plan: Plan, command: str, *, now: int, pem: str | None = None) -> list[Event]:
+        """Carry out a plan whole or not at all, and write it into the history; what happened.
+
+        `pem` is the private half of the plan's first key (0600 in a 0700 folder, never over another file).
+        Call it within `change`. Removing a private half unlinks the file; it cannot promise what the disk keeps.
+        """
+        changes: dict[Path, tuple[str, int] | None] = {}
+        removals: dict[Path, None] = {}
+        events = []
+        if pem is not None:
+            path = self.private / f"{plan[0].kid}.pem"
+            if path.exists():
+                raise KeyFileError(f"{path}: is there already")
+            changes[path] = (pem, 0o600)
+        for step in plan:
+            private = self.private / f"{step.kid}.pem"
+            drops = step.drop_private and private.exists()
+            if drops:
+                removals[private] = None
+            public = self.public.folder / f"{step.kid}.json"
+            before = self.public.keyring.find(step.kid)
+            if before is None or before.members != step.members:
+                text = None if step.members is None else json.dumps(step.members, indent=2) + "\n"
+                changes[public] = None if text is None else (text, 0o644)
+            elif not drops:
+                continue
+            members = step.members or {}
+            events.append(
+                Event(
+                    at=now,
+                    by=_user(),
+                    command=command,
+                    kid=step.kid,
+                    old=step.old,
+                    new=step.new,
+                    reason=step.reason or ("private half removed" if drops else ""),
+                    nbf=members.get("nbf"),
+                    exp=members.get("exp"),
+                    previous_exp=step.previous_exp,
+                    revoked_at=members.get("revoked", {}).get("revoked_at"),
+                )
+            )
+        if events:
+            changes[self.history] = (history.append(self.trail(), events).decode(), 0o644)
+            files.commit(self.journal, changes | removals)
+            self.public.refresh()
+        return events
+
+    def trail(self) -> bytes:
+        """The audit trail as it stands; empty before the first command."""
+        return self.history.read_bytes() if self.history.exists() else b""
+
+    def previous_exp(self, kid: str) -> int | None:
+        """The end that a key had before its rotation was scheduled, as the history says."""
+        events = [e for e in history.read(self.trail())[0] if e.kid == kid and e.command in ("rotate", "import")]
+        return events[-1].previous_exp if events else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return str(os.getuid())

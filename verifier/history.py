@@ -1,0 +1,68 @@
+"""The audit trail: one JSON line per transition, each with the digest of the line before it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from verifier.encoding import json_object
+
+NONE, GONE = "none", "gone"  # the stages before a key is published and after its file is removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A key's transition by a command, with the dates it has afterwards. The clock's own are not written down."""
+
+    at: int  # when, in seconds since 1970-01-01 UTC
+    by: str  # operating system user
+    command: str
+    kid: str
+    old: str  # stage before
+    new: str  # stage after
+    reason: str = ""
+    nbf: int | None = None
+    exp: int | None = None
+    previous_exp: int | None = None
+    revoked_at: int | None = None
+
+
+def append(trail: bytes, events: Iterable[Event]) -> bytes:
+    """The trail with more lines."""
+    lines = trail.splitlines()
+    for event in events:
+        previous = _digest(lines[-1]) if lines else ""
+        lines.append(json.dumps(asdict(event) | {"previous": previous}).encode())
+    return b"".join(line + b"\n" for line in lines)
+
+
+def read(trail: bytes) -> tuple[list[Event], list[str]]:
+    """The events of a trail, and where its chain is broken, in words."""
+    events, problems, previous = [], [], ""
+    for number, line in enumerate(trail.splitlines(), start=1):
+        try:
+            members = json_object(line)
+            chained = members.pop("previous")
+            events.append(Event(**members))
+        except (ValueError, TypeError, KeyError):
+            problems.append(f"line {number} is not an event")
+        else:
+            if chained != previous:
+                problems.append(f"line {number} does not continue line {number - 1}: a line was changed or removed")
+        previous = _digest(line)
+    return events, problems
+
+
+def outcome(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
+    """What the trail says each key's file holds now: nbf, exp, revoked_at by kid."""
+    state: dict[str, dict[str, Any]] = {}
+    for event in events:
+        state[event.kid] = {"nbf": event.nbf, "exp": event.exp, "revoked_at": event.revoked_at}
+        if event.new == GONE:
+            del state[event.kid]
+    return state
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
