@@ -24,6 +24,7 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(PIP) install uv
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 clean:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from jwt.api_jws import PyJWS
 from jwt.exceptions import InvalidKeyError
 
@@ -19,6 +20,8 @@ from verifier.errors import KeyFileError
 
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
 MAX_RSA_BITS = 8192  # a check takes 16 times as long as with 2048
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # FIPS 186-5, SP 800-186 §3.2.1.3
 
 PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -158,3 +161,18 @@ def dump(key: Any) -> dict[str, Any]:
     members = algorithm.pyjwt.to_jwk(key, as_dict=True)
     jwk = {name: members[name] for name in ("kty", "crv", *algorithm.members) if name in members}
     return jwk | {"alg": algorithm.name, "use": "sig", "kid": thumbprint(jwk)}
+
+
+def raw_signature(der: bytes) -> bytes:
+    """An ES256 signature as a JWS carries it, the 64 bytes r and s (RFC 7518 §3.4), from the DER of a key service.
+
+    For signers (`tokens.Signer`) whose key lives in an HSM or a cloud KMS.
+    Raises ValueError for what is not exactly one P-256 signature in DER.
+    """
+    try:
+        r, s = decode_dss_signature(der)
+    except ValueError as exc:
+        raise ValueError(f"not an ECDSA signature in DER (found {len(der)} bytes)") from exc
+    if not (1 <= r < P256_ORDER and 1 <= s < P256_ORDER):
+        raise ValueError("not a P-256 signature: r or s is not from 1 to the order of the curve less 1")
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
