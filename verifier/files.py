@@ -9,6 +9,7 @@ from pathlib import Path
 
 from verifier.errors import CommandRefused
 
+LOCK_WAIT_S = 10.0
 _ATTEMPTS = 100
 
 
@@ -51,11 +52,15 @@ def _read(path: Path) -> bytes | str:
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file whole or not at all, also when the machine stops (rename(2) after fsync(2))."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     _write(temporary, data, mode)
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
@@ -84,8 +89,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, wait_s: float = 10.0) -> Iterator[None]:
-    """Hold a lock file; raises CommandRefused when another command holds it for longer than `wait_s`.
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; raises CommandRefused when another command holds it for longer than `LOCK_WAIT_S`.
 
     The system lets go of it when the process ends, however it ends. Windows has no such lock: there, one at a time.
     """
@@ -94,7 +99,7 @@ def locked(path: Path, wait_s: float = 10.0) -> Iterator[None]:
         return
     import fcntl
 
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + LOCK_WAIT_S
     with path.open("a") as file:
         while True:
             try:
@@ -121,6 +126,7 @@ def commit(journal: Path, changes: Mapping[Path, tuple[str, int] | None]) -> Non
 
 def recover(journal: Path) -> bool:
     """Finish an interrupted `commit`; whether there was one. Call it under `locked`."""
+    _temporary(journal).unlink(missing_ok=True)  # of one that had not begun; it holds what was to be secret
     if not journal.exists():
         return False
     for name, text, mode in json.loads(journal.read_bytes()):
