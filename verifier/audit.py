@@ -177,8 +177,9 @@ def _no_successor(state: State) -> Iterator[str]:
 
 
 def _overlap(state: State) -> Iterator[str]:
-    alive = state.alive()
-    for key, successor in itertools.pairwise(alive):
+    # Also of a key that has expired: its tokens are refused until they would have.
+    kept = [key for key in state.keyring.keys.values() if key.revoked_at is None]
+    for key, successor in itertools.pairwise(kept):
         needed = successor.nbf + state.window.overlap_s
         if key.exp is not None and key.exp < needed and state.now < needed:
             yield f"{key.kid} ends {utc(key.exp)}, its last tokens {utc(needed)}"

@@ -124,7 +124,7 @@ def rotate(lead: int, alg: str | None, force: bool, max_lifetime: int, leeway: i
 @keys.command("revoke")
 @click.option("--kid", "prefix", required=True, metavar="PREFIX", help="The key, by the beginning of its kid.")
 @click.option("--reason", required=True, help="Why; it is published with the key.")
-@click.option("--replace", is_flag=True, help="Make the pending key, or else a new one, current in the same step.")
+@click.option("--replace", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
 @force_option("Also when no other key can sign: every sign-in is refused.")
 @window_options
 @json_option
@@ -156,16 +156,24 @@ def revoke(
 
 
 @keys.command("cancel")
+@force_option("Also when a signer may begin to sign with the key before it hears of this: its tokens are refused.")
+@window_options
 @json_option
 @keys_option
-def cancel(as_json: bool, keys: Path) -> None:
+def cancel(force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
     """Withdraw the pending key; the current one keeps the end it had before."""
     from verifier import rotation
 
     store, now = _keystore(keys), int(time.time())
     with store.change() as keyring:
         current = keyring.current(now)
-        plan = rotation.cancel(keyring, now=now, previous_exp=store.previous_exp(current.kid) if current else None)
+        plan = rotation.cancel(
+            keyring,
+            now=now,
+            previous_exp=store.previous_exp(current.kid) if current else None,
+            window=rotation.Window(max_lifetime, leeway),
+            force=force,
+        )
         events = store.apply(plan, "cancel", now=now)
     _say(store, events, as_json)
 

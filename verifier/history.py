@@ -64,5 +64,11 @@ def outcome(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
     return state
 
 
+def previous_exp(events: Iterable[Event], kid: str, exp: int | None) -> int | None:
+    """The end that a key had before its rotation was scheduled; where none was, `exp`, the one that it has."""
+    scheduled = [e for e in events if e.kid == kid and e.old != NONE and e.command in ("rotate", "import")]
+    return scheduled[-1].previous_exp if scheduled else exp
+
+
 def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()

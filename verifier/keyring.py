@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -86,11 +87,16 @@ def _instant(members: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def _age(key: PublicKey) -> tuple[int, float, str]:
+    # Of two keys with one nbf the newer is the one that ends later: a rotation ends the older.
+    return key.nbf, math.inf if key.exp is None else key.exp, key.kid
+
+
 class Keyring:
     """An immutable set of keys and its schedule."""
 
     def __init__(self, keys: Iterable[PublicKey] = ()) -> None:
-        self.keys: Mapping[str, PublicKey] = {key.kid: key for key in sorted(keys, key=lambda k: (k.nbf, k.kid))}
+        self.keys: Mapping[str, PublicKey] = {key.kid: key for key in sorted(keys, key=_age)}
         known = [[k.kid, k.nbf, k.exp, k.revoked_at] for k in self.keys.values()]
         # Two replicas with the same digest accept and refuse the same keys at every moment.
         self.digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -23,7 +23,7 @@ from jwt.api_jws import PyJWS
 from verifier import files, history, jwk
 from verifier.errors import ConfigError, KeyFileError
 from verifier.history import Event
-from verifier.keyring import KeyDirectory, Keyring, PublicKey
+from verifier.keyring import KeyDirectory, Keyring, PublicKey, parse_public_key
 from verifier.rotation import Plan
 
 _REREAD_S = 1
@@ -138,6 +138,8 @@ class Keystore:
             before = self.public.keyring.find(step.kid)
             if before is None or before.members != step.members:
                 text = None if step.members is None else json.dumps(step.members, indent=2) + "\n"
+                if text is not None:
+                    parse_public_key(public.name, text.encode())  # nothing is written that no server would read
                 changes[public] = None if text is None else (text, 0o644)
             elif not drops:
                 continue
@@ -169,8 +171,8 @@ class Keystore:
 
     def previous_exp(self, kid: str) -> int | None:
         """The end that a key had before its rotation was scheduled, as the history says."""
-        events = [e for e in history.read(self.trail())[0] if e.kid == kid and e.command in ("rotate", "import")]
-        return events[-1].previous_exp if events else None
+        key = self.public.keyring.find(kid)
+        return history.previous_exp(history.read(self.trail())[0], kid, key.exp if key else None)
 
 
 def _user() -> str:

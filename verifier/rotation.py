@@ -97,20 +97,35 @@ def rotate(
     ]
 
 
-def cancel(keyring: Keyring, *, now: int, previous_exp: int | None) -> Plan:
-    """Withdraw the pending key, and give the current one the end it had before."""
+def cancel(
+    keyring: Keyring, *, now: int, previous_exp: int | None, window: Window = Window(), force: bool = False
+) -> Plan:
+    """Withdraw the pending key, and give the current one the end it had before.
+
+    Refuses, without `force`, when a signer may begin to sign with the key before it hears of this.
+    """
     pending = _pending(keyring, now)
     if pending is None:
         raise CommandRefused("no key is pending", hint="verifier keys list")
-    return [*_prolong(keyring, now, previous_exp), Step(pending.kid, None, Stage.PENDING, GONE, drop_private=True)]
+    if pending.nbf - now < PROPAGATION_S and not force:
+        raise CommandRefused(
+            f"the key signs too soon for every signer to hear of it (found {pending.nbf - now} s, "
+            f"expected {PROPAGATION_S} s or more)",
+            hint="let it become current and rotate again; --force if every signer reads this folder directly",
+        )
+    return [
+        *_prolong(keyring, now, previous_exp, window),
+        Step(pending.kid, None, Stage.PENDING, GONE, drop_private=True),
+    ]
 
 
-def _prolong(keyring: Keyring, now: int, previous_exp: int | None) -> Plan:
+def _prolong(keyring: Keyring, now: int, previous_exp: int | None, window: Window) -> Plan:
     current = keyring.current(now)
     if current is None or current.exp is None:
         return []
     members = {name: value for name, value in current.members.items() if name != "exp"}
-    members |= {} if previous_exp is None else {"exp": previous_exp}
+    # Not before the tokens that it has signed meanwhile have expired.
+    members |= {} if previous_exp is None else {"exp": max(previous_exp, now + window.overlap_s)}
     return [Step(current.kid, members, Stage.CURRENT, Stage.CURRENT, previous_exp=current.exp)]
 
 
@@ -127,8 +142,8 @@ def revoke(
 ) -> Plan:
     """Refuse every token of a key from now on; with `replacement`, make that key current in the same step.
 
-    A pending key takes the place of a replacement: the replicas have it already.
-    Refuses, without `force`, to leave no key that can sign a token of full life.
+    A pending key takes the place of a replacement: the replicas have it already. Only a current key is replaced.
+    Refuses, without `force`, to leave no current key, or one that ends before the next can be rotated in.
     """
     stage = keyring.stage(key, now)
     if stage in (Stage.REVOKED, Stage.EXPIRED):
@@ -136,17 +151,23 @@ def revoke(
     revoked = {**key.members, "revoked": {"revoked_at": now, "reason": reason}}
     step = Step(key.kid, revoked, stage, Stage.REVOKED, reason)
     if stage is Stage.PENDING:
-        return [*_prolong(keyring, now, previous_exp), step]
+        return [*_prolong(keyring, now, previous_exp, window), step]
+    if stage is Stage.RETIRING:
+        return [step]
     if replacement is not None:
+        # Since a little while: a signer whose clock is behind would go back to a retiring key.
+        nbf = max(key.nbf, now - window.leeway_s)
         pending = _pending(keyring, now)
         if pending is not None:
-            return [Step(pending.kid, {**pending.members, "nbf": now}, Stage.PENDING, Stage.CURRENT), step]
-        return [introduce(replacement, now=now), step]
+            return [Step(pending.kid, {**pending.members, "nbf": nbf}, Stage.PENDING, Stage.CURRENT), step]
+        return [introduce({**replacement, "nbf": nbf}, now=now), step]
     rest = Keyring(k for k in keyring.keys.values() if k is not key)
     current = rest.current(now)
-    if not force and (current is None or (current.exp is not None and current.exp < now + window.max_lifetime_s)):
+    # A retiring key would sign again, and its last tokens outlive it.
+    if not force and (current is None or (current.exp is not None and current.exp < now + LEAD_S + window.overlap_s)):
+        until = "" if current is None or current.exp is None else f" after {when(current.exp)}"
         raise CommandRefused(
-            "no other key can sign: every sign-in would be refused",
+            f"no other key can sign{until}: every sign-in would be refused",
             hint="--replace makes a new key current in the same step; --force revokes all the same",
         )
     return [step]

@@ -1,0 +1,428 @@
+"""Rotation under load: three replicas, sign-ins all the time, keys that change; are the right tokens refused?
+
+    python bench/rotation.py
+
+Every replica is a real `verifier serve`. It reads the key directory itself (`shared`), or a copy of its own that
+arrives late and is swapped in through `..data` as kubelet does it (`kubelet`). Signers switch by the clock.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+from verifier import cli, tokens
+from verifier.issuer import TokenIssuer
+from verifier.keyring import KeyDirectory
+from verifier.keystore import Keystore, PrivateKey
+
+ISSUER, APPLICATION_ID, SECRET = "https://game.example", "bench", secrets.token_urlsafe(24)
+LEEWAY_S = 1
+DELAYS_S = (0.0, 0.25, 0.6)  # until a replica's copy of a change arrives
+JSON = {"Content-Type": "application/json"}
+LOST = (ConnectionError, http.client.HTTPException, TimeoutError)
+
+
+class Volume:
+    """A replica's copy of a folder, changed as kubelet changes a ConfigMap: whole, by renaming the link `..data`."""
+
+    def __init__(self, folder: Path, delay_s: float) -> None:
+        self.folder, self.delay_s, self.versions = folder, delay_s, 0
+        folder.mkdir(parents=True)
+
+    def deliver(self, source: Path) -> float:
+        """Swap in what the source holds now, after the delay; the moment of the swap."""
+        files = {path.name: path.read_bytes() for path in source.glob("*.json")}
+        time.sleep(self.delay_s)
+        data, self.versions = self.folder / "..data", self.versions + 1
+        old = data.resolve()
+        version = self.folder / f"..{self.versions}"
+        version.mkdir()
+        for name, content in files.items():
+            (version / name).write_bytes(content)
+        temporary = self.folder / "..data_tmp"
+        temporary.symlink_to(version.name)
+        temporary.rename(data)
+        swapped = time.monotonic()
+        for name in files:
+            link = self.folder / name
+            if not link.is_symlink():
+                link.symlink_to(Path("..data") / name)
+        for link in self.folder.glob("*.json"):
+            if link.name not in files:
+                link.unlink()
+        if old != data:
+            shutil.rmtree(old, ignore_errors=True)
+        return swapped
+
+
+class Replica:
+    """`verifier serve` in a process of its own, which can be killed."""
+
+    def __init__(self, keys: Path, log: Path, lifetime_s: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.log = log
+        self.environment = os.environ | {
+            "VERIFIER_ISSUER": ISSUER,
+            "VERIFIER_KEYS": str(keys),
+            "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+            "VERIFIER_SECRET_KEY": SECRET,
+            "VERIFIER_MAX_LIFETIME": str(lifetime_s),
+            "VERIFIER_LEEWAY": str(LEEWAY_S),
+            "VERIFIER_PORT": str(self.port),
+        }
+        self.down = True
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "verifier.cli", "serve"]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)  # noqa: S603
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                    self.down = False
+                    return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError(f"the server did not start: {self.log.read_text()}")
+
+    def kill_and_restart(self, pause_s: float) -> None:
+        self.down = True
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        time.sleep(pause_s)
+        self.start()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+
+
+class Client:
+    """What escs does: one connection to each replica, kept open."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, http.client.HTTPConnection] = {}
+
+    def ask(self, replica: Replica, token: str) -> tuple[int, str]:
+        """Status and text of the answer; raises one of LOST when there is none."""
+        connection = self.open.get(replica.port) or http.client.HTTPConnection("127.0.0.1", replica.port, timeout=10)
+        self.open[replica.port] = connection
+        body = json.dumps({"code": token, "secretKey": SECRET, "applicationId": APPLICATION_ID})
+        try:
+            connection.request("POST", "/profile", body, JSON)
+            answer = connection.getresponse()
+            members = json.loads(answer.read())
+        except LOST:
+            connection.close()
+            del self.open[replica.port]
+            raise
+        return answer.status, members.get("error_description", "")
+
+    def close(self) -> None:
+        for connection in self.open.values():
+            connection.close()
+
+
+@dataclass
+class Result:
+    """What happened."""
+
+    mode: str
+    rotations: int = 0
+    seconds: float = 0.0
+    good: Counter[str] = field(default_factory=Counter)  # tokens by the rules: accepted, refused, tried again
+    ended: Counter[str] = field(default_factory=Counter)  # tokens of keys past their exp: accepted, refused
+    revoked: Counter[str] = field(default_factory=Counter)  # tokens of revoked keys, once a replica refused one
+    keys: Counter[str] = field(default_factory=Counter)  # accepted tokens by kid
+    refusals: list[str] = field(default_factory=list)  # of good tokens, in words
+    failures: list[str] = field(default_factory=list)  # connections lost to a replica that was not killed
+    revocation_s: dict[str, list[float]] = field(default_factory=dict)  # from a replica's delivery to its refusal
+
+
+class Game:
+    """The key directory, its replicas and the load on them."""
+
+    def __init__(self, folder: Path, mode: str, lifetime_s: int, lead_s: int) -> None:
+        self.source, self.lifetime_s, self.lead_s = folder / "keys", lifetime_s, lead_s
+        self.result = Result(mode)
+        self.keys("generate")
+        self.volumes: list[Volume] = []
+        if mode == "kubelet":
+            self.volumes = [Volume(folder / f"replica-{n}" / "public", delay) for n, delay in enumerate(DELAYS_S)]
+            self.deliver()
+        folders = [volume.folder.parent for volume in self.volumes] or [self.source] * len(DELAYS_S)
+        self.replicas = [Replica(keys, folder / f"{n}.log", lifetime_s) for n, keys in enumerate(folders)]
+        self.privates: dict[str, PrivateKey] = {}
+        self.ends: dict[str, int] = {}
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+
+    def keys(self, *command: str) -> None:
+        """`verifier keys ...` on the source."""
+        window = ["--max-lifetime", str(self.lifetime_s), "--leeway", str(LEEWAY_S)]
+        options = [] if command[0] == "generate" else window
+        with redirect_stdout(StringIO()):
+            arguments = ["keys", *command, *options, "--keys", str(self.source)]
+            cli.cli.main(arguments, prog_name="verifier", standalone_mode=False)
+
+    def deliver(self) -> list[float]:
+        """Bring the source to every replica; the moment it was there, for each."""
+        if not self.volumes:
+            return [time.monotonic()] * len(DELAYS_S)
+        return in_threads([lambda volume=volume: volume.deliver(self.source / "public") for volume in self.volumes])
+
+    def remember(self) -> None:
+        """Keep every private half, as somebody would who copied it, and each key's end."""
+        store = Keystore(self.source)
+        store.public.refresh()
+        for kid, key in store.public.keyring.keys.items():
+            if kid not in self.privates and (store.private / f"{kid}.pem").exists():
+                self.privates[kid] = store.load(key)
+            if key.exp is not None and key.revoked_at is None:
+                self.ends[kid] = key.exp
+
+    def sign_in(self, sign_ins: int) -> None:
+        """One client: mints all the time, and presents each token at once or when it is older."""
+        minter = TokenIssuer.from_directory(
+            self.source, issuer=ISSUER, application_id=APPLICATION_ID, lifetime_s=self.lifetime_s
+        )
+        client, waiting, done = Client(), [], 0
+        turn = random.randrange(len(self.replicas))  # noqa: S311
+        while not self.stopping.is_set() and done < sign_ins:
+            held_s = random.choice((0, 0, random.uniform(0, self.lifetime_s - 1)))  # noqa: S311
+            waiting.append((time.monotonic() + held_s, minter.issue("player")))
+            due = [token for at, token in waiting if at <= time.monotonic()]
+            waiting = [entry for entry in waiting if entry[1] not in due]
+            for token in due:
+                turn += 1
+                self.present(client, token, turn)
+                done += 1
+        client.close()
+
+    def present(self, client: Client, token: str, turn: int) -> None:
+        parsed = tokens.parse(token)
+        for attempt in range(len(self.replicas)):
+            replica = self.replicas[(turn + attempt) % len(self.replicas)]
+            was_down = replica.down
+            try:
+                status, text = client.ask(replica, token)
+            except LOST as exc:
+                with self.lock:
+                    self.result.good["tried again"] += 1
+                    if not (was_down or replica.down or self.killed_lately(replica)):
+                        self.result.failures.append(f"{type(exc).__name__} from replica {replica.port}")
+                continue
+            with self.lock:
+                if status == 200:
+                    self.result.good["accepted"] += 1
+                    self.result.keys[parsed.header["kid"]] += 1
+                elif time.time() < parsed.claims["exp"]:
+                    self.result.good["refused"] += 1
+                    self.result.refusals.append(text)
+                else:
+                    self.result.good["too late"] += 1
+            return
+        with self.lock:
+            self.result.failures.append("no replica answers")
+
+    def killed_lately(self, replica: Replica) -> bool:
+        return replica is self.victim and time.monotonic() < self.victim_until
+
+    victim: Replica | None = None
+    victim_until = 0.0
+
+    def kill(self, replica: Replica) -> None:
+        # Connections that were open to it are found broken at their next use.
+        self.victim, self.victim_until = replica, time.monotonic() + 60
+        replica.kill_and_restart(0.3)
+        self.victim_until = time.monotonic() + 5
+
+    def attack(self) -> None:
+        """Tokens that are good in everything but their key, which has ended, to every replica, all the time."""
+        client = Client()
+        while not self.stopping.is_set():
+            for kid, exp in list(self.ends.items()):
+                if time.time() >= exp:
+                    for replica in self.replicas:
+                        self.forge(client, replica, kid, self.result.ended)
+            time.sleep(0.02)
+        client.close()
+
+    def forge(self, client: Client, replica: Replica, kid: str, count: Counter[str]) -> str:
+        key = self.privates[kid]
+        token = tokens.issue(
+            tokens.Player("thief"),
+            PrivateKey(key.kid, key.alg, key.key),
+            issuer=ISSUER,
+            application_id=APPLICATION_ID,
+            now=int(time.time()),
+            lifetime_s=self.lifetime_s,
+        )
+        try:
+            status, text = client.ask(replica, token)
+        except LOST:
+            return "lost"
+        count["accepted" if status == 200 else "refused"] += 1
+        return "" if status == 200 else text
+
+    def rotate(self, kill: bool) -> None:
+        """One rotation from before its switch until after the old key's end; a replica may die on the way."""
+        self.keys("rotate", "--force", "--lead", f"{self.lead_s}s")
+        self.remember()
+        self.deliver()
+        _, new = sorted(KeyDirectory(self.source / "public").load().keys.values(), key=lambda key: key.nbf)[-2:]
+        if kill:
+            time.sleep(max(0.0, new.nbf - time.time() - 0.4))
+            self.kill(self.replicas[1])  # dead at the switch, and back in the overlap
+        end = new.nbf + self.lifetime_s + 2 * LEEWAY_S
+        time.sleep(max(0.0, end + 0.7 - time.time()))
+        self.result.rotations += 1
+
+    def revoke(self, name: str) -> None:
+        """Revoke the current key; how long each replica still accepts its tokens after the change is there."""
+        keyring = KeyDirectory(self.source / "public")
+        keyring.refresh()
+        kid = keyring.keyring.current(int(time.time())).kid
+        self.ends.pop(kid, None)
+
+        def watch(replica: Replica) -> float:
+            client, ignored = Client(), Counter()
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                if self.forge(client, replica, kid, ignored) == "the key with this kid is revoked":
+                    refused = time.monotonic()
+                    for _ in range(20):
+                        self.forge(client, replica, kid, self.result.revoked)
+                    client.close()
+                    return refused
+                time.sleep(0.005)
+            raise AssertionError("the revoked key is not refused")
+
+        watches = [lambda replica=replica: watch(replica) for replica in self.replicas]
+
+        def change() -> list[float]:
+            time.sleep(0.2)
+            self.keys("revoke", "--kid", kid, "--reason", "bench", "--replace")
+            return self.deliver()
+
+        delivered, *refused = in_threads([change, *watches])
+        self.remember()
+        self.result.revocation_s[name] = [end - begin for begin, end in zip(delivered, refused, strict=True)]
+
+
+def in_threads(functions: list[Callable[[], object]]) -> list:
+    """What each function gives, all run at once; raises what one of them raises."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [future.result() for future in [pool.submit(function) for function in functions]]
+
+
+def run(
+    folder: Path,
+    *,
+    mode: str,
+    rotations: int,
+    clients: int = 4,
+    lifetime_s: int = 3,
+    lead_s: int = 4,
+    most: int = 10**9,
+) -> Result:
+    """Rotate under load, then revoke twice: alone, and while another file is broken."""
+    game = Game(folder, mode, lifetime_s, lead_s)
+    try:
+        for replica in game.replicas:
+            replica.start()
+        for replica in game.replicas:
+            replica.wait_until_ready()
+        game.remember()
+        began = time.monotonic()
+        threads = [threading.Thread(target=game.sign_in, args=(most // clients,)) for _ in range(clients)]
+        threads.append(threading.Thread(target=game.attack))
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(rotations):
+                game.rotate(kill=number == rotations // 2)
+        finally:
+            game.stopping.set()
+            for thread in threads:
+                thread.join()
+        game.result.seconds = time.monotonic() - began
+        game.revoke("alone")
+        (game.source / "public" / "broken.json").write_text('{"kty":')
+        game.revoke("beside a broken file")
+    finally:
+        for replica in game.replicas:
+            replica.stop()
+    return game.result
+
+
+def table(results: list[Result]) -> str:
+    """The results as Markdown."""
+    rows: list[tuple[str, Callable[[Result], object]]] = [
+        ("rotations", lambda r: r.rotations),
+        ("seconds of load", lambda r: f"{r.seconds:.0f}"),
+        ("good tokens accepted", lambda r: f"{r.good['accepted']:,}"),
+        ("**good tokens refused**", lambda r: f"**{r.good['refused']:,}**"),
+        ("keys they were signed with", lambda r: len(r.keys)),
+        ("asked again: the connection of the killed replica broke", lambda r: r.good["tried again"]),
+        ("connections lost to another replica", lambda r: len(r.failures)),
+        ("good tokens presented too late by the client", lambda r: r.good["too late"]),
+        ("tokens of ended keys refused", lambda r: f"{r.ended['refused']:,}"),
+        ("**tokens of ended keys accepted**", lambda r: f"**{r.ended['accepted']:,}**"),
+        ("tokens of revoked keys accepted, of", lambda r: f"{r.revoked['accepted']} of {r.revoked.total()}"),
+    ]
+    for name in results[0].revocation_s:
+        text = f"revocation {name}: delivery to refusal on the slowest replica"
+        rows.append((text, lambda r, name=name: f"{max(r.revocation_s[name]):.2f} s"))
+    head = ["| |" + "".join(f" {r.mode} |" for r in results), "| --- |" + " --- |" * len(results)]
+    return "\n".join([*head, *(f"| {text} |" + "".join(f" {show(r)} |" for r in results) for text, show in rows)])
+
+
+def main() -> None:
+    """Run with large numbers and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rotations", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--mode", choices=("kubelet", "shared"), action="append")
+    arguments = parser.parse_args()
+    results = []
+    for mode in arguments.mode or ("kubelet", "shared"):
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(run(Path(folder), mode=mode, rotations=arguments.rotations, clients=arguments.clients))
+    print(f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, {os.cpu_count()} cores\n")
+    print(table(results))
+    bad = [r for r in results if r.good["refused"] or r.ended["accepted"] or r.revoked["accepted"] or r.failures]
+    for result in bad:
+        print(Counter(result.refusals), result.failures, file=sys.stderr)
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
