@@ -10,6 +10,7 @@ from pathlib import Path
 from verifier.errors import CommandRefused
 
 _ATTEMPTS = 100
+LOCK_ATTEMPTS, LOCK_PAUSE_S = 500, 0.02
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str]:
@@ -84,8 +85,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, wait_s: float = 10.0) -> Iterator[None]:
-    """Hold a lock file; raises CommandRefused when another command holds it for longer than `wait_s`.
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; raises CommandRefused when another command holds it for longer than 10 s.
 
     The system lets go of it when the process ends, however it ends. Windows has no such lock: there, one at a time.
     """
@@ -94,18 +95,17 @@ def locked(path: Path, wait_s: float = 10.0) -> Iterator[None]:
         return
     import fcntl
 
-    deadline = time.monotonic() + wait_s
     with path.open("a") as file:
-        while True:
+        for attempt in range(LOCK_ATTEMPTS):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                if attempt == LOCK_ATTEMPTS - 1:
                     raise CommandRefused(
                         f"{path}: another verifier command is at work", hint="try again when it has ended"
                     ) from None
-                time.sleep(0.02)
+                time.sleep(LOCK_PAUSE_S)
         yield
 
 
