@@ -303,6 +303,15 @@ def test_a_write_that_fails_midway_keeps_the_old_content(folder, monkeypatch, ca
     assert files.snapshot(folder) == {"a.json": b"old"}
 
 
+def test_a_write_that_fails_midway_leaves_nothing_behind(folder, monkeypatch):
+    monkeypatch.setattr("os.fsync", fail_with_a_full_disk)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOSPC))):
+        files.write_new(folder / "a.pem", b"new", 0o600)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOSPC))):
+        files.write_atomic(folder / "a.json", b"new")
+    assert os.listdir(folder) == []
+
+
 def test_write_new_creates_a_file_and_never_touches_another(folder):
     files.write_new(folder / "a.pem", b"first", 0o600)
     before = (folder / "a.pem").stat()

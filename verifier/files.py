@@ -60,11 +60,15 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
 
 def _write(path: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "wb") as file:
-        os.chmod(path, mode)  # the umask may have taken bits away
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with open(descriptor, "wb") as file:
+            os.chmod(path, mode)  # the umask may have taken bits away
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()  # half a file, which nobody could replace with write_new
+        raise
 
 
 def sync_folder(folder: Path) -> None:
