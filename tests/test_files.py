@@ -65,8 +65,8 @@ def umask(request):
 
 
 def payload(version):
-    """Files that tell which version they are of; their number changes too."""
-    return {f"{n}.json": b"%d" % version for n in range(2 + version % 3)} | {"README.md": b"%d" % version}
+    """Files that tell which version they are of; now and then their number changes too."""
+    return {f"{n}.json": b"%d" % version for n in range(4 + version // 10 % 2)} | {"README.md": b"%d" % version}
 
 
 def swap_in_a_thread(volume, times, prefix=""):
@@ -192,16 +192,17 @@ def test_a_file_replaced_again_and_again_is_always_read_whole(folder):
 
 
 def test_a_volume_is_read_like_a_folder(volume):
-    volume.write(payload(1))
-    assert sorted(os.listdir(volume.folder))[1:] == ["..data", "0.json", "1.json", "2.json", "README.md"]
-    assert files.snapshot(volume.folder) == {"0.json": b"1", "1.json": b"1", "2.json": b"1"}
-    volume.write(payload(3))
-    assert files.snapshot(volume.folder) == {"0.json": b"3", "1.json": b"3"}
+    volume.write({"a.json": b"1", "b.json": b"1", "README.md": b"1"})
+    assert sorted(os.listdir(volume.folder))[1:] == ["..data", "README.md", "a.json", "b.json"]
+    assert files.snapshot(volume.folder) == {"a.json": b"1", "b.json": b"1"}
+    volume.write({"a.json": b"2"})
+    assert sorted(os.listdir(volume.folder))[1:] == ["..data", "a.json"]
+    assert files.snapshot(volume.folder) == {"a.json": b"2"}
 
 
 def test_hundreds_of_swaps_in_a_row_never_fail_a_read_nor_mix_two_versions(volume):
     volume.write(payload(0))
-    thread, failures = swap_in_a_thread(volume, 400)
+    thread, failures = swap_in_a_thread(volume, 200)
     reads = []
     while thread.is_alive():
         reads.append(files.snapshot(volume.folder))
@@ -209,7 +210,30 @@ def test_hundreds_of_swaps_in_a_row_never_fail_a_read_nor_mix_two_versions(volum
     assert failures == []
     assert all(map(is_whole, reads))
     assert len({read["0.json"] for read in reads}) > 10  # it did swap while it was read
-    assert int(files.snapshot(volume.folder)["0.json"]) == 400
+    assert int(files.snapshot(volume.folder)["0.json"]) == 200
+
+
+def test_a_folder_inside_a_volume_is_read_from_one_moment_too(volume):
+    volume.write({f"public/{name}": content for name, content in payload(0).items()})
+    assert os.readlink(volume.folder / "public") == "..data/public"
+    thread, failures = swap_in_a_thread(volume, 200, "public/")
+    reads = []
+    while thread.is_alive():
+        reads.append(files.snapshot(volume.folder / "public"))
+    thread.join()
+    assert failures == []
+    assert all(map(is_whole, reads))
+    assert len({read["0.json"] for read in reads}) > 10
+
+
+@pytest.mark.parametrize("target", ["..2026_01_02_03_04_05.1", "..data"], ids=["dangling", "loop"])
+def test_a_volume_without_content_is_an_error_and_not_an_empty_folder(volume, target):
+    volume.write({})
+    assert files.snapshot(volume.folder) == {}
+    (volume.folder / "..data").unlink()
+    (volume.folder / "..data").symlink_to(target)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP if target == "..data" else errno.ENOENT))):
+        files.snapshot(volume.folder)
 
 
 @pytest.mark.parametrize("step", ["_version", "_listing", "_read"])
