@@ -259,6 +259,15 @@ def test_an_rsa_key_of_another_size_is_refused(bits):
     assert refusal(numbers((1 << (bits - 1)) + 1)) == says
 
 
+@pytest.mark.parametrize("name", ["n", "e"])
+def test_an_rsa_number_with_a_leading_zero_is_refused(pairs, name):
+    # RFC 7518 §6.3.1.1 warns of libraries that write it: one key would have two thumbprints.
+    public = pairs["RS256"].public
+    assert jwk.load(public)[0].name == "RS256"
+    padded = forge.b64(b"\0" + b64url_decode(public[name]))
+    assert refusal(public | {name: padded}) == f"{name} begins with a zero octet"
+
+
 @pytest.mark.parametrize(
     "key",
     [
