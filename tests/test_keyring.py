@@ -521,3 +521,18 @@ def test_private_key_material_in_the_public_folder_is_named_and_not_shown(public
     says = f"{path}: private key material in a public key (found member d)"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
         KeyDirectory(public).load()
+
+
+# --- what is published
+
+
+@pytest.mark.parametrize(
+    "member",
+    ['"extra": 1e999', '"extra": "anyone\'s words"', '"extra": ' + "9" * 30, '"extra": ' + "[" * 500 + "]" * 500],
+    ids=["infinite", "words", "huge", "deep"],
+)
+def test_only_registered_members_of_a_key_file_are_published(pairs, member):
+    public = pairs["ES256"].public | {"iat": NOW, "nbf": NOW, "exp": NOW + 9}
+    data = json.dumps(public)[:-1] + f", {member}}}"
+    ring = Keyring([parse_public_key(f"{public['kid']}.json", data.encode())])
+    assert ring.jwks(NOW) == [public]
