@@ -184,6 +184,7 @@ def test_a_wrong_signature_is_told_beside_its_length(issue, policy):
         ),
         pytest.param({"iat": 10**11}, "iat", "100000000000", id="milliseconds"),
         pytest.param({"iat": -1}, "iat", "-1", id="negative"),
+        pytest.param({"exp": True}, "exp", "true", id="boolean"),
         pytest.param({"exp": str(NOW)}, "exp", '"1800000000"', id="string"),
         pytest.param({"exp": None}, "exp", "null", id="null"),
         pytest.param({"exp": float("inf")}, "lifetime", "unknown", id="not-json"),
