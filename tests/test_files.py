@@ -249,6 +249,21 @@ def test_a_swap_at_any_step_gives_the_new_version(volume, monkeypatch, step):
     assert files.snapshot(volume.folder) == {f"{n}.json": b"2" for n in range(4)}
 
 
+def test_a_version_that_is_half_removed_is_not_taken_for_whole(volume, monkeypatch):
+    volume.write(payload(1))
+    find, once = files._version, [2]
+
+    def find_and_swap(folder):
+        version = find(folder)
+        if once:
+            monkeypatch.setattr("shutil.rmtree", lambda old: os.remove(old / "0.json"))
+            volume.write(payload(once.pop()))
+        return version
+
+    monkeypatch.setattr(files, "_version", find_and_swap)
+    assert files.snapshot(volume.folder) == {f"{n}.json": b"2" for n in range(4)}
+
+
 def test_a_volume_that_changes_under_every_read_is_an_error(volume, monkeypatch):
     volume.write(payload(1))
     read, versions = files._read, itertools.count(2)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
@@ -259,6 +260,22 @@ def test_the_folder_is_looked_at_once_a_second(store, pairs, monkeypatch):
     for now, expected in ((NOW, 1), (NOW, 1), (NOW + 1, 2), (NOW + 1, 2), (NOW, 3), (NOW + 60, 4)):
         store.signer(now)
         assert len(looks) == expected
+
+
+def test_a_thread_that_asks_while_another_reads_waits_for_it(store, monkeypatch):
+    load, waited = store.load, []
+    other = threading.Thread(target=store.signer, args=(NOW,))
+
+    def load_while_another_asks(public):
+        other.start()
+        other.join(0.05)
+        waited.append(other.is_alive())
+        return load(public)
+
+    monkeypatch.setattr(store, "load", load_while_another_asks)
+    store.signer(NOW)
+    other.join(10)
+    assert waited == [True]
 
 
 def test_a_revoked_key_signs_until_the_next_look_and_no_longer(store, pairs):
