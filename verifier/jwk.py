@@ -101,6 +101,8 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
             raise KeyFileError(f"{name} is missing or not canonical base64url") from exc
         if algorithm.octets and len(octets) != algorithm.octets:
             raise KeyFileError(f"{name} has {len(octets)} octets (expected {algorithm.octets})")
+        if not algorithm.octets and octets.startswith(b"\0"):
+            raise KeyFileError(f"{name} begins with a zero octet")  # RFC 7518 §6.3.1.1: a second spelling
     try:
         key = algorithm.pyjwt.from_jwk({name: jwk[name] for name in ("kty", "crv", *algorithm.members) if name in jwk})
     except (InvalidKeyError, ValueError, UnsupportedAlgorithm) as exc:
