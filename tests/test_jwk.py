@@ -310,7 +310,25 @@ def test_any_member_of_any_kind_gives_a_key_or_a_reason(members, data):
     try:
         algorithm, key = jwk.load(members | algs | changes)
     except KeyFileError as exc:
-        assert str(exc).isprintable()  # noqa: PT017 - either outcome is right
+        assert str(exc).isprintable()
     else:
         assert jwk.dump(key)["alg"] == algorithm.name
         assert json.loads(json.dumps(jwk.dump(key))) == jwk.dump(key)
+
+
+P25519 = 2**255 - 19
+Y8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+
+
+@pytest.mark.parametrize(
+    "y",
+    [0, 1, P25519 - 1, Y8, P25519 - Y8, P25519, P25519 + 1],
+    ids=["order-4", "identity", "order-2", "order-8", "order-8-other", "order-4-again", "identity-again"],
+)
+@pytest.mark.parametrize("sign", [0, 2**255], ids=["sign-0", "sign-1"])
+def test_an_ed25519_key_for_which_anyone_can_sign_is_refused(y, sign):
+    x = forge.b64((y + sign).to_bytes(32, "little"))
+    with pytest.raises(
+        KeyFileError, match=r"^(Ed25519 key of small order: anyone can sign for it|not a valid public key)$"
+    ):
+        jwk.load({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x})

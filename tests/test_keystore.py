@@ -23,6 +23,7 @@ from verifier import keystore
 from verifier.errors import ConfigError, KeyFileError
 from verifier.keyring import Stage
 from verifier.keystore import Keystore
+from verifier.rotation import introduce
 
 ALGS = ["ES256", "EdDSA", "RS256"]
 
@@ -44,6 +45,14 @@ def store(keys):
 @pytest.fixture
 def empty(tmp_path):
     return Keystore(tmp_path / "new" / "keys")
+
+
+def create(store, alg, *, nbf=NOW):
+    """Make a key pair and publish it, as `keys generate` does; its kid."""
+    members, pem = store.create(alg)
+    with store.change():
+        store.apply([introduce(members | {"nbf": nbf}, now=NOW)], "generate", now=NOW, pem=pem)
+    return members["kid"]
 
 
 @pytest.fixture
@@ -74,7 +83,7 @@ def test_a_made_key_is_of_the_algorithm_that_was_asked_for(alg):
 
 @pytest.mark.parametrize("alg", ALGS)
 def test_a_created_key_is_published_with_its_dates_and_signs_from_nbf_on(empty, alg):
-    kid = empty.create(alg, now=NOW, nbf=NOW + 3600)
+    kid = create(empty, alg, nbf=NOW + 3600)
     ring = empty.public.load()
     assert list(ring.keys) == [kid]
     document = json.loads((empty.public.folder / f"{kid}.json").read_bytes())
@@ -95,34 +104,35 @@ def test_a_created_key_is_published_with_its_dates_and_signs_from_nbf_on(empty, 
 
 @pytest.mark.usefixtures("umask")
 def test_the_private_half_is_readable_for_its_owner_alone(empty):
-    kid = empty.create("ES256", now=NOW, nbf=NOW)
+    kid = create(empty, "ES256")
     assert (mode(empty.private), mode(empty.private / f"{kid}.pem")) == (0o700, 0o600)
     assert mode(empty.public.folder / f"{kid}.json") == 0o644
 
 
 def test_a_private_folder_that_is_open_to_others_is_closed(store):
     store.private.chmod(0o755)
-    store.create("ES256", now=NOW, nbf=NOW)
+    create(store, "ES256")
     assert mode(store.private) == 0o700
 
 
 def test_the_private_half_is_plain_pkcs8_which_every_library_reads(empty):
-    kid = empty.create("ES256", now=NOW, nbf=NOW)
+    kid = create(empty, "ES256")
     pem = (empty.private / f"{kid}.pem").read_bytes()
     assert pem.startswith(b"-----BEGIN PRIVATE KEY-----\n")
     assert load_pem_private_key(pem, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == pem
 
 
 def test_nothing_of_the_private_half_is_in_the_public_file(empty):
-    kid = empty.create("ES256", now=NOW, nbf=NOW)
+    kid = create(empty, "ES256")
     document = json.loads((empty.public.folder / f"{kid}.json").read_bytes())
     assert set(document) == {"kty", "crv", "x", "y", "alg", "use", "kid", "iat", "nbf"}
 
 
 def test_another_key_leaves_every_file_as_it_is(store, keys):
     before = tree(keys)
-    kid = store.create("ES256", now=NOW, nbf=NOW)
+    kid = create(store, "ES256")
     after = tree(keys)
+    assert {after.pop(name) is not None for name in ("history.jsonl", "private/.lock")} == {True}
     assert {name: after.pop(name) for name in (f"public/{kid}.json", f"private/{kid}.pem")}
     assert after == before
 
@@ -130,18 +140,18 @@ def test_another_key_leaves_every_file_as_it_is(store, keys):
 def test_a_private_half_is_never_overwritten(store, keys, pairs, monkeypatch):
     monkeypatch.setattr(keystore, "generate", lambda alg: pairs[alg].key)
     before = tree(keys)
-    with pytest.raises(FileExistsError):
-        store.create("ES256", now=NOW, nbf=NOW + 3600)
-    assert tree(keys) == before
+    with pytest.raises(KeyFileError, match=r"\.pem: is there already$"):
+        create(store, "ES256", nbf=NOW + 3600)
+    assert tree(keys) == before | {"private/.lock": b""}
 
 
 def test_no_public_half_is_published_when_the_private_half_cannot_be_kept(empty, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("verifier.files.write_new", fail)
+    monkeypatch.setattr("verifier.files.write_atomic", fail)
     with pytest.raises(OSError, match=r"^the disk is full$"):
-        empty.create("ES256", now=NOW, nbf=NOW)
+        create(empty, "ES256")
     assert list(empty.public.folder.iterdir()) == []
 
 

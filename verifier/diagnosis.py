@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 from verifier import tokens
 from verifier.errors import InvalidToken
+from verifier.times import utc
 
 _PERSONAL = ("sub", "email", "username")
 
@@ -87,8 +87,3 @@ def _got(name: str, token: tokens.Token, policy: tokens.Policy) -> str:
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def utc(instant: float) -> str:
-    """An instant in words."""
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -64,6 +64,7 @@ def parse_public_key(name: str, data: bytes | str) -> PublicKey:
     expected = jwk.thumbprint(members)
     for what, found in (("kid", members.get("kid")), ("file name", name.removesuffix(".json"))):
         if found != expected:
+            found = found if str(found).isprintable() else ascii(found)
             raise KeyFileError(f"{what} does not match the key (found {found!s:.43}, expected {expected})")
     if members.get("use", "sig") != "sig":
         raise KeyFileError("use is not sig")
