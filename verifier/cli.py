@@ -375,7 +375,7 @@ def read_applications(path: Path) -> "Any":
 )
 @click.option("--insecure", is_flag=True, help="Allow plain http to another machine.")
 @click.option("--strict", is_flag=True, help="Exit 1 for a failed should, too.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML here.")
+@click.option("--junit", type=click.File("wb", lazy=True), help="Write JUnit XML here.")
 @json_option
 def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, **options: Any) -> None:
     """Ask URL as escs would, with good and hostile requests, and judge the answers.
@@ -403,9 +403,9 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
             click.echo(f"\r{len(results):>3} of {len(chosen)}  {result.about.id:<20}", err=True, nl=False)
     if sys.stderr.isatty():
         click.echo(f"\r{'':40}\r", err=True, nl=False)
+    click.echo(conformance.as_json(target, results) if as_json else conformance.as_text(results))
     if options["junit"]:
-        options["junit"].write_bytes(conformance.as_junit(target, results))
-    click.echo(conformance.as_json(target, results) if as_json else conformance.as_text(results), nl=as_json)
+        options["junit"].write(conformance.as_junit(target, results))
     counts = conformance.tally(results)
     asked = sum(counts[level][outcome] for level in counts for outcome in ("pass", "fail"))
     if not asked:

@@ -158,12 +158,18 @@ class Result:
     cause: str = ""
     seconds: float = 0.0
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the request was to be answered with a profile."""
+        return isinstance(self.about, Case) and self.about.status == 200
+
     def told(self) -> dict[str, str]:
         """What a reader needs to know about a failure, each under its name."""
         why, mend = self.about.lesson
         cause, _, remedy = self.cause.partition("; ")
         if cause:
-            why, mend = "nobody signs in while a good request is not answered", remedy
+            why = "nobody signs in while a good request is not answered" if self.is_good else why
+            mend = remedy
         texts = {"sent": self.sent, "came": self.came, "cause": cause, "why": why, "mend": mend}
         return {name: text for name, text in texts.items() if text} if self.outcome == FAIL else {}
 
@@ -219,7 +225,9 @@ def run(url: Url, kit: Kit, chosen: Iterable[Case | Trait], timeout_s: float) ->
 def _judge(url: Url, kit: Kit, e: Exchange) -> Result:
     problem, cause, status = "", "", e.answer.status
     if e.case.status == 200:
-        problem = _profile_problem(e, exact=kit.key is not None) if e.answer.is_2xx else f"refused with {status}"
+        problem = "" if e.answer.signs_in else f"refused with {status}"
+        if e.case.group == "profile" and e.answer.is_2xx:
+            problem = _profile_problem(e, exact=kit.key is not None)
         cause = _cause(url, kit, e) if problem else ""
     elif e.case.id == "other-slash":
         problem = "" if status in (200, 404) else f"{status}, expected 404"
@@ -228,12 +236,13 @@ def _judge(url: Url, kit: Kit, e: Exchange) -> Result:
         problem = "405 without Allow" if allow else f"{status}, expected {e.case.status}" * (status != e.case.status)
     elif e.answer.signs_in:
         problem = "accepted"
-    private = _private(kit, e)
+    if not problem:
+        return Result(e.case, PASS, e.case.level, seconds=e.answer.seconds)
     kind = e.answer.headers.get("content-type", "no Content-Type")
-    came = scrub(f"{status}, {kind}: {e.answer.body.decode('utf-8', 'replace')}", private)[:SHOWN_CHARACTERS]
-    sent, outcome = _sent(url, e.case, e.request), FAIL if problem else PASS
-    texts = (scrub(problem, private)[:SHOWN_CHARACTERS], sent, came, scrub(cause, private)[:SHOWN_CHARACTERS])
-    return Result(e.case, outcome, e.case.level, *texts, seconds=e.answer.seconds)
+    came = f"{status}, {kind}: {e.answer.body.decode('utf-8', 'replace')}"
+    problem, came, cause = (scrub(text, _private(kit, e))[:SHOWN_CHARACTERS] for text in (problem, came, cause))
+    sent = _sent(url, e.case, e.request)
+    return Result(e.case, FAIL, e.case.level, problem, sent, came, cause, e.answer.seconds)
 
 
 def _judge_trait(trait: Trait, exchanges: Iterable[Exchange]) -> Result:
@@ -305,7 +314,7 @@ def as_text(results: list[Result]) -> str:
     lines += [f"skip  {number} {reason}" for reason, number in skipped.items()]
     for level, counts in tally(results).items():
         lines.append(f"{level:<6}  {counts[PASS]} pass, {counts[FAIL]} fail, {counts[SKIP]} skipped")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def as_json(url: Url, results: list[Result]) -> str:
@@ -323,7 +332,8 @@ def as_json(url: Url, results: list[Result]) -> str:
         }
         for r in results
     ]
-    return json.dumps({"url": str(url), **tally(results), "cases": rows}, indent=2)
+    asked = sum(isinstance(r.about, Case) and r.outcome != SKIP for r in results)
+    return json.dumps({"url": str(url), "asked": asked, **tally(results), "cases": rows}, indent=2)
 
 
 def as_junit(url: Url, results: list[Result]) -> bytes:
