@@ -527,7 +527,7 @@ def test_an_answer_without_a_date_has_no_clock(headers):
 
 
 def test_clocks_that_are_apart_are_named(serve, pairs):
-    found = cause_of(serve("clock").url, pairs["ES256"], secret="another")
+    found = cause_of(serve("clock").url, pairs["ES256"], key=None, token="opaque")
     assert found.startswith("time: the endpoint's clock is off (")
 
 

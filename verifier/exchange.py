@@ -123,7 +123,7 @@ class Answer:
             return 0.0
 
 
-def send(url: Url, request: Request, *, timeout_s: float, tls: ssl.SSLContext) -> Answer:
+def send(url: Url, request: Request, *, timeout_s: float, tls: ssl.SSLContext | None) -> Answer:
     """The answer to a request on a connection of its own, redirects not followed; raises NoAnswer.
 
     `timeout_s` is for connecting, and then for everything else together: an answer that
@@ -133,7 +133,7 @@ def send(url: Url, request: Request, *, timeout_s: float, tls: ssl.SSLContext) -
     connection = http.client.HTTPConnection(url.host, url.port)
     try:
         sock = socket.create_connection((url.host, url.port), timeout_s)
-        if url.https:
+        if tls:
             sock = tls.wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
         connection.sock = sock
 
