@@ -139,7 +139,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         web = self.server
-        web.requests += 1
+        web.requests, web.host = web.requests + 1, self.headers["Host"]
         if web.wrong == "dies" and web.requests > 1:
             return
         if web.wrong == "dies once" and web.requests == 17:
@@ -222,7 +222,7 @@ class Web(HTTPServer):
         self.pair, self.wrong, self.canned = pair, wrong, canned
         self.keyring = Keyring([parse_public_key(f"{pair.kid}.json", dated(pair))])
         self.applications = Applications().with_secret(APPLICATION_ID, Secret.of(SECRET))
-        self.requests, self.seen = 0, b""
+        self.requests, self.host, self.seen = 0, "", b""
 
     @property
     def url(self) -> str:
@@ -587,6 +587,18 @@ def test_a_certificate_that_ends_soon_is_reported(serve, pairs, tmp_path, monkey
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     found = failures(serve(tls=context).url, kit(pairs["ES256"]), "certificate", "profile-bare")
     assert found == {"must": set(), "should": should}
+
+
+@pytest.mark.parametrize(("port", "host"), [("", "localhost"), (":443", "localhost"), (":444", "localhost:444")])
+def test_the_host_header_has_the_port_where_it_is_not_the_usual(serve, pairs, tmp_path, monkeypatch, port, host):
+    context, path = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    web, connect = serve(tls=context), socket.create_connection
+    monkeypatch.setattr(
+        socket, "create_connection", lambda _, timeout: connect(("localhost", web.server_port), timeout)
+    )
+    assert failures(f"https://localhost{port}/profile", kit(pairs["ES256"]), "profile-bare") == NOTHING
+    assert web.host == host
 
 
 def test_a_port_without_tls_is_named(serve, pairs):

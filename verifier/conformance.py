@@ -91,7 +91,7 @@ def _no_redirect(e: Exchange) -> str:
 
 
 def _no_crash(e: Exchange) -> str:
-    return f"{e.answer.status}" if e.answer.status >= 500 else ""
+    return f"{e.answer.status}" if e.answer.status >= 500 and e.case.group != "http" else ""
 
 
 def _no_echo(e: Exchange) -> str:
@@ -313,7 +313,7 @@ def tally(results: Iterable[Result]) -> dict[str, dict[str, int]]:
 def as_text(results: list[Result]) -> str:
     """The results for a person: every failure in full, then the counts."""
     lines = []
-    for r in (r for r in results if r.outcome == FAIL):
+    for r in sorted((r for r in results if r.outcome == FAIL), key=lambda r: r.level):  # must before should
         lines.append(f"FAIL  {r.level:<6}  {r.about.id}: {r.about.what}: {r.problem}")
         lines += [f"      {name:<6}  {text}" for name, text in r.told().items()]
     skipped = Counter(r.problem for r in results if r.outcome == SKIP)

@@ -1,5 +1,6 @@
 """One request to any Game API URL: how it is sent, and the likely cause when no good answer comes."""
 
+import functools
 import html
 import http.client
 import ipaddress
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -92,7 +92,7 @@ class Answer:
     seconds: float = 0.0  # from the request to the end of the answer
     tls: tuple[str, float] | None = None  # version, and days until the certificate ends
 
-    @cached_property
+    @functools.cached_property
     def members(self) -> dict[str, Any] | None:
         """The JSON object in the body, or None."""
         try:
@@ -130,7 +130,9 @@ def send(url: Url, request: Request, *, timeout_s: float, tls: ssl.SSLContext | 
     drips in does not prolong it. Reads at most MAX_ANSWER_BYTES of the body.
     """
     late = threading.Event()
-    connection = http.client.HTTPConnection(url.host, url.port)
+    # Of the right kind, because the Host header leaves out the kind's own port.
+    kind = functools.partial(http.client.HTTPSConnection, context=tls) if tls else http.client.HTTPConnection
+    connection = kind(url.host, url.port)
     try:
         sock = socket.create_connection((url.host, url.port), timeout_s)
         if tls:
@@ -258,4 +260,4 @@ def scrub(text: str, private: Iterable[object]) -> str:
         text = re.sub("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)), "<withheld>", text)
     text = re.sub(r"eyJ[\w.-]{8,}", "<token>", text)
     text = re.sub(r"""[^\s"'<>:;,()]{1,64}@[^\s"'<>:;,()]{1,255}""", "<e-mail>", text)
-    return "".join(c if c.isprintable() else " " for c in text)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
