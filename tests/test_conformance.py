@@ -512,7 +512,7 @@ def test_what_is_not_an_answer_is_named(pairs, says, cause):
 def test_an_expired_token_is_named(serve, pairs):
     old = good_token(pairs["ES256"], iat=int(time.time()) - 400, exp=int(time.time()) - 100)
     found = cause_of(serve().url, pairs["ES256"], key=None, token=old)
-    assert found.startswith("time: the token expired 100 s ago; ")
+    assert re.match(r"time: the token expired 10[01] s ago; ", found)
 
 
 @pytest.mark.parametrize("token", ["opaque", "W10.W10.W10"], ids=["opaque", "jws-of-lists"])
