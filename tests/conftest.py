@@ -18,12 +18,17 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from freezegun import freeze_time
+from hypothesis import settings
 
 from tests import forge
 from verifier import cli, keystore, tokens
 from verifier.app import create_app
 from verifier.keyring import Keyring, parse_public_key
 from verifier.settings import Settings
+
+# No test of this suite judges by wall time.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 NOW = 1_800_000_000
 ISSUER = "https://game.example"

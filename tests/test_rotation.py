@@ -105,6 +105,14 @@ def test_cancel_leaves_what_was_there_before_the_rotation(first, rotated):
     assert with_end.current(NOW).exp == NOW + 9000
 
 
+def test_cancel_changes_nothing_of_a_current_key_without_an_end(first, jwks):
+    # Two keys put there by hand: no rotation gave the current one an end.
+    pending = jwks[1] | {"iat": NOW, "nbf": NOW + 3600}
+    keyring = ring(dict(first.current(NOW).members), pending)
+    (step,) = rotation.cancel(keyring, now=NOW, previous_exp=None)
+    assert (step.kid, step.members) == (jwks[1]["kid"], None)
+
+
 def test_cancel_without_a_pending_key_is_refused(first, rotated):
     refuse("no key is pending", rotation.cancel, first, now=NOW, previous_exp=None)
     refuse("no key is pending", rotation.cancel, rotated, now=NOW + 3600, previous_exp=None)

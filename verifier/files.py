@@ -101,13 +101,15 @@ def locked(path: Path) -> Iterator[None]:
         return
     import fcntl
 
+    attempts = LOCK_ATTEMPTS
     with path.open("a") as file:
-        for attempt in range(LOCK_ATTEMPTS):
+        while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if attempt == LOCK_ATTEMPTS - 1:
+                attempts -= 1
+                if not attempts:
                     raise CommandRefused(
                         f"{path}: another verifier command is at work", hint="try again when it has ended"
                     ) from None
