@@ -20,7 +20,7 @@ LAYERS = [
     {"jwk", "settings", "files", "history", "replicas"},
     {"keyring", "applications"},
     {"tokens", "rotation"},
-    {"keystore", "app", "audit", "diagnosis"},
+    {"keystore", "app", "audit", "diagnosis", "timeline"},
     {"issuer", "server", "report"},
     {"dev", "options"},
     {"cli_keys"},
