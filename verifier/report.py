@@ -120,7 +120,7 @@ def _picture(document: dict[str, Any]) -> dict[str, Any]:
     instants = [now, *(k[n] for k in keys for n in ("made_at", "nbf", "verifies_until") if k[n] is not None)]
     margin = max(document["window"]["overlap_s"], (max(instants) - min(instants)) // 25)
     first, last = min(instants) - margin, max(instants) + margin
-    step = next((step for step in _STEPS_S if last - first <= 6 * step), (last - first) // 6)
+    step = next((step for step in _STEPS_S if last - first <= 7 * step), (last - first) // 6)
 
     def at(instant: int) -> float:
         return float(round(100 * (instant - first) / (last - first), 2))
