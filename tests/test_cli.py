@@ -9,44 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from freezegun import freeze_time
 
-from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, free_port
+from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, Done, free_port
 from verifier import cli, tokens
 from verifier.applications import parse
 
 MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str = ""
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `verifier` in process, in an empty folder, at NOW, without VERIFIER_* variables."""
-    for name in [name for name in os.environ if name.startswith("VERIFIER_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object, stdin: str = "", now: int = NOW) -> Done:
-        monkeypatch.setattr(sys, "argv", ["verifier", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with freeze_time(datetime.fromtimestamp(now, UTC)), pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Done(int(end.value.code or 0), out, err)
-
-    return run
 
 
 def test_every_command_has_help(run):
