@@ -436,7 +436,7 @@ def test_the_page_answers_what_a_reviewer_asks(past):
         "1 revoked key, refused by 1 of 6 replicas asked.",
         f"{past.kids['EdDSA'][:8]}…, revoked 2027-01-11 08:00:00 UTC By <b>mallory</b>.",
         "Still trusted by https://b when this page was made.",
-        "Proven: a replica with the key-set digest of this page has loaded the revocation",
+        "Proven: a replica that reports the key-set digest of this page has loaded the revocation",
         "Not proven: when each of them loaded it.",
         "nobody could sign for 2 h",
     ):
