@@ -20,7 +20,7 @@ LAYERS = [
     {"jwk", "settings", "files", "history", "replicas", "cases"},
     {"keyring", "applications"},
     {"tokens", "rotation", "conformance"},
-    {"keystore", "app", "audit", "diagnosis"},
+    {"keystore", "app", "audit", "diagnosis", "timeline"},
     {"issuer", "server", "report"},
     {"dev", "options"},
     {"cli_keys"},

@@ -31,8 +31,8 @@ def ask(url: str) -> Replica:
     try:
         ready, status = _get(f"{base}/readyz")
         jwks, _ = _get(f"{base}/.well-known/jwks.json")
-        kids = tuple(key["kid"] for key in jwks["keys"])
-        return Replica(url, jwks["key_set_digest"], kids, status == 200 and ready["status"] == "ready")
+        kids = tuple(str(key["kid"]) for key in jwks["keys"])
+        return Replica(url, str(jwks["key_set_digest"]), kids, status == 200 and ready["status"] == "ready")
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as exc:
         return Replica(url, problem=f"no verifier answers ({type(exc).__name__})")
 
