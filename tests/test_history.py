@@ -47,8 +47,10 @@ def test_a_line_that_is_no_event_shows(line):
     assert history.read(line) == ([], ["line 1 is not an event"])
 
 
-@pytest.mark.parametrize(("name", "value"), [("at", "1"), ("by", 1), ("exp", "9"), ("reason", None)])
-def test_a_member_of_another_type_is_no_event(name, value):
+@pytest.mark.parametrize(
+    ("name", "value"), [("at", "1"), ("by", 1), ("exp", "9"), ("reason", None), ("at", -1), ("nbf", 10**11 + 1)]
+)
+def test_a_member_of_another_kind_is_no_event(name, value):
     line = json.loads(history.append(b"", [FIRST])) | {name: value}
     assert history.read(json.dumps(line).encode()) == ([], ["line 1 is not an event"])
 

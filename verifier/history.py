@@ -51,6 +51,8 @@ def read(trail: bytes) -> tuple[list[Event], list[str]]:
             event = Event(**members)
             if not all(isinstance(getattr(event, name), kind) for name, kind in _KINDS.items()):
                 raise ValueError
+            if not all(0 <= (getattr(event, name) or 0) <= 10**11 for name in ("at", *_DATES)):
+                raise ValueError
             events.append(event)
         except (ValueError, TypeError, KeyError):
             problems.append(f"line {number} is not an event")
