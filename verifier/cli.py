@@ -167,17 +167,18 @@ def applications() -> None:
 def applications_add(application_id: str, path: Path) -> None:
     """Add APPLICATION_ID, or a second secret to it. The secret is asked for, or read from standard input."""
     from verifier.applications import Applications
-    from verifier.files import write_atomic
+    from verifier.files import locked, write_atomic
 
     if sys.stdin.isatty():
         text = click.prompt("Secret key", hide_input=True, confirmation_prompt=True)
     else:
         text = sys.stdin.readline().rstrip("\r\n")
     secret = Secret.of(text)
-    known = read_applications(path) if path.exists() else Applications()
-    changed = known.with_secret(application_id, secret)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, changed.dump(), 0o640)
+    with locked(lock_of(path)):
+        known = read_applications(path) if path.exists() else Applications()
+        changed = known.with_secret(application_id, secret)
+        write_atomic(path, changed.dump(), 0o640)
     click.echo(f"{path}: application {application_id} has {len(changed.by_id[application_id].secrets)} live secret(s)")
     if secret.weakness:
         click.echo(f"verifier: warning: the secret is weak ({secret.weakness})", err=True)
@@ -211,10 +212,17 @@ def applications_list(as_json: bool, path: Path) -> None:
 @file_option
 def applications_remove_secret(application_id: str, slot: int, path: Path) -> None:
     """Remove one of two live secrets of APPLICATION_ID."""
-    from verifier.files import write_atomic
+    from verifier.files import locked, write_atomic
 
-    write_atomic(path, read_applications(path).without_secret(application_id, slot).dump(), 0o640)
+    read_applications(path)  # where there is none, none is locked
+    with locked(lock_of(path)):
+        write_atomic(path, read_applications(path).without_secret(application_id, slot).dump(), 0o640)
     click.echo(f"{path}: application {application_id} has 1 live secret")
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file beside an applications file, which itself is replaced at every change."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def read_applications(path: Path) -> "Any":

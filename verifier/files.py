@@ -54,11 +54,15 @@ def _read(path: Path) -> bytes | str:
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file whole or not at all, also when the machine stops (rename(2) after fsync(2))."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     _write(temporary, data, mode)
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
@@ -129,6 +133,7 @@ def commit(journal: Path, changes: Mapping[Path, tuple[str, int] | None]) -> Non
 
 def recover(journal: Path) -> bool:
     """Finish an interrupted `commit`; whether there was one. Call it under `locked`."""
+    _temporary(journal).unlink(missing_ok=True)  # of one that had not begun; it holds what was to be secret
     if not journal.exists():
         return False
     for name, text, mode in json.loads(journal.read_bytes()):
