@@ -23,7 +23,7 @@ LAYERS = [
     {"keystore", "app", "audit", "diagnosis", "timeline"},
     {"issuer", "server", "report"},
     {"dev", "options"},
-    {"cli_keys"},
+    {"cli_keys", "cli_applications"},
     {"cli"},
 ]
 

@@ -82,7 +82,7 @@ class Applications:
         if len(application.secrets) == 1:
             raise CommandRefused(
                 f"the only secret of application {application_id} cannot be removed: every sign-in would be refused",
-                hint=f"add the next one first: verifier applications add {application_id}",
+                hint=f"accept the next one first: verifier applications rotate-secret {application_id}",
             )
         kept = tuple(secret for n, secret in enumerate(application.secrets, start=1) if n != slot)
         return Applications((self.by_id | {application_id: replace(application, secrets=kept)}).values())

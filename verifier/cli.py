@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from verifier import __version__, cli_keys
+from verifier import __version__, cli_applications, cli_keys
 from verifier.errors import CannotIssue, CommandRefused, ConfigError
-from verifier.options import COULD_NOT_START, REFUSED, file_option, json_option, token_options, window_options
-from verifier.settings import MAX_LIFETIME_S, Secret, Settings
+from verifier.options import COULD_NOT_START, REFUSED, json_option, token_options, window_options
+from verifier.settings import MAX_LIFETIME_S, Settings
 
 # Each command imports what it needs: `serve` never loads what signs, and starts faster.
 
@@ -154,93 +154,7 @@ def dev(folder: Path, port: int, once: bool) -> None:
 
 
 cli.add_command(cli_keys.keys)
-
-
-@cli.group()
-def applications() -> None:
-    """The applications of the escs dashboard, and the digests of their secrets."""
-
-
-@applications.command("add")
-@click.argument("application_id")
-@file_option
-def applications_add(application_id: str, path: Path) -> None:
-    """Add APPLICATION_ID, or a second secret to it. The secret is asked for, or read from standard input."""
-    from verifier.applications import Applications
-    from verifier.files import locked, write_atomic
-
-    if sys.stdin.isatty():
-        text = click.prompt("Secret key", hide_input=True, confirmation_prompt=True)
-    else:
-        text = sys.stdin.readline().rstrip("\r\n")
-    secret = Secret.of(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock_of(path)):
-        known = read_applications(path) if path.exists() else Applications()
-        changed = known.with_secret(application_id, secret)
-        write_atomic(path, changed.dump(), 0o640)
-    click.echo(f"{path}: application {application_id} has {len(changed.by_id[application_id].secrets)} live secret(s)")
-    if secret.weakness:
-        click.echo(f"verifier: warning: the secret is weak ({secret.weakness})", err=True)
-
-
-@applications.command("list")
-@json_option
-@file_option
-def applications_list(as_json: bool, path: Path) -> None:
-    """Show every application and its secrets, by the beginning of their digests."""
-    rows = [
-        {
-            "id": a.id,
-            "secrets": [
-                {"slot": n, "sha256": s.digest.hex()[:12], "weakness": s.weakness} for n, s in enumerate(a.secrets, 1)
-            ],
-        }
-        for a in read_applications(path).by_id.values()
-    ]
-    if as_json:
-        click.echo(json.dumps({"applications": rows}, indent=2))
-        return
-    for row in rows:
-        for s in row["secrets"]:
-            click.echo(f"{row['id']}  secret {s['slot']}  sha256 {s['sha256']}...  {s['weakness']}".rstrip())
-
-
-@applications.command("remove-secret")
-@click.argument("application_id")
-@click.option("--slot", type=click.IntRange(1, 2), required=True, help="As `list` shows it; 1 is the older.")
-@file_option
-def applications_remove_secret(application_id: str, slot: int, path: Path) -> None:
-    """Remove one of two live secrets of APPLICATION_ID."""
-    from verifier.files import locked, write_atomic
-
-    read_applications(path)  # where there is none, none is locked
-    with locked(lock_of(path)):
-        write_atomic(path, read_applications(path).without_secret(application_id, slot).dump(), 0o640)
-    click.echo(f"{path}: application {application_id} has 1 live secret")
-
-
-def lock_of(path: Path) -> Path:
-    """The lock file beside an applications file, which itself is replaced at every change."""
-    return path.with_name(f".{path.name}.lock")
-
-
-def read_applications(path: Path) -> "Any":
-    """The applications of a file in which everything is good; raises ConfigError."""
-    from verifier.applications import parse
-
-    try:
-        found, problems = parse(path.read_bytes())
-    except OSError as exc:
-        raise ConfigError(
-            f"{path}: cannot be read ({exc.strerror})", hint="verifier applications add ID makes it"
-        ) from exc
-    except ConfigError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-    if problems:
-        # Writing the file again would lose those entries.
-        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="mend the file by hand")
-    return found
+cli.add_command(cli_applications.applications)
 
 
 @cli.command()
