@@ -220,3 +220,18 @@ def test_a_string_that_utf_8_carries_is_text(value):
 )
 def test_half_a_surrogate_pair_and_other_types_are_not_text(value):
     assert is_text(value) is False
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+
+def test_128_levels_pass_and_one_more_does_not():
+    assert json_object(nested(128)) == json.loads(nested(128))
+    with pytest.raises(ValueError, match=r"^is nested too deeply$"):
+        json_object(nested(129))
+
+
+def test_brackets_that_do_not_nest_are_no_depth():
+    document = {"a": [[]] * 500, "b": "[" * 500, 'c\\"[': '"[\\' * 200}
+    assert json_object(json.dumps(document).encode()) == document
