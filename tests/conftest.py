@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import io
 import json
 import os
 import socket
@@ -10,18 +11,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from freezegun import freeze_time
+from hypothesis import settings
 
 from tests import forge
-from verifier import keystore, tokens
+from verifier import cli, keystore, tokens
 from verifier.app import create_app
 from verifier.keyring import Keyring, parse_public_key
 from verifier.settings import Settings
+
+# No test of this suite judges by wall time.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 NOW = 1_800_000_000
 ISSUER = "https://game.example"
@@ -148,7 +155,7 @@ def ask(environment: dict[str, str]) -> Callable[..., Answer]:
 
         raw = [(name.encode(), value.encode()) for name, value in (JSON if headers is None else headers).items()]
         scope = {"type": "http", "method": method, "path": path, "headers": raw}
-        with freeze_time(_utc(NOW), real_asyncio=True):
+        with freeze_time(datetime.fromtimestamp(NOW, UTC), real_asyncio=True):
             asyncio.run(app(scope, receive, send))
         start, *rest = sent
         content = b"".join(message["body"] for message in rest)
@@ -157,12 +164,6 @@ def ask(environment: dict[str, str]) -> Callable[..., Answer]:
         return Answer(start["status"], json.loads(content), headers_out)
 
     return ask
-
-
-def _utc(instant: int) -> Any:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(instant, UTC)
 
 
 @dataclass(frozen=True)
@@ -231,3 +232,29 @@ def server(environment: dict[str, str], tmp_path: Path) -> Iterator[Server]:
     running = start(environment, tmp_path / "server.log")
     yield running
     running.stop()
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str = ""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `verifier` in process, in an empty folder, at NOW, without VERIFIER_* variables."""
+    for name in [name for name in os.environ if name.startswith("VERIFIER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: str = "", now: int = NOW) -> Done:
+        monkeypatch.setattr(sys, "argv", ["verifier", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with freeze_time(datetime.fromtimestamp(now, UTC)), pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Done(int(end.value.code or 0), out, err)
+
+    return run

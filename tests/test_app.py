@@ -293,6 +293,26 @@ def test_a_body_in_pieces_is_one_body(environment):
     assert sent[0]["status"] == 401
 
 
+def test_a_reload_that_fails_is_not_the_last(environment, monkeypatch, caplog):
+    monkeypatch.setattr(app_module, "RELOAD_S", 0.01)
+    verifier = app_module.Verifier(Settings.from_environment(environment))
+    calls = []
+
+    def refresh() -> None:
+        calls.append(1)
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr(verifier, "refresh", refresh)
+
+    async def run_a_while() -> None:
+        async with verifier.lifespan(None):
+            while len(calls) < 3:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run_a_while(), 10))
+    assert {record.message for record in caplog.records} == {"reload failed: RuntimeError"}
+
+
 def test_a_websocket_is_closed(environment):
     scope = {"type": "websocket", "path": "/profile", "headers": []}
     sent = run(create_app(Settings.from_environment(environment)), scope, [{"type": "websocket.connect"}])

@@ -1,6 +1,5 @@
 """The command line: what it prints, where, and with which exit status."""
 
-import io
 import json
 import os
 import re
@@ -9,44 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from freezegun import freeze_time
 
-from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, free_port
+from tests.conftest import APPLICATION_ID, ISSUER, NOW, Done, free_port
 from verifier import cli, tokens
-from verifier.applications import parse
 
 MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str = ""
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `verifier` in process, in an empty folder, at NOW, without VERIFIER_* variables."""
-    for name in [name for name in os.environ if name.startswith("VERIFIER_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object, stdin: str = "", now: int = NOW) -> Done:
-        monkeypatch.setattr(sys, "argv", ["verifier", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with freeze_time(datetime.fromtimestamp(now, UTC)), pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Done(int(end.value.code or 0), out, err)
-
-    return run
 
 
 def test_every_command_has_help(run):
@@ -118,88 +87,6 @@ def test_explain_reads_what_is_no_token(run, keys):
     assert done.status == 1
     assert "FAIL  format     1 parts, 8 characters\n" in done.out
     assert done.out.endswith("\niat cannot be read\n1 of 1 rules fail\n")
-
-
-def add(run, application_id, secret, path):
-    return run("applications", "add", application_id, "--file", path, stdin=secret)
-
-
-def test_applications_come_and_secrets_go(run, tmp_path):
-    path = tmp_path / "new" / "applications.json"
-    assert add(run, "one", f"{SECRET}\r\n", path) == Done(0, f"{path}: application one has 1 live secret(s)\n")
-    assert add(run, "two", "short", path) == Done(
-        0,
-        f"{path}: application two has 1 live secret(s)\n",
-        "verifier: warning: the secret is weak (shorter than 16 characters)\n",
-    )
-    assert add(run, "one", "another secret of one", path).out == f"{path}: application one has 2 live secret(s)\n"
-    assert path.stat().st_mode & 0o777 == 0o640
-    applications, problems = parse(path.read_bytes())
-    assert problems == []
-    assert applications.authenticate(application_id="one", secret=SECRET) == 0
-    assert applications.authenticate(application_id="one", secret="another secret of one") == 1
-    digest = applications.by_id["two"].secrets[0].digest.hex()[:12]
-    listed = run("applications", "list", "--file", path)
-    assert listed.out.splitlines()[2] == f"two  secret 1  sha256 {digest}...  shorter than 16 characters"
-    document = json.loads(run("applications", "list", "--json", "--file", path).out)
-    assert document["applications"][1] == {
-        "id": "two",
-        "secrets": [{"slot": 1, "sha256": digest, "weakness": "shorter than 16 characters"}],
-    }
-    removed = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
-    assert removed == Done(0, f"{path}: application one has 1 live secret\n")
-    assert parse(path.read_bytes())[0].authenticate(application_id="one", secret="another secret of one") == 0
-
-
-def test_a_third_secret_and_the_last_one_are_refused(run, tmp_path):
-    path = tmp_path / "applications.json"
-    for secret in ("first secret, long", "second secret, long"):
-        assert add(run, "one", secret, path).status == 0
-    assert add(run, "one", "third secret, long", path) == Done(
-        1,
-        "",
-        "verifier: error: application one has 2 live secrets already\n"
-        "verifier: hint: remove one first: verifier applications remove-secret one --slot 1\n",
-    )
-    assert run("applications", "remove-secret", "one", "--slot", 2, "--file", path).status == 0
-    last = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
-    assert last.status == 1
-    assert last.err.startswith("verifier: error: the only secret of application one cannot be removed")
-
-
-def test_an_empty_secret_is_refused(run, tmp_path):
-    done = add(run, "one", "\n", tmp_path / "applications.json")
-    assert done == Done(3, "", "verifier: error: the secret is empty or not UTF-8\n")
-
-
-def test_a_secret_is_asked_for_on_a_terminal(run, tmp_path, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(io, "StringIO", Terminal)
-    monkeypatch.setattr("click.prompt", lambda text, **options: SECRET if options["hide_input"] else "")
-    assert add(run, "one", "", tmp_path / "applications.json").status == 0
-    applications, _ = parse((tmp_path / "applications.json").read_bytes())
-    assert applications.authenticate(application_id="one", secret=SECRET) == 0
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (None, "cannot be read (No such file or directory)"),
-        ("{", "the file is not JSON"),
-        ('{"applications": [{}]}', "entry 1 is not an application with 1 or 2 secrets (sha256: 64 hex digits)"),
-    ],
-)
-def test_a_bad_applications_file_is_never_written_over(run, tmp_path, content, says):
-    path = tmp_path / "applications.json"
-    if content is not None:
-        path.write_text(content)
-    done = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
-    assert done.status == 3
-    assert done.err.splitlines()[0] == f"verifier: error: {path}: {says}"
-    assert content is None or path.read_text() == content
 
 
 def test_serve_says_which_setting_is_missing(run):

@@ -259,7 +259,7 @@ def test_a_command_is_all_or_nothing_wherever_it_is_killed(case, pool, tmp_path)
 
 
 def test_a_second_command_says_that_another_is_at_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(files, "LOCK_ATTEMPTS", 3)
     assert run("keys", "generate", "--keys", tmp_path) == 0
     lock = tmp_path / "private" / ".lock"
     with lock.open() as held:
@@ -335,7 +335,7 @@ def test_of_applications_added_at_once_none_is_lost(tmp_path):
 
 
 def test_an_application_file_that_is_being_changed_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(files, "LOCK_ATTEMPTS", 3)
     path = tmp_path / "applications.json"
     assert run("applications", "add", "one", "--file", path, stdin=SECRET) == 0
     with (tmp_path / ".applications.json.lock").open() as held:

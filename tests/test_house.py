@@ -16,14 +16,14 @@ PACKAGE = Path(verifier.__file__).parent
 ROOT = PACKAGE.parent
 # An import points down, never sideways in a layer, never up.
 LAYERS = [
-    {"errors", "encoding", "times"},
-    {"jwk", "settings", "files", "history", "replicas"},
+    {"errors", "encoding", "times", "exchange"},
+    {"jwk", "settings", "files", "history", "replicas", "cases"},
     {"keyring", "applications"},
-    {"tokens", "rotation"},
-    {"keystore", "app", "audit", "diagnosis"},
+    {"tokens", "rotation", "conformance"},
+    {"keystore", "app", "audit", "diagnosis", "timeline"},
     {"issuer", "server", "report"},
     {"dev", "options"},
-    {"cli_keys"},
+    {"cli_keys", "cli_applications"},
     {"cli"},
 ]
 

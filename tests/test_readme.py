@@ -64,3 +64,12 @@ def test_the_two_commands_of_the_readme_are_targets():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?m)^make (\w+)", (ROOT / "README.md").read_text()):
         assert re.search(rf"(?m)^{target}:", makefile)
+
+
+def test_every_recipe_of_the_readme_is_the_tested_file():
+    recipes = re.findall(
+        r"(?s)<summary><code>(.+?)</code></summary>\n\n```\w+\n(.*?)```\n", (ROOT / "README.md").read_text()
+    )
+    assert len(recipes) == 7
+    for path, text in recipes:
+        assert (ROOT / path).read_text() == text

@@ -331,6 +331,14 @@ def test_a_worker_that_cannot_start_stops_the_start(environment, monkeypatch, tm
         server.serve(settings)
 
 
+def test_a_worker_reads_its_settings_from_the_environment(environment, monkeypatch):
+    from verifier import server
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert server.app_from_environment().routes[0].path == "/profile"
+
+
 def test_ipv6(environment, tmp_path):
     port = free_port()
     try:

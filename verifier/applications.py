@@ -59,8 +59,8 @@ class Applications:
 
     def with_secret(self, application_id: str, secret: Secret) -> "Applications":
         """The same with one more secret; raises CommandRefused when both slots are taken or it is there already."""
-        if not application_id or not is_text(application_id):
-            raise CommandRefused("the application id is empty or not UTF-8")
+        if not _is_id(application_id):
+            raise CommandRefused("the application id is empty or not printable")
         application = self.by_id.get(application_id, Application(application_id, ()))
         if any(secret.digest == other.digest for other in application.secrets):
             raise CommandRefused(f"application {application_id} has this secret already")
@@ -82,7 +82,7 @@ class Applications:
         if len(application.secrets) == 1:
             raise CommandRefused(
                 f"the only secret of application {application_id} cannot be removed: every sign-in would be refused",
-                hint=f"add the next one first: verifier applications add {application_id}",
+                hint=f"accept the next one first: verifier applications rotate-secret {application_id}",
             )
         kept = tuple(secret for n, secret in enumerate(application.secrets, start=1) if n != slot)
         return Applications((self.by_id | {application_id: replace(application, secrets=kept)}).values())
@@ -132,12 +132,16 @@ def parse(data: bytes) -> tuple[Applications, list[str]]:
 
 def _parse_entry(entry: Any) -> Application:
     live = tuple(Secret(bytes.fromhex(s["sha256"]), s.get("weakness", "")) for s in entry["secrets"])
-    texts = [entry["id"], *(secret.weakness for secret in live)]
-    if not all(map(is_text, texts)) or not entry["id"] or not 1 <= len(live) <= MAX_SECRETS:
+    if not _is_id(entry["id"]) or not all(is_text(secret.weakness) for secret in live):
         raise ValueError
-    if any(len(secret.digest) != 32 for secret in live):
+    if not 1 <= len(live) <= MAX_SECRETS or any(len(secret.digest) != 32 for secret in live):
         raise ValueError
     return Application(entry["id"], live)
+
+
+def _is_id(value: object) -> bool:
+    # It is shown in logs and on terminals.
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 class ApplicationsSource:
@@ -180,7 +184,8 @@ class ApplicationsSource:
         if self._settings.applications is not None:
             return parse(seen)
         # Editors and `echo` end a file with a newline that is not part of the secret.
-        text = seen.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
+        secret = seen.removesuffix(b"\r\n") if seen.endswith(b"\r\n") else seen.removesuffix(b"\n")
+        text = secret.decode("utf-8", "surrogateescape")
         return Applications([Application(self._settings.application_id, (Secret.of(text),))]), []
 
     def load(self) -> Applications:

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from verifier import __version__, cli_keys
+from verifier import __version__, cli_applications, cli_keys
 from verifier.errors import CannotIssue, CommandRefused, ConfigError
-from verifier.options import COULD_NOT_START, REFUSED, file_option, json_option, token_options, window_options
-from verifier.settings import MAX_LIFETIME_S, Secret, Settings
+from verifier.options import COULD_NOT_START, REFUSED, json_option, token_options, window_options
+from verifier.settings import MAX_LIFETIME_S, Settings
 
 # Each command imports what it needs: `serve` never loads what signs, and starts faster.
 
@@ -154,93 +154,99 @@ def dev(folder: Path, port: int, once: bool) -> None:
 
 
 cli.add_command(cli_keys.keys)
+cli.add_command(cli_applications.applications)
 
 
-@cli.group()
-def applications() -> None:
-    """The applications of the escs dashboard, and the digests of their secrets."""
-
-
-@applications.command("add")
-@click.argument("application_id")
-@file_option
-def applications_add(application_id: str, path: Path) -> None:
-    """Add APPLICATION_ID, or a second secret to it. The secret is asked for, or read from standard input."""
-    from verifier.applications import Applications
-    from verifier.files import locked, write_atomic
-
-    if sys.stdin.isatty():
-        text = click.prompt("Secret key", hide_input=True, confirmation_prompt=True)
-    else:
-        text = sys.stdin.readline().rstrip("\r\n")
-    secret = Secret.of(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock_of(path)):
-        known = read_applications(path) if path.exists() else Applications()
-        changed = known.with_secret(application_id, secret)
-        write_atomic(path, changed.dump(), 0o640)
-    click.echo(f"{path}: application {application_id} has {len(changed.by_id[application_id].secrets)} live secret(s)")
-    if secret.weakness:
-        click.echo(f"verifier: warning: the secret is weak ({secret.weakness})", err=True)
-
-
-@applications.command("list")
+@cli.command()
+@click.argument("url", required=False)
+@click.option("--application-id", envvar="VERIFIER_APPLICATION_ID", show_envvar=True, help="From the escs dashboard.")
+@click.option(
+    "--secret-file",
+    type=click.File("rb"),
+    envvar="VERIFIER_SECRET_KEY_FILE",
+    show_envvar=True,
+    help="File with the secret key; or VERIFIER_SECRET_KEY, or it is asked for.",
+)
+@click.option("--token", type=click.File(), help="File with one good token, - for standard input; or VERIFIER_TOKEN.")
+@click.option("--keys", type=click.Path(path_type=Path), help="Sign with the current key of this folder.")
+@click.option("--private-key", type=click.File("rb"), help="Sign with this PEM file.")
+@click.option("--kid", help="Its kid.")
+@click.option("--issuer", envvar="VERIFIER_ISSUER", show_envvar=True, help="iss of the tokens that are signed.")
+@click.option("--only", multiple=True, help="Only this case or group; can be given again.")
+@click.option("--list", "listing", is_flag=True, help="Show the cases and ask nothing.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Seconds per request."
+)
+@click.option("--insecure", is_flag=True, help="Allow plain http to another machine.")
+@click.option("--strict", is_flag=True, help="Exit 1 for a failed should, too.")
+@click.option("--junit", type=click.File("wb", lazy=True), help="Write JUnit XML here.")
 @json_option
-@file_option
-def applications_list(as_json: bool, path: Path) -> None:
-    """Show every application and its secrets, by the beginning of their digests."""
-    rows = [
-        {
-            "id": a.id,
-            "secrets": [
-                {"slot": n, "sha256": s.digest.hex()[:12], "weakness": s.weakness} for n, s in enumerate(a.secrets, 1)
-            ],
-        }
-        for a in read_applications(path).by_id.values()
-    ]
-    if as_json:
-        click.echo(json.dumps({"applications": rows}, indent=2))
-        return
-    for row in rows:
-        for s in row["secrets"]:
-            click.echo(f"{row['id']}  secret {s['slot']}  sha256 {s['sha256']}...  {s['weakness']}".rstrip())
+def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, **options: Any) -> None:
+    """Ask URL as escs would, with good and hostile requests, and judge the answers.
 
-
-@applications.command("remove-secret")
-@click.argument("application_id")
-@click.option("--slot", type=click.IntRange(1, 2), required=True, help="As `list` shows it; 1 is the older.")
-@file_option
-def applications_remove_secret(application_id: str, slot: int, path: Path) -> None:
-    """Remove one of two live secrets of APPLICATION_ID."""
-    from verifier.files import locked, write_atomic
-
-    read_applications(path)  # where there is none, none is locked
-    with locked(lock_of(path)):
-        write_atomic(path, read_applications(path).without_secret(application_id, slot).dump(), 0o640)
-    click.echo(f"{path}: application {application_id} has 1 live secret")
-
-
-def lock_of(path: Path) -> Path:
-    """The lock file beside an applications file, which itself is replaced at every change."""
-    return path.with_name(f".{path.name}.lock")
-
-
-def read_applications(path: Path) -> "Any":
-    """The applications of a file in which everything is good; raises ConfigError."""
-    from verifier.applications import parse
+    Tokens are signed on the way (--keys, or --private-key and --kid), or made from one good token (--token).
+    "must" is what escs needs and what keeps strangers out; "should" is what verifier answers beyond that.
+    """
+    from verifier import conformance
+    from verifier.exchange import Url
 
     try:
-        found, problems = parse(path.read_bytes())
-    except OSError as exc:
-        raise ConfigError(
-            f"{path}: cannot be read ({exc.strerror})", hint="verifier applications add ID makes it"
-        ) from exc
-    except ConfigError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-    if problems:
-        # Writing the file again would lose those entries.
-        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="mend the file by hand")
-    return found
+        chosen = conformance.select(only)
+        if listing:
+            for about in chosen:
+                click.echo(f"{about.group:<9}  {about.level:<6}  {about.id:<20}  {about.what}")
+            return
+        target = Url.parse(url or "", insecure=options["insecure"])
+        kit = check_kit(options)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    results = []
+    for result in conformance.run(target, kit, chosen, options["timeout"]):
+        results.append(result)
+        if sys.stderr.isatty():
+            click.echo(f"\r{len(results):>3} of {len(chosen)}  {result.about.id:<20}", err=True, nl=False)
+    if sys.stderr.isatty():
+        click.echo(f"\r{'':40}\r", err=True, nl=False)
+    click.echo(conformance.as_json(target, results) if as_json else conformance.as_text(results))
+    if options["junit"]:
+        options["junit"].write(conformance.as_junit(target, results))
+    counts = conformance.tally(results)
+    asked = sum(counts[level][outcome] for level in counts for outcome in ("pass", "fail"))
+    if not asked:
+        raise click.UsageError("nothing was asked: the chosen cases cannot be made from this token")
+    if counts["must"]["fail"] or (options["strict"] and counts["should"]["fail"]):
+        sys.exit(REFUSED)
+
+
+def check_kit(options: dict[str, Any]) -> Any:
+    """What `check` asks with; raises ValueError when something is missing."""
+    from verifier.cases import Key, Kit
+
+    kid, pem, token = options["kid"], options["private_key"] and options["private_key"].read(), ""
+    if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
+        raise ValueError("give one of --keys, --private-key and --token")
+    if options["keys"]:
+        from verifier.keystore import Keystore
+
+        store = Keystore(options["keys"])
+        kid = store.signer(int(time.time())).kid
+        pem = (store.private / f"{kid}.pem").read_bytes()
+    elif not pem:
+        token = (options["token"].read() if options["token"] else os.environ.get("VERIFIER_TOKEN", "")).strip()
+    if not options["application_id"]:
+        raise ValueError("--application-id is missing")
+    if not pem and not token:
+        raise ValueError("give --keys, --private-key and --kid, or --token")
+    if pem and not (kid and options["issuer"]):
+        raise ValueError("a key needs --issuer, and --private-key also --kid")
+    secret = options["secret_file"] and options["secret_file"].read().decode("utf-8").rstrip("\r\n")
+    secret = secret or os.environ.get("VERIFIER_SECRET_KEY")
+    if not secret and sys.stdin.isatty():
+        secret = click.prompt("Secret key", hide_input=True, err=True)
+    if not secret:
+        raise ValueError("the secret key is missing: --secret-file, or VERIFIER_SECRET_KEY")
+    key = Key.load(pem, kid, options["issuer"]) if pem else None
+    return Kit(options["application_id"], secret, token, key)
 
 
 def main() -> None:

@@ -353,7 +353,7 @@ def _say(store: "Keystore", events: "Iterable[Event]", as_json: bool) -> None:
         private = store.private / f"{event.kid}.pem"
         if event.old == "none" and private.exists():
             click.echo(f"  private half in {private}")
-        if event.nbf is not None and event.old != event.new and event.revoked_at is None:
+        if event.nbf is not None and event.old != event.new and event.new in ("pending", "current"):
             click.echo(f"  signs from {when(event.nbf)}")
         if event.exp is not None and event.revoked_at is None:
             click.echo(f"  verifies until {when(event.exp)}")

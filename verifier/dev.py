@@ -89,9 +89,9 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
     while time.monotonic() < deadline and server.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
         try:
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
+            connection.request("GET", "/healthz")
+            connection.getresponse()
+            return
         except OSError:
             time.sleep(0.05)
         finally:

@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from verifier import tokens
 from verifier.errors import InvalidToken
+from verifier.times import utc
 
 _PERSONAL = ("sub", "email", "username")
 
@@ -59,7 +59,7 @@ def clock_offset(text: str, now: int) -> str:
         iat = tokens.parse(text).claims.get("iat")
     except InvalidToken:
         return ""
-    if isinstance(iat, bool) or not isinstance(iat, int | float) or not -(10**11) < iat < 10**11:
+    if not _is_number(iat) or not -(10**11) < iat < 10**11:
         return ""
     return f"iat is {abs(now - iat):g} s {'before' if iat <= now else 'after'} this clock ({utc(now)})"
 
@@ -69,8 +69,7 @@ def _got(name: str, token: tokens.Token, policy: tokens.Policy) -> str:
         return f"{len(token.signature)} bytes"
     if name == "lifetime":
         exp, iat = token.claims.get("exp"), token.claims.get("iat")
-        known = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (exp, iat))
-        return f"{exp - iat:g} s" if known else "unknown"  # type: ignore[operator]
+        return f"{exp - iat:g} s" if _is_number(exp) and _is_number(iat) else "unknown"
     if name == "crit":
         return ", ".join(sorted({"crit", "b64", "zip"} & token.header.keys())) or "none of them"
     source = token.header if name in ("typ", "kid", "alg") else token.claims
@@ -79,13 +78,12 @@ def _got(name: str, token: tokens.Token, policy: tokens.Policy) -> str:
     value = source[name]
     if name in _PERSONAL and isinstance(value, str):
         return f"a string of {len(value)} characters"
-    if name in ("exp", "iat", "nbf") and isinstance(value, int | float) and 0 <= value < 10**11:
+    if name in ("exp", "iat", "nbf") and _is_number(value) and 0 <= value < 10**11:
         return f"{value:.15g} ({utc(value)}, {value - policy.now:+g} s from now)"
     if name in _PERSONAL:
         return type(value).__name__
     return json.dumps(value)[:60]
 
 
-def utc(instant: float) -> str:
-    """An instant in words."""
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

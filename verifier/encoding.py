@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from typing import Any
 
 
@@ -22,6 +23,23 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 20 else float(digits)
 
 
+MAX_DEPTH = 128
+# A string to its end, or to the end of the text: never tried again from its middle.
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _too_deep(data: bytes) -> bool:
+    # The parser's own limit differs between versions of Python. Only a document with so many brackets is walked.
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(data):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
 _decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_constant, parse_int=_integer).decode
 
 
@@ -31,14 +49,14 @@ def json_object(data: bytes) -> dict[str, Any]:
     Refuses what parsers disagree about: a member twice at any depth, NaN, a byte order mark, other encodings.
     Raises ValueError whose text continues the sentence "the body ...".
     """
+    if _too_deep(data):
+        raise ValueError("is nested too deeply")
     try:
         value = _decode(data.decode("utf-8"))
     except UnicodeDecodeError as exc:
         raise ValueError("is not UTF-8") from exc
     except json.JSONDecodeError as exc:
         raise ValueError("is not JSON") from exc
-    except RecursionError as exc:
-        raise ValueError("is nested too deeply") from exc
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
     return value

@@ -9,38 +9,40 @@ from pathlib import Path
 
 from verifier.errors import CommandRefused
 
-LOCK_WAIT_S = 10.0
 _ATTEMPTS = 100
+LOCK_ATTEMPTS, LOCK_PAUSE_S = 500, 0.02
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str]:
     """The content of every `*.json` of a folder by name, all from one moment; for one that cannot be read, why.
 
     Kubernetes swaps a whole volume by renaming its `..data` link. Listing and opening across that swap
-    mixes two versions or fails, so the link is resolved first and must lead to the same place afterwards.
+    mixes two versions or fails, so links are resolved first and must lead to the same place afterwards.
     Raises OSError when the folder cannot be read.
     """
     for _ in range(_ATTEMPTS):
         version = _version(folder)
-        content = {path.name: _read(path) for path in _listing(version)}
-        if _version(folder) == version and [path.name for path in _listing(version)] == list(content):
+        try:
+            content = {path.name: _read(path) for path in _listing(version)}
+            same = [path.name for path in _listing(version)] == list(content)
+        except FileNotFoundError:
+            if _version(folder) == version:
+                raise
+            continue  # the version swapped away was removed
+        if same and _version(folder) == version:
             return content
     raise OSError(f"{folder} changes faster than it can be read")
 
 
 def _version(folder: Path) -> Path:
+    # The folder is the volume, with `..data` in it, or lies inside one, as a link into its `..data`.
     data = folder / "..data"
-    return data.resolve() if data.is_symlink() else folder
+    return Path(os.path.realpath(data if data.is_symlink() else folder))
 
 
 def _listing(version: Path) -> list[Path]:
-    try:
-        names = os.listdir(version)
-    except FileNotFoundError:
-        if version.name.startswith(".."):
-            return []  # the version swapped away was removed: the comparison that follows starts over
-        raise
-    return [version / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
+    names = sorted(os.listdir(version))
+    return [version / name for name in names if name.endswith(".json") and not name.startswith(".")]
 
 
 def _read(path: Path) -> bytes | str:
@@ -71,11 +73,15 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
 
 def _write(path: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "wb") as file:
-        os.chmod(path, mode)  # the umask may have taken bits away
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with open(descriptor, "wb") as file:
+            os.chmod(path, mode)  # the umask may have taken bits away
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()  # half a file, which nobody could replace with write_new
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -90,7 +96,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; raises CommandRefused when another command holds it for longer than `LOCK_WAIT_S`.
+    """Hold a lock file; raises CommandRefused when another command holds it for longer than 10 s.
 
     The system lets go of it when the process ends, however it ends. Windows has no such lock: there, one at a time.
     """
@@ -99,18 +105,19 @@ def locked(path: Path) -> Iterator[None]:
         return
     import fcntl
 
-    deadline = time.monotonic() + LOCK_WAIT_S
+    attempts = LOCK_ATTEMPTS
     with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                attempts -= 1
+                if not attempts:
                     raise CommandRefused(
                         f"{path}: another verifier command is at work", hint="try again when it has ended"
                     ) from None
-                time.sleep(0.02)
+                time.sleep(LOCK_PAUSE_S)
         yield
 
 

@@ -28,6 +28,10 @@ class Event:
     revoked_at: int | None = None
 
 
+_WORDS, _DATES = ("by", "command", "kid", "old", "new", "reason"), ("nbf", "exp", "previous_exp", "revoked_at")
+_KINDS: dict[str, Any] = {"at": int} | dict.fromkeys(_WORDS, str) | dict.fromkeys(_DATES, int | None)
+
+
 def append(trail: bytes, events: Iterable[Event]) -> bytes:
     """The trail with more lines."""
     lines = trail.splitlines()
@@ -44,7 +48,12 @@ def read(trail: bytes) -> tuple[list[Event], list[str]]:
         try:
             members = json_object(line)
             chained = members.pop("previous")
-            events.append(Event(**members))
+            event = Event(**members)
+            if not all(isinstance(getattr(event, name), kind) for name, kind in _KINDS.items()):
+                raise ValueError
+            if not all(0 <= (getattr(event, name) or 0) <= 10**11 for name in ("at", *_DATES)):
+                raise ValueError
+            events.append(event)
         except (ValueError, TypeError, KeyError):
             problems.append(f"line {number} is not an event")
         else:

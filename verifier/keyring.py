@@ -13,6 +13,8 @@ from verifier import files, jwk
 from verifier.encoding import is_text, json_object
 from verifier.errors import KeyFileError
 
+_PUBLISHED = ("kty", "crv", "alg", "use", "kid", "iat", "nbf", "exp")
+
 
 class Stage(StrEnum):
     """Where a key is in its life."""
@@ -63,6 +65,7 @@ def parse_public_key(name: str, data: bytes | str) -> PublicKey:
     expected = jwk.thumbprint(members)
     for what, found in (("kid", members.get("kid")), ("file name", name.removesuffix(".json"))):
         if found != expected:
+            found = found if str(found).isprintable() else ascii(found)
             raise KeyFileError(f"{what} does not match the key (found {found!s:.43}, expected {expected})")
     if members.get("use", "sig") != "sig":
         raise KeyFileError("use is not sig")
@@ -125,8 +128,15 @@ class Keyring:
         return [key for key in self.keys.values() if key.nbf - leeway_s <= now and not key.is_dead(now)]
 
     def jwks(self, now: int) -> list[Mapping[str, Any]]:
-        """The JWKs of all keys that verify now or will: also pending ones, so that anyone can see them arrive."""
-        return [key.members for key in self.keys.values() if not key.is_dead(now)]
+        """The JWKs of all keys that verify now or will: also pending ones, so that anyone can see them arrive.
+
+        Without members of a file that are not checked: whatever they hold would be published.
+        """
+        return [
+            {name: key.members[name] for name in (*key.algorithm.members, *_PUBLISHED) if name in key.members}
+            for key in self.keys.values()
+            if not key.is_dead(now)
+        ]
 
 
 class KeyDirectory:

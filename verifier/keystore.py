@@ -4,7 +4,7 @@ import getpass
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,11 +46,13 @@ class PrivateKey:
 
 def generate(alg: str) -> Any:
     """A new private key object for ES256, EdDSA or RS256."""
-    if alg == "ES256":
-        return ec.generate_private_key(ec.SECP256R1())
-    if alg == "EdDSA":
-        return ed25519.Ed25519PrivateKey.generate()
-    return rsa.generate_private_key(public_exponent=65537, key_size=jwk.MIN_RSA_BITS)  # RS256 is for old stacks
+    kinds: dict[str, Callable[[], Any]] = {
+        "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
+        "EdDSA": ed25519.Ed25519PrivateKey.generate,
+        # The shortest allowed: RS256 is for old stacks.
+        "RS256": lambda: rsa.generate_private_key(public_exponent=65537, key_size=jwk.MIN_RSA_BITS),
+    }
+    return kinds[alg]()
 
 
 class Keystore:

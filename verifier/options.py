@@ -21,8 +21,6 @@ class Duration(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The seconds; fails as a usage error."""
-        if isinstance(value, int):
-            return value
         try:
             return times.seconds(value)
         except ValueError as exc:

@@ -1,18 +1,19 @@
 """One page for the reviewer of the keys: what was trusted when, who changed what, and what is not covered."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from verifier import __version__, audit, history, tokens
-from verifier.keyring import PublicKey, Stage
+from verifier import __version__, audit, history, timeline, tokens
+from verifier.keyring import Stage
 from verifier.replicas import Replica
-from verifier.times import duration, utc
+from verifier.times import utc
 
 _TESTS = "tests/test_tokens.py::"
-# The test that holds each rule of the verification policy.
+_BAD_CLAIM = "test_a_bad_claim_is_refused"
+# The test that holds each rule of the verification policy, where it is not the one about claims.
 POLICY_TESTS = {
     "typ": "test_a_bad_header_is_refused",
     "crit": "test_a_bad_header_is_refused",
@@ -21,6 +22,7 @@ POLICY_TESTS = {
     "signature": "test_a_changed_payload_is_refused",
     "lifetime": "test_leeway_and_lifetime_are_the_policys",
 }
+REVOCATION_TEST = _TESTS + "test_a_revoked_key_verifies_nothing"
 NOT_COVERED = (
     "Who read a private key. A copy leaves no trace here; only use in an HSM or a cloud KMS would.",
     "Whether a removed private half is gone from disks and backups: removing unlinks a file.",
@@ -28,9 +30,14 @@ NOT_COVERED = (
     "Replay: a token can be used again until it expires. There is no database to remember it.",
     "Revocation between the change of the file and the moment a replica has read it: "
     "one second, and the delay of the mount (kubelet: up to two minutes).",
+    "The settings of each replica: token lifetime and leeway here are those this report was made with.",
+    "Single sign-ins: neither the verifier nor this page keeps a list of accepted tokens.",
     "Accounts: whether a player may sign in is decided when the token is minted.",
     "TLS, rate limits and the escs side.",
 )
+_NEAR = 5  # per cent of the picture: switches nearer to each other share one label
+_DAY_S = 86_400
+_STEPS_S = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, *(n * _DAY_S for n in (1, 2, 7, 14, 28, 91, 182, 365)))
 
 
 def summary(state: audit.State, replicas: Iterable[Replica] = ()) -> dict[str, Any]:
@@ -42,12 +49,14 @@ def summary(state: audit.State, replicas: Iterable[Replica] = ()) -> dict[str, A
         "issuer": "the configured issuer",
         "application_id": "the applicationId of the request",
     }
+    keys = timeline.keys(state.keyring, state.events, state.window, state.now)
     return {
         "made_at": state.now,
         "version": __version__,
         "key_set_digest": state.keyring.digest,
         "window": asdict(state.window) | {"overlap_s": state.window.overlap_s},
-        "keys": [_key(state, key) for key in state.keyring.keys.values()],
+        "keys": keys,
+        "switches": timeline.switches(keys, state.window),
         "findings": [asdict(finding) for finding in found],
         "rules": [
             {
@@ -60,15 +69,13 @@ def summary(state: audit.State, replicas: Iterable[Replica] = ()) -> dict[str, A
             for rule in audit.RULES
         ],
         "history": [asdict(event) for event in state.events],
-        "replicas": [
-            asdict(replica) | {"same": replica.ready and replica.digest == state.keyring.digest} for replica in replicas
-        ],
+        "replicas": [_replica(state, replica) for replica in replicas],
         "policy": [
             {
                 "name": rule.name,
                 "source": rule.source,
                 "expects": rule.expects.format(**policy),
-                "test": _TESTS + POLICY_TESTS.get(rule.name, "test_a_bad_claim_is_refused"),
+                "test": _TESTS + POLICY_TESTS.get(rule.name, _BAD_CLAIM),
             }
             for rule in tokens.RULES
         ],
@@ -76,68 +83,80 @@ def summary(state: audit.State, replicas: Iterable[Replica] = ()) -> dict[str, A
     }
 
 
-def _key(state: audit.State, key: PublicKey) -> dict[str, Any]:
-    """A key with the time in which it could sign and the time in which it is trusted."""
-    # Signers take the newest key; a successor, the key's own end or its revocation ends its turn.
-    successors = [
-        other.nbf for other in state.keyring.keys.values() if other.nbf > key.nbf and other.revoked_at is None
-    ]
-    ends = [instant for instant in (key.exp, key.revoked_at) if instant is not None]
-    return {
-        "kid": key.kid,
-        "alg": key.algorithm.name,
-        "stage": state.keyring.stage(key, state.now),
-        "made_at": key.iat,
-        "signs_from": key.nbf,
-        "signs_until": min([*ends, *successors], default=None),
-        "verifies_from": key.nbf - state.window.leeway_s,
-        "verifies_until": min(ends, default=None),
-        "exp": key.exp,
-        "revoked_at": key.revoked_at,
-        "reason": key.reason,
+def _replica(state: audit.State, replica: Replica) -> dict[str, Any]:
+    """A replica's answer beside the keys that are here."""
+    alive = [key.kid for key in state.alive()]
+    return asdict(replica) | {
+        "same": replica.ready and replica.digest == state.keyring.digest,
+        "lacks": [] if replica.problem else [kid for kid in alive if kid not in replica.kids],
+        "trusts": [kid for kid in replica.kids if kid not in alive],
     }
 
 
 def page(document: dict[str, Any]) -> str:
     """One self-contained HTML page: no network, no scripts."""
     environment = Environment(
-        loader=PackageLoader("verifier", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("verifier", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"utc": utc, "duration": duration}
+    environment.filters |= {"utc": utc, "span": _span}
     return environment.get_template("report.html").render(
-        document, timeline=_timeline(document), stages=list(Stage), gone=history.GONE
+        document, picture=_picture(document), revocation_test=REVOCATION_TEST
     )
 
 
-def _timeline(document: dict[str, Any]) -> dict[str, Any]:
+def _span(seconds: int) -> str:
+    """A duration to the second, as one reads it: `90 d 6 min`."""
+    parts = (seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
+
+
+def _picture(document: dict[str, Any]) -> dict[str, Any]:
     """Positions of the picture, in per cent of the time shown."""
     now, keys = document["made_at"], document["keys"]
-    instants = [now, *(k[n] for k in keys for n in ("made_at", "verifies_from", "verifies_until") if k[n] is not None)]
-    overlap_s = document["window"]["overlap_s"]
-    first, last = min(instants) - overlap_s, max(instants) + overlap_s
+    instants = [now, *(k[n] for k in keys for n in ("made_at", "nbf", "verifies_until") if k[n] is not None)]
+    margin = max(document["window"]["overlap_s"], (max(instants) - min(instants)) // 25)
+    first, last = min(instants) - margin, max(instants) + margin
+    step = next((step for step in _STEPS_S if last - first <= 7 * step), (last - first) // 6)
 
-    def at(instant: int | None) -> float:
-        return 100.0 if instant is None else round(100 * (instant - first) / (last - first), 2)
+    def at(instant: int) -> float:
+        return float(round(100 * (instant - first) / (last - first), 2))
 
-    rows = []
-    for key in keys:
-        published, starts, stops, ends = (
-            at(key[name]) for name in ("made_at", "signs_from", "signs_until", "verifies_until")
-        )
-        # A key that was revoked before it signed never signs.
-        stops, ends = max(min(stops, ends), min(starts, ends)), max(ends, published)
-        bars = (("pending", published, min(starts, ends)), ("current", starts, stops), ("retiring", stops, ends))
-        rows.append(
-            {
-                "kid": key["kid"],
-                "stage": key["stage"],
-                "bars": [
-                    {"stage": stage, "from": left, "width": round(right - left, 2)}
-                    for stage, left, right in bars
-                    if right > left
-                ],
-                "revoked": at(key["revoked_at"]) if key["revoked_at"] is not None else None,
-                "open": key["verifies_until"] is None,
-            }
-        )
-    return {"first": first, "last": last, "now": at(now), "rows": rows}
+    marks: list[dict[str, Any]] = []
+    for number, switch in enumerate(document["switches"], start=1):
+        if not marks or at(switch["at"]) - marks[-1]["at"] >= _NEAR:
+            marks.append({"at": at(switch["at"]), "first": number, "lines": []})
+        marks[-1] |= {"last": number, "lines": [*marks[-1]["lines"], at(switch["at"])]}
+    return {
+        "now": at(now),
+        "ticks": [
+            {"at": at(tick), "label": utc(tick)[:10] if step >= _DAY_S else utc(tick)[5:16]}
+            for tick in range(first - first % step + step, last, step)
+        ],
+        "marks": marks,
+        "bars": {
+            key["kid"]: [
+                {"stage": str(stage), "from": at(start), "until": at(until)}
+                for stage, start, until in _stretches(key, last)
+                if start < until
+            ]
+            for key in keys
+        },
+    }
+
+
+def _stretches(key: dict[str, Any], last: int) -> Iterator[tuple[str, int, int]]:
+    """What a key was and will be, one stretch of time after the other; some are empty."""
+    end = last if key["verifies_until"] is None else key["verifies_until"]
+    begin = min(max(key["nbf"], key["made_at"]), end)
+    yield Stage.PENDING, key["made_at"], begin
+    for start, until in key["signs"]:
+        yield Stage.RETIRING, begin, start
+        begin = end if until is None else until
+        yield Stage.CURRENT, start, begin
+    yield Stage.RETIRING, begin, end
+    cause = {key["revoked_at"]: Stage.REVOKED, key["removed_at"]: history.GONE}.get(end, Stage.EXPIRED)
+    yield cause, end, last

@@ -26,7 +26,7 @@ class Window:
 
     @property
     def overlap_s(self) -> int:
-        """From the new key's nbf to the old key's exp: a full life, and both clocks wrong against each other."""
+        """From the new nbf to the old exp: a signer that switches late, a full life, a verifier that is late."""
         return self.max_lifetime_s + 2 * self.leeway_s
 
 
