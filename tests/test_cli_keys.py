@@ -178,7 +178,7 @@ def test_revoke_with_replace_makes_a_new_key_current_at_once(run, first):
         0,
         f"{kid}  none -> current\n"
         f"  private half in keys/private/{kid}.pem\n"
-        "  signs from 2027-01-15 08:00:00 UTC (2027-01-15 08:00:00 UTC)\n"
+        "  signs from 2027-01-15 07:59:30 UTC (2027-01-15 07:59:30 UTC)\n"
         f"{first}  current -> revoked  (laptop stolen)\n" + WRITTEN,
     )
     assert stages(NOW) == {first: "revoked", kid: "current"}

@@ -137,13 +137,19 @@ def test_a_replacement_is_the_pending_key_where_there_is_one(rotated, jwks):
     assert jwks[2]["kid"] not in replaced.keys
 
 
-def test_a_key_beside_which_another_can_sign_a_full_life_is_revoked(rotated):
+def test_a_current_key_is_revoked_only_beside_one_that_can_sign_until_the_next_is_rotated_in(rotated):
     now = NOW + 3600
     old, new = rotated.keys.values()
     assert rotation.revoke(rotated, old, "lost", now=now)[0].new == "revoked"
-    # Falling back to the old key works while it outlives a token: 300 of its 360 s.
-    assert rotation.revoke(rotated, new, "lost", now=now + 60)[0].old == "current"
-    refuse("no other key can sign", rotation.revoke, rotated, new, "lost", now=now + 61)
+    refuse("no other key can sign after ", rotation.revoke, rotated, new, "lost", now=now)
+    enough = now + rotation.LEAD_S + WINDOW.overlap_s
+    for exp, refused in ((enough - 1, True), (enough, False), (None, False)):
+        older = dict(old.members) | {"exp": exp}
+        keyring = ring({name: value for name, value in older.items() if value is not None}, dict(new.members))
+        if refused:
+            refuse("no other key can sign after ", rotation.revoke, keyring, new, "lost", now=now)
+        else:
+            assert rotation.revoke(keyring, new, "lost", now=now)[0].old == "current"
 
 
 def test_revoking_the_pending_key_gives_the_current_one_its_end_back(rotated):
