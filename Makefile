@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check lock clean
+.PHONY: run test check fuzz openapi mutants lock clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -20,15 +20,27 @@ check: .venv/test.stamp  ## style, types, and the suite with branch coverage
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+FUZZ := tests/fuzz/.venv/bin/python
+SECONDS := 60
+fuzz: tests/fuzz/.venv/stamp  ## coverage-guided fuzzing of what reads strangers' input: make fuzz SECONDS=600
+	$(FUZZ) -m tests.fuzz.run $(SECONDS)
+
+openapi: tests/fuzz/.venv/stamp  ## requests made from the OpenAPI document, against a live server
+	$(FUZZ) -m tests.fuzz.openapi
+
+mutants: tests/fuzz/.venv/stamp  ## mutation testing of tokens, jwk, keyring and applications, in a copy
+	$(FUZZ) -m tests.fuzz.mutants
+
 lock: .venv/python.stamp  ## remake the hashed locks, for every platform, without the names of hosts
 	$(PIP) install uv
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 clean:
-	rm -rf .venv .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/fuzz/.venv .mutants .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,4 +55,9 @@ clean:
 
 .venv/test.stamp: .venv/run.stamp requirements-dev.lock
 	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+tests/fuzz/.venv/stamp: tests/fuzz/requirements.lock .venv/python.stamp
+	$(BIN)/python -m venv tests/fuzz/.venv
+	tests/fuzz/.venv/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r tests/fuzz/requirements.lock
 	@touch $@

@@ -493,3 +493,28 @@ def test_an_application_cannot_be_changed():
     application = applications(game=[OLD]).by_id["game"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         application.secrets = ()
+
+
+def test_nothing_is_there_before_the_first_look(path):
+    source = source_of(applications=path)
+    assert source.applications.by_id == {}
+    assert source.problems == ()
+
+
+def test_the_file_is_written_for_people_to_read():
+    digest = hashlib.sha256(b"short").hexdigest()
+    assert applications(game=["short"]).dump().decode().splitlines() == [
+        "{",
+        '  "applications": [',
+        "    {",
+        '      "id": "game",',
+        '      "secrets": [',
+        "        {",
+        f'          "sha256": "{digest}",',
+        '          "weakness": "shorter than 16 characters"',
+        "        }",
+        "      ]",
+        "    }",
+        "  ]",
+        "}",
+    ]

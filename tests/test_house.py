@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import verifier
+from tests.contract import refusal_texts
 from verifier import cli
 
 PACKAGE = Path(verifier.__file__).parent
@@ -88,20 +89,6 @@ def test_what_is_imported_is_declared():
                 assert top in declared | {"verifier"} | sys.stdlib_module_names
 
 
-def refusal_texts() -> set[str]:
-    """A pattern for every text a caller can get, read from the code; what is filled in is `.+`."""
-    patterns = set()
-    for path in (PACKAGE / f"{name}.py" for name in ("app", "server", "tokens")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
-                continue
-            text = node.args[0]
-            if node.func.id in ("InvalidRequest", "InvalidToken") and isinstance(text, ast.Constant | ast.JoinedStr):
-                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
-                patterns.add("".join(re.escape(p.value) if isinstance(p, ast.Constant) else ".+" for p in parts))
-    return patterns
-
-
 def test_every_refusal_is_in_the_readme():
     listed = re.findall(r"(?m)^\| `([^`]+)` \|", (ROOT / "README.md").read_text())
     patterns = refusal_texts()
@@ -138,7 +125,7 @@ def test_openapi_and_the_package_have_one_version():
 
 
 def test_locks_name_no_host():
-    for path in ROOT.glob("*.lock"):
+    for path in (*ROOT.glob("*.lock"), *ROOT.glob("tests/*/*.lock")):
         assert "://" not in path.read_text()
         assert "--hash=sha256:" in path.read_text()
 

@@ -64,6 +64,12 @@ def test_a_key_that_neither_ends_nor_is_revoked_has_no_such_dates(parse):
     assert (found.exp, found.revoked_at, found.reason) == (None, None, "")
 
 
+def test_a_revocation_needs_no_reason(parse, pairs):
+    found = parse(revoked={"revoked_at": NOW})
+    assert (found.revoked_at, found.reason) == (NOW, "")
+    assert found.members == pairs["ES256"].public | {"iat": NOW - 100, "nbf": NOW, "revoked": {"revoked_at": NOW}}
+
+
 def test_a_key_checks_its_own_signatures_whatever_its_dates(parse, pairs):
     found = parse(exp=NOW + 1, revoked={"revoked_at": 0})
     signature = pairs["ES256"].sign(b"message")
@@ -147,6 +153,8 @@ def test_a_bad_key_file_is_refused(parse, changes, says):
         pytest.param("another", "another", id="another"),
         pytest.param("x" * 44, "x" * 43, id="long"),
         pytest.param(["kid"], "['kid']", id="list"),
+        pytest.param("\x1b[2J", "'\\x1b[2J'", id="of-a-terminal"),
+        pytest.param("\u202e", "'\\u202e'", id="right-to-left"),
     ],
 )
 def test_a_kid_that_is_not_the_thumbprint_is_refused(parse, pairs, kid, shown):
@@ -378,6 +386,7 @@ def test_the_keys_of_a_folder_are_a_keyring(public, keyring):
 
 def test_nothing_is_there_before_the_first_look(public):
     assert KeyDirectory(public).keyring.keys == {}
+    assert KeyDirectory(public).problems == ()
 
 
 def test_the_folder_is_taken_in_again_when_its_content_changes_and_only_then(public, pairs):

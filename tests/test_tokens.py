@@ -13,6 +13,7 @@ from tests import forge
 from tests.conftest import APPLICATION_ID, ISSUER, NOW
 from tests.forge import ABSENT
 from verifier import keystore, tokens
+from verifier.encoding import b64url_decode
 from verifier.errors import CannotIssue, InvalidToken
 from verifier.keyring import Keyring, parse_public_key
 from verifier.tokens import Player, Policy
@@ -298,6 +299,14 @@ def test_a_der_signature_is_refused_by_name(issue, verify, pairs):
     refused(verify, f"{header}.{payload}.{forge.b64(der)}", says)
 
 
+@pytest.mark.parametrize(("length", "named"), [(69, False), (70, True), (71, True), (72, True), (73, False)])
+def test_der_of_p256_has_70_to_72_bytes(issue, verify, length, named):
+    header, payload, _ = parts_of(issue())
+    says = "signature is DER, ES256 needs the 64 bytes r and s (RFC 7518 section 3.4)"
+    signature = forge.b64(b"\x30" + bytes(length - 1))
+    refused(verify, f"{header}.{payload}.{signature}", says if named else "signature does not match")
+
+
 @pytest.mark.parametrize(
     ("changes", "accepted_at", "refused_at", "says"),
     [
@@ -425,3 +434,35 @@ def test_a_signer_that_cannot_make_a_good_token_is_refused(pairs, attributes, sa
     assert mint(Player("42"), Signer(pairs["ES256"], exp=NOW + 300))
     with pytest.raises(CannotIssue, match=f"^{re.escape(says)}$"):
         mint(Player("42"), Signer(pairs["ES256"], **attributes))
+
+
+def test_a_longer_life_is_issued_where_the_verifier_allows_it(pairs):
+    issued = tokens.parse(mint(Player("42"), Signer(pairs["ES256"]), lifetime_s=301, max_lifetime_s=301))
+    assert issued.claims["exp"] == NOW + 301
+
+
+def test_an_issued_token_has_no_spaces_in_its_json(pairs):
+    for part in mint(Player("42"), Signer(pairs["ES256"])).split(".")[:2]:
+        assert b" " not in b64url_decode(part)
+
+
+def test_the_rules_in_their_order_with_their_sources_and_in_words():
+    # What `verifier explain` prints, and the order in which a refusal names one rule of several.
+    policy = Policy("the-issuer", "the-application", Keyring(), NOW)
+    assert (policy.leeway_s, policy.max_lifetime_s) == (30, 300)
+    assert [(rule.name, rule.source, rule.expects.format(**policy._asdict())) for rule in tokens.RULES] == [
+        ("typ", "RFC 9068 §4, RFC 8725 §3.11", "at+jwt"),
+        ("crit", "RFC 7515 §4.1.11, RFC 7797 §6", "no crit, b64 or zip in the header"),
+        ("kid", "RFC 7515 §4.1.4", "the id of a key that verifies now"),
+        ("alg", "RFC 8725 §3.1", "ES256, EdDSA or RS256: the one of the key"),
+        ("signature", "RFC 7515 §5.2", "made by the key over header and payload"),
+        ("iss", "RFC 9068 §4", "the-issuer"),
+        ("aud", "RFC 9068 §4, RFC 8725 §3.9", "the-application, alone or in a list of strings"),
+        ("sub", "RFC 7519 §4.1.2", "a string of 1 to 255 characters"),
+        ("exp", "RFC 7519 §4.1.4", "a number of seconds, later than now - 30 s"),
+        ("iat", "RFC 7519 §4.1.6", "a number of seconds, at most now + 30 s"),
+        ("nbf", "RFC 7519 §4.1.5", "absent, or a number of seconds, at most now + 30 s"),
+        ("lifetime", "this profile", "exp - iat above 0 s, at most 300 s"),
+        ("email", "this profile", "absent, or a string of at most 320 characters"),
+        ("username", "this profile", "absent, or a string of at most 255 characters"),
+    ]
