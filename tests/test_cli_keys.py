@@ -204,7 +204,8 @@ def test_revoke_works_while_another_file_is_broken(run, first):
 def test_prune_removes_what_no_longer_signs(run, first):
     assert run("keys", "rotate").status == 0
     assert run("keys", "prune") == Done(0, "Nothing to do.\n")
-    pruned = run("keys", "prune", now=SWITCH)
+    assert run("keys", "prune", now=SWITCH + 29) == Done(0, "Nothing to do.\n")
+    pruned = run("keys", "prune", now=SWITCH + 30)
     assert pruned.out.startswith(f"{first}  retiring -> retiring  (private half removed)\n")
     assert [path.stem for path in PRIVATE.glob("*.pem")] == [current(SWITCH)]
     assert run("keys", "prune", now=SWITCH + 360 + 400 * DAY - 1) == Done(0, "Nothing to do.\n")

@@ -169,7 +169,8 @@ def test_a_dead_key_is_not_revoked_again(rotated):
 def test_prune_removes_private_halves_that_no_longer_sign_and_files_out_of_retention(rotated):
     old, _ = rotated.keys.values()
     assert rotation.prune(rotated, now=NOW) == []
-    (retiring,) = rotation.prune(rotated, now=NOW + 3600)
+    assert rotation.prune(rotated, now=NOW + 3629) == []
+    (retiring,) = rotation.prune(rotated, now=NOW + 3630)
     assert (retiring.kid, retiring.members, retiring.drop_private) == (old.kid, old.members, True)
     end = NOW + 3960
     (kept,) = rotation.prune(rotated, now=end + 999, retention_s=1000)

@@ -176,12 +176,15 @@ def revoke(
 def prune(keyring: Keyring, *, now: int, retention_s: int = RETENTION_S) -> Plan:
     """Remove what no longer serves: private halves that no longer sign, public files out of retention."""
     plan = []
+    current = keyring.current(now)
+    # A signer whose clock is behind still loads the key before.
+    last_signature = now if current is None else current.nbf + LEEWAY_S
     for key in keyring.keys.values():
         stage = keyring.stage(key, now)
         ended = min(instant for instant in (key.exp, key.revoked_at, now) if instant is not None)
         if key.is_dead(now) and ended <= now - retention_s:
             plan.append(Step(key.kid, None, stage, GONE, drop_private=True))
-        elif stage in (Stage.RETIRING, Stage.EXPIRED, Stage.REVOKED):
+        elif stage in (Stage.EXPIRED, Stage.REVOKED) or (stage is Stage.RETIRING and now >= last_signature):
             plan.append(Step(key.kid, key.members, stage, stage, drop_private=True))
     return plan
 
