@@ -383,7 +383,6 @@ def test_ten_rotations_leave_exactly_the_files_stages_and_history_of_the_rules(t
         with freeze_time(datetime.fromtimestamp(begin, UTC)), store.change() as keyring:
             assert [keyring.stage(keyring.find(kid), begin - 1) for kid in kids[-2:]] == [Stage.CURRENT, Stage.PENDING]
             assert [keyring.stage(keyring.find(kid), begin) for kid in kids[-2:]] == [Stage.RETIRING, Stage.CURRENT]
-            assert rotation.prune(keyring, now=begin + 29) == [] or number > 6
             store.apply(rotation.prune(keyring, now=begin + 30), "prune", now=begin + 30)
         # What ended 400 days ago goes: at the seventh rotation the first, six minutes younger at the sixth.
         if number > 6:
