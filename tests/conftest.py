@@ -203,12 +203,26 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def start(environment: dict[str, str], log: Path) -> Server:
+LOGS: list[Path] = []  # of every server of this run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_personal_in_any_log() -> Iterator[None]:
+    """After the last test: no server of the run wrote a token, the secret, an e-mail, a private key or a traceback."""
+    yield
+    for log in LOGS:
+        text = log.read_text("utf-8", "replace") if log.exists() else ""
+        for word in (SECRET, "ann@example.com", "eyJ", "PRIVATE KEY", "Traceback"):
+            assert word not in text, f"{word} in {log}"
+
+
+def start(environment: dict[str, str], log: Path, program: tuple[str, ...] = ("-m", "verifier.cli")) -> Server:
     """The real server, ready."""
     port = free_port()
+    LOGS.append(log)
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "verifier.cli", "serve"],
+            [sys.executable, *program, "serve"],
             env=os.environ | environment | {"VERIFIER_PORT": str(port)},
             stdout=output,
             stderr=output,

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from tests import contract, forge
 from tests.contract import APPLICATION_ID, ISSUER, NOW, SECRET, Raw, World
+from tests.fuzz import run, seeds
+from tests.fuzz.target import targets
 
 HEADER = {"alg": "$alg", "kid": "$kid", "typ": "at+jwt"}
 CLAIMS = {
@@ -26,7 +28,7 @@ CLAIMS = {
     "email": "ann@example.com",
     "username": "ann",
 }
-many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+many = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +320,12 @@ def test_the_judge_sees_a_server_that_is_too_lenient(world: World, monkeypatch, 
         body = body.replace('"x"', json.dumps(good))
     with pytest.raises(AssertionError, match="the oracle says otherwise"):
         world.judge(body.encode())
+
+
+@pytest.mark.parametrize("target", sorted(run.TARGETS))
+def test_no_input_of_the_fuzz_corpus_is_a_finding(world: World, target: str):
+    judge = targets(world)[target]
+    inputs = seeds.corpus(target)
+    assert inputs
+    for data in inputs:
+        judge(data)

@@ -63,6 +63,7 @@ def functions() -> tuple[Counter[str], list[str]]:
             shown = subprocess.run([*mutmut, "show", mutant], cwd=COPY, capture_output=True, text=True).stdout
             lines = re.findall(r"(?m)^([-+](?![-+]).*)$", shown)
             alive.append(f"{mutant}: {' '.join(line[0] + line[1:].strip() for line in lines)}")
+            print(alive[-1], flush=True)
     return totals, alive
 
 
@@ -130,6 +131,7 @@ def tables() -> tuple[Counter[str], list[str]]:
             path.write_text(changed)
             if tests_pass(COPY):
                 alive.append(f"verifier.{module}: {what}")
+                print(alive[-1], flush=True)
         path.write_text(source)
     return totals, alive
 
@@ -146,7 +148,6 @@ def main() -> int:
         total += found
         survivors += alive
     lived = Counter(survivor.split(":")[0].split(".")[1] for survivor in survivors)
-    print("\n".join(survivors))
     for module in MODULES:
         killed = total[module] - lived[module]
         print(f"{module:<12}  {killed:>4} of {total[module]:>4} mutants killed, {killed / max(1, total[module]):.1%}")

@@ -45,7 +45,7 @@ def main(folder: Path) -> int:
         (folder / "openapi.json").write_text(json.dumps(document))
         command = [Path(sys.executable).with_name("schemathesis"), "run", folder / "openapi.json"]
         command += ["--url", f"http://127.0.0.1:{server.port}", "--exclude-checks", ",".join(EXCLUDED)]
-        command += ["--max-examples", "200", "--warnings", "off", *sys.argv[1:]]
+        command += ["--max-examples", "100", "--warnings", "off", *sys.argv[1:]]
         status = subprocess.run(list(map(str, command)), cwd=folder).returncode
     finally:
         server.stop()

@@ -42,7 +42,10 @@ def seeds() -> dict[str, set[bytes]]:
 
 def corpus(target: str) -> list[bytes]:
     """The inputs that are kept in the repository."""
-    return [text.encode("latin-1") for text in json.loads((CORPUS / f"{target}.json").read_text("ascii"))]
+    names = ("header", "claims") if target == "json" else (target,)
+    return [
+        text.encode("latin-1") for name in names for text in json.loads((CORPUS / f"{name}.json").read_text("ascii"))
+    ]
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import atheris
+try:
+    import atheris
+except ImportError:  # the seeds are also run by tests/test_hostile.py, where there is no fuzzer
+    atheris = None
 
-with atheris.instrument_imports(include=["verifier"]):
+with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontext():
     from verifier import app, applications, encoding, jwk, keyring, tokens  # noqa: F401
     from verifier.errors import ConfigError, KeyFileError
 
@@ -35,10 +39,8 @@ from tests.contract import APPLICATION_ID, ISSUER, NOW, SECRET, World
 CLAIMS = {"iss": ISSUER, "aud": APPLICATION_ID, "sub": "42", "iat": NOW, "exp": NOW + 300, "username": "ann"}
 
 
-def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
+def targets(world: World) -> dict[str, Callable[[bytes], None]]:
     """Every target by its name; each takes the bytes that the fuzzer made."""
-    world = World(folder / "keys")
-    world.stop_the_clock()
 
     def pair_of(data: bytes) -> forge.Pair:
         return next((world.pairs[alg] for alg in ("ES256", "RS256") if alg.encode() in data), world.pairs["EdDSA"])
@@ -141,7 +143,9 @@ def as_floats(value: Any) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        chosen = targets(Path(folder))[sys.argv.pop(1)]
+        world = World(Path(folder) / "keys")
+        world.stop_the_clock()
+        chosen = targets(world)[sys.argv.pop(1)]
         atheris.Setup(sys.argv, chosen)
         atheris.Fuzz()  # does not return
 
