@@ -20,6 +20,7 @@ LAYERS = [
     {"jwk", "settings", "files", "history", "replicas", "cases"},
     {"keyring", "applications"},
     {"tokens", "rotation", "conformance"},
+    {"telemetry"},
     {"keystore", "app", "audit", "diagnosis", "timeline"},
     {"issuer", "server", "report"},
     {"dev", "options"},
@@ -78,7 +79,7 @@ def test_importing_the_server_loads_nothing_that_signs():
 
 
 def test_what_is_imported_is_declared():
-    declared = {"starlette", "uvicorn", "httptools", "jwt", "cryptography", "click", "jinja2"}
+    declared = {"starlette", "uvicorn", "httptools", "jwt", "cryptography", "click", "jinja2", "structlog", "orjson"}
     for path in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

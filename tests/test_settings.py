@@ -50,6 +50,8 @@ def test_the_least_that_is_needed_leaves_the_rest_at_its_default():
         "host": "127.0.0.1",
         "port": 8000,
         "workers": 1,
+        "log_level": "info",
+        "log_format": "",
     }
 
 
@@ -64,6 +66,8 @@ def test_every_variable_is_taken():
         "VERIFIER_HOST": "::",
         "VERIFIER_PORT": "8080",
         "VERIFIER_WORKERS": "4",
+        "VERIFIER_LOG_LEVEL": "warning",
+        "VERIFIER_LOG_FORMAT": "text",
     }
     assert values(Settings.from_environment(environ)) == {
         "issuer": "urn:game",
@@ -77,6 +81,8 @@ def test_every_variable_is_taken():
         "host": "::",
         "port": 8080,
         "workers": 4,
+        "log_level": "warning",
+        "log_format": "text",
     }
 
 
@@ -273,3 +279,20 @@ def test_an_empty_secret_or_one_that_is_not_utf_8_is_refused(text):
     assert Secret.of(CANARY).weakness == ""
     with pytest.raises(ConfigError, match=f"^{re.escape('the secret is empty or not UTF-8')}$"):
         Secret.of(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("VERIFIER_LOG_LEVEL", "VERIFIER_LOG_LEVEL is unknown (expected one of debug, info, warning, error)"),
+        ("VERIFIER_LOG_FORMAT", "VERIFIER_LOG_FORMAT is unknown (expected one of json, text)"),
+    ],
+)
+def test_an_unknown_choice_is_named_and_not_shown(name, says):
+    assert refusal(LEAST | {name: CANARY}) == (says, "")
+
+
+def test_what_is_shown_at_the_start_has_no_secret():
+    assert Settings.from_environment(LEAST).shown().keys() == {
+        field.name for field in fields(Settings) if getattr(Settings.from_environment(LEAST), field.name)
+    } - {"secret"}

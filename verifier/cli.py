@@ -35,6 +35,8 @@ def cli() -> None:
 @click.option("--host", help="Address to listen on. [env: VERIFIER_HOST; default: 127.0.0.1]")
 @click.option("--port", help="Port to listen on. [env: VERIFIER_PORT; default: 8000]")
 @click.option("--workers", help="Processes. [env: VERIFIER_WORKERS; default: 1]")
+@click.option("--log-level", help="debug, info, warning or error. [env: VERIFIER_LOG_LEVEL; default: info]")
+@click.option("--log-format", help="json or text. [env: VERIFIER_LOG_FORMAT; default: text on a terminal, else json]")
 def serve(**options: str | None) -> None:
     """Run the endpoint.
 

@@ -52,6 +52,7 @@ class InvalidToken(Unauthorized):
     """The token breaks a rule of the profile; the text names the rule."""
 
     code = "invalid_token"
+    kid = ""  # of the key the token names, where it is loaded; never part of the answer
 
 
 class ConfigError(Exception):

@@ -3,8 +3,9 @@
 import os
 import signal
 import socket
+import sys
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import httptools
 from starlette.routing import Router
@@ -16,19 +17,12 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 from verifier.app import create_app, refusal_body
 from verifier.errors import ConfigError, InvalidRequest, Refusal
 from verifier.settings import Settings
+from verifier.telemetry import take_over_logging
 
 GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
 MAX_HEAD_BYTES = 32_768
 NOT_HTTP = "the request is not HTTP/1.1"
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-}
 
 
 class Protocol(HttpToolsProtocol):
@@ -111,6 +105,16 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class Supervisor(Multiprocess):
+    """uvicorn's parent of several workers."""
+
+    def handle_hup(self) -> None:
+        """Pass it on: a worker reads its files again. uvicorn would replace every worker."""
+        for process in self.processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises ConfigError when there is none to be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -126,7 +130,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 def app_from_environment() -> Router:
     """What a worker process serves."""
-    return create_app(Settings.from_environment(os.environ))
+    try:
+        settings = Settings.from_environment(os.environ)
+        take_over_logging(settings)
+        return create_app(settings)
+    except ConfigError as exc:
+        # A file broke since the start: the parent tries again, and the other workers go on.
+        print(f"verifier: error: {exc}", file=sys.stderr)
+        raise SystemExit(1) from exc
 
 
 def serve(settings: Settings) -> None:
@@ -134,6 +145,10 @@ def serve(settings: Settings) -> None:
 
     With several workers the settings must also be in the environment, where the workers find them.
     """
+    if hasattr(signal, "SIGHUP"):
+        # Until files are watched; worker processes inherit it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    take_over_logging(settings)
     app = create_app(settings)
     with listen(settings.host, settings.port) as sock:
         config = Config(
@@ -145,14 +160,14 @@ def serve(settings: Settings) -> None:
             http=Protocol,
             ws="none",
             lifespan="on",
-            log_config=LOGGING,
+            log_config=None,
             access_log=False,  # uvicorn's has the query string, which may hold anything
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
         )
         if settings.workers > 1:
-            supervisor = Multiprocess(config, sockets=[sock])
+            supervisor = Supervisor(config, sockets=[sock])
             supervisor.run()
             if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
                 raise ConfigError("a worker process could not start", hint="its own lines above say why")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from verifier.encoding import is_text
@@ -50,6 +50,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
+    log_level: str = "info"  # the least that is told: debug, info, warning or error
+    log_format: str = ""  # json, text, or "" for text on a terminal and json elsewhere
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -83,7 +85,14 @@ class Settings:
             host=known.get("VERIFIER_HOST", "127.0.0.1"),
             port=_number(known, "VERIFIER_PORT", 8000, 0, 65535),
             workers=_number(known, "VERIFIER_WORKERS", 1, 1, 64),
+            log_level=_choice(known, "VERIFIER_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+            log_format=_choice(known, "VERIFIER_LOG_FORMAT", "", ("json", "text")),
         )
+
+    def shown(self) -> dict[str, str | int]:
+        """What may be told at the start: everything set but the secret."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "secret"}
+        return {name: value if isinstance(value, int) else str(value) for name, value in told.items() if value}
 
 
 def _check_applications(known: Mapping[str, str]) -> None:
@@ -111,3 +120,10 @@ def _number(known: Mapping[str, str], name: str, default: int, low: int, high: i
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
         raise ConfigError(f"{name} is out of range (expected a whole number from {low} to {high})")
     return int(text)
+
+
+def _choice(known: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = known.get(name, default)
+    if value != default and value not in choices:
+        raise ConfigError(f"{name} is unknown (expected one of {', '.join(choices)})")
+    return value
