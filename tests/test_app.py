@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ from starlette.types import Message
 
 from tests.conftest import APPLICATION_ID, JSON, NOW, SECRET, Answer
 from verifier import app as app_module
-from verifier.app import MAX_BODY_BYTES, Verifier, create_app
+from verifier.app import Verifier, create_app
 from verifier.errors import ConfigError
-from verifier.settings import Settings
+from verifier.settings import MAX_BODY_BYTES, Settings
 
 
 def answer(status: int, body: Any, **more: str) -> Answer:
@@ -272,9 +273,8 @@ SCOPE = {"type": "http", "method": "POST", "path": "/profile", "headers": [(b"co
 
 
 def test_a_body_that_does_not_come_is_refused_in_time(environment, monkeypatch):
-    monkeypatch.setattr(app_module, "BODY_TIMEOUT_S", 0.05)
     monkeypatch.setattr(app_module, "LINGER_S", 0.05)
-    app = create_app(Settings.from_environment(environment))
+    app = create_app(replace(Settings.from_environment(environment), body_timeout_s=0.05))
     sent = run(app, SCOPE, [{"type": "http.request", "body": b"{", "more_body": True}])
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
@@ -363,4 +363,4 @@ def test_openapi_names_every_status_and_path(ask):
     assert document["openapi"].startswith("3.1")
     assert document["paths"].keys() == {"/profile", "/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"}
     profile = document["paths"]["/profile"]["post"]["responses"].keys()
-    assert profile == {"200", "400", "401", "408", "413", "415", "431"}
+    assert profile == {"200", "400", "401", "408", "413", "415", "431", "503"}

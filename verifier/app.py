@@ -17,13 +17,11 @@ from starlette.websockets import WebSocketClose
 from verifier import __version__, tokens
 from verifier.applications import ApplicationsSource
 from verifier.encoding import json_object
-from verifier.errors import InvalidRequest, Refusal
+from verifier.errors import InvalidRequest, Refusal, Unavailable
 from verifier.keyring import KeyDirectory
 from verifier.settings import Settings
 from verifier.telemetry import Request, Telemetry
 
-MAX_BODY_BYTES = 16_384
-BODY_TIMEOUT_S = 5.0
 LINGER_S = 2.0
 RELOAD_S = 1.0
 
@@ -62,6 +60,7 @@ class Endpoint(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(self.path)
+        self.telemetry.in_flight += 1
         try:
             if scope["method"] not in self.methods.split(", "):
                 allow = ((b"allow", self.methods.encode("ascii")),)
@@ -72,12 +71,19 @@ class Endpoint(BaseRoute):
             await send_refusal(refusal, receive, send)
         except ClientGone:
             request.outcome, request.status = "gone", 0
+        except asyncio.CancelledError:
+            # The time to shut down in has passed. uvicorn would answer 500 in plain text.
+            stopping = Unavailable("the server is stopping")
+            request.refused(stopping)
+            await send_refusal(stopping, receive, send)
         except Exception as exc:  # noqa: BLE001 - nothing may pass here
             request.outcome, request.status, request.level = "server_error", 500, "error"
             self.telemetry.bug(exc)
             await send_answer(send, 500, b'{"error":"server_error","error_description":"internal error"}')
         else:
             await send_answer(send, request.status, body)
+        finally:
+            self.telemetry.in_flight -= 1
         # After the answer: what is told of an unknown application and of a wrong secret differs.
         self.telemetry.finish(request)
 
@@ -137,7 +143,7 @@ def json_bytes(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def check_headers(headers: Iterable[Header]) -> None:
+def check_headers(headers: Iterable[Header], max_body_bytes: int) -> None:
     """Refuse a body that is not plain `application/json` or says it is too long; raises InvalidRequest."""
     types = []
     for name, value in headers:
@@ -145,33 +151,33 @@ def check_headers(headers: Iterable[Header]) -> None:
             types.append(value.partition(b";")[0].strip().lower())
         elif name in PLAIN and value.strip().lower() not in PLAIN[name]:
             raise InvalidRequest("the body must not be encoded", status=415)
-        elif name == b"content-length" and int(value) > MAX_BODY_BYTES:
-            raise too_large()
+        elif name == b"content-length" and int(value) > max_body_bytes:
+            raise too_large(max_body_bytes)
     if types != [b"application/json"]:
         raise InvalidRequest("the Content-Type must be application/json", status=415)
 
 
-def too_large() -> InvalidRequest:
+def too_large(max_body_bytes: int) -> InvalidRequest:
     """The one refusal of a long body, announced or not."""
-    return InvalidRequest(f"the body is over {MAX_BODY_BYTES} bytes", status=413, headers=CLOSE)
+    return InvalidRequest(f"the body is over {max_body_bytes} bytes", status=413, headers=CLOSE)
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, max_body_bytes: int, timeout_s: float) -> bytes:
     """The whole body; raises InvalidRequest when it is too long or too slow, ClientGone when it ends early."""
     body = b""
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             more = True
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 body += message.get("body", b"")
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large()
+                if len(body) > max_body_bytes:
+                    raise too_large(max_body_bytes)
                 more = message.get("more_body", False)
     except TimeoutError:
-        text = f"the body was not here within {BODY_TIMEOUT_S:g} s"
+        text = f"the body was not here within {timeout_s:g} s"
         raise InvalidRequest(text, status=408, headers=CLOSE) from None
     return body
 
@@ -200,16 +206,39 @@ class Verifier:
         self.applications.load()
         self.telemetry = Telemetry(settings)
         self._reload = asyncio.Event()
+        self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
         self.openapi = resources.files("verifier").joinpath("openapi.json").read_bytes()
+
+    def _listen_for_metrics(self) -> Callable[[], None]:
+        from verifier.metrics import Metrics
+
+        told = self.telemetry
+        metrics = Metrics(
+            self.keys,
+            self.applications,
+            self.settings.leeway_s,
+            {
+                "verifier_requests_in_flight": ("Requests that have no answer yet.", lambda: told.in_flight),
+                "verifier_reload_timestamp_seconds": ("When files were last read.", lambda: told.reloaded_at),
+                "verifier_reload_duration_seconds": ("How long that took.", lambda: told.reload_s),
+                "verifier_reload_failures_total": ("Readings that failed.", lambda: told.reload_failures),
+                "verifier_log_lines_dropped_total": ("Log lines that nobody read.", lambda: told.output.dropped),
+            },
+        )
+        told.metrics = metrics
+        return metrics.listen(self.settings.host, self.settings.metrics_port)
 
     async def profile(self, scope: Scope, receive: Receive, request: Request) -> Answer:
         """escs asks who a token is: `{"_id", "email"?, "username"?}`."""
-        check_headers(scope["headers"])
-        code, secret, application_id = parse_body(await read_body(receive))
+        settings = self.settings
+        if self.telemetry.in_flight > settings.max_requests:
+            raise Unavailable("too many requests at once")
+        check_headers(scope["headers"], settings.max_body_bytes)
+        body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_s)
+        code, secret, application_id = parse_body(body)
         applications = self.applications.applications
         request.application = application_id if application_id in applications.by_id else ""
         request.slot = applications.authenticate(application_id=application_id, secret=secret) + 1
-        settings = self.settings
         policy = tokens.Policy(
             settings.issuer,
             application_id,
@@ -257,15 +286,16 @@ class Verifier:
         return 200, self.openapi
 
     @asynccontextmanager
-    async def lifespan(self, _app: Any) -> AsyncIterator[None]:
+    async def lifespan(self, _app: Any) -> AsyncIterator[dict[str, "Verifier"]]:
         """Say what runs, and watch the files while it does."""
         self._started()
         task = asyncio.create_task(self._watch())
         with _on_hup(self._reload.set):
             try:
-                yield
+                yield {"verifier": self}
             finally:
                 task.cancel()
+                self._close_metrics()
                 self.telemetry.log.info("stop", pid=os.getpid())
 
     def _started(self) -> None:
@@ -287,10 +317,13 @@ class Verifier:
             with suppress(TimeoutError):
                 asked = await asyncio.wait_for(self._reload.wait(), RELOAD_S)
             self._reload.clear()
+            told, began = self.telemetry, time.perf_counter()
             try:
                 await asyncio.to_thread(self.refresh, asked)
+                told.reloaded_at, told.reload_s = time.time(), time.perf_counter() - began
             except Exception as exc:  # noqa: BLE001 - a reload that fails must not be the last
-                self.telemetry.log.error("reload failed", error=type(exc).__name__)
+                told.reload_failures += 1
+                told.log.error("reload failed", error=type(exc).__name__)
 
     def refresh(self, asked: bool = False) -> None:
         """Take in what is in the files now, and say so when it changed or somebody asked."""

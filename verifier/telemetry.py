@@ -9,7 +9,7 @@ import os
 import select
 import time
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
 import structlog
@@ -44,6 +44,8 @@ class Request:
         self.status, self.outcome, self.reason = refusal.status, refusal.code, str(refusal)
         if isinstance(refusal, InvalidToken):
             self.kid = refusal.kid
+        elif refusal.status == 503:
+            self.level = "warning"
 
     def fields(self) -> dict[str, Any]:
         """What is told, with the milliseconds until now."""
@@ -84,8 +86,22 @@ class Output:
         """Nothing is kept back."""
 
 
+class Metrics(Protocol):
+    """Who counts."""
+
+    def count(self, outcome: str, reason: str, seconds: float) -> None: ...
+
+    def used(self, application_id: str, slot: int, kid: str) -> None: ...
+
+
 class Telemetry:
-    """The log of one process."""
+    """The log of one process, and what its metrics are made of."""
+
+    metrics: Metrics | None = None
+    in_flight = 0  # requests
+    reloaded_at = 0.0
+    reload_s = 0.0  # how long the last reading took
+    reload_failures = 0
 
     def __init__(self, settings: Settings, output: Output | None = None) -> None:
         self.output = output or Output()
@@ -99,6 +115,9 @@ class Telemetry:
 
     def finish(self, request: Request) -> None:
         """Take note of a request that has been answered."""
+        if self.metrics and request.path in ("/profile", ""):
+            self.metrics.count(request.outcome, request.reason, time.perf_counter() - request.started)
+            self.metrics.used(request.application, request.slot, request.kid if request.outcome == "ok" else "")
         self._tell[request.level]("request", **request.fields())
 
     def bug(self, exc: BaseException) -> None:
