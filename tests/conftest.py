@@ -166,6 +166,23 @@ def ask(environment: dict[str, str]) -> Callable[..., Answer]:
     return ask
 
 
+def lines(text: str) -> list[dict[str, Any]]:
+    """The log lines in what a process wrote; every line must be one."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def told(capfd) -> Callable[[], list[dict[str, Any]]]:
+    """What was logged since the last call, without the time."""
+
+    def told() -> list[dict[str, Any]]:
+        found = lines(capfd.readouterr().out)
+        assert all(line.pop("time")[4] == "-" for line in found)
+        return found
+
+    return told
+
+
 @dataclass(frozen=True)
 class Server:
     """`verifier serve` in a process of its own."""

@@ -50,7 +50,8 @@ def refusal_texts(hole: str = ".+") -> set[str]:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
                 continue
             text = node.args[0]
-            if node.func.id in ("InvalidRequest", "InvalidToken") and isinstance(text, ast.Constant | ast.JoinedStr):
+            refusals = ("InvalidRequest", "InvalidToken", "Unavailable")
+            if node.func.id in refusals and isinstance(text, ast.Constant | ast.JoinedStr):
                 parts = text.values if isinstance(text, ast.JoinedStr) else [text]
                 patterns.add("".join(re.escape(p.value) if isinstance(p, ast.Constant) else hole for p in parts))
     return patterns

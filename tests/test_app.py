@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +14,9 @@ from starlette.types import Message
 
 from tests.conftest import APPLICATION_ID, JSON, NOW, SECRET, Answer
 from verifier import app as app_module
-from verifier.app import MAX_BODY_BYTES, create_app
+from verifier.app import Verifier, create_app
 from verifier.errors import ConfigError
-from verifier.settings import Settings
+from verifier.settings import MAX_BODY_BYTES, Settings
 
 
 def answer(status: int, body: Any, **more: str) -> Answer:
@@ -232,10 +235,20 @@ def test_a_bad_key_file_stops_the_start(environment, keys):
         create_app(Settings.from_environment(environment))
 
 
-def test_a_weak_secret_is_warned_about_at_the_start(environment, caplog):
-    create_app(Settings.from_environment(environment | {"VERIFIER_SECRET_KEY": "short"}))
+def test_a_weak_secret_is_warned_about_at_the_start(environment, told):
+    verifier = Verifier(Settings.from_environment(environment | {"VERIFIER_SECRET_KEY": "short"}))
+    asyncio.run(lived(verifier))
     text = f"secret 1 of application {APPLICATION_ID} is weak (shorter than 16 characters)"
-    assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", text)]
+    start, problem, stop = told()
+    assert (start["event"], stop["event"]) == ("start", "stop")
+    assert problem == {"event": "problem", "level": "warning", "problem": text}
+
+
+async def lived(verifier: Verifier, until: Callable[[], bool] = lambda: True) -> None:
+    """Start the application, and stop it when something has happened."""
+    async with verifier.lifespan(None), asyncio.timeout(10):
+        while not until():
+            await asyncio.sleep(0.01)
 
 
 def run(app: Any, scope: dict[str, Any], messages: list[Message]) -> list[Message]:
@@ -260,9 +273,8 @@ SCOPE = {"type": "http", "method": "POST", "path": "/profile", "headers": [(b"co
 
 
 def test_a_body_that_does_not_come_is_refused_in_time(environment, monkeypatch):
-    monkeypatch.setattr(app_module, "BODY_TIMEOUT_S", 0.05)
     monkeypatch.setattr(app_module, "LINGER_S", 0.05)
-    app = create_app(Settings.from_environment(environment))
+    app = create_app(replace(Settings.from_environment(environment), body_timeout_s=0.05))
     sent = run(app, SCOPE, [{"type": "http.request", "body": b"{", "more_body": True}])
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
@@ -278,12 +290,11 @@ def test_the_rest_of_a_long_body_is_read_before_the_connection_closes(environmen
     assert [message.get("more_body") for message in sent] == [None, True, None]
 
 
-def test_a_client_that_hangs_up_is_not_answered(environment, caplog):
+def test_a_client_that_hangs_up_is_not_answered(environment, told):
     app = create_app(Settings.from_environment(environment))
-    caplog.clear()
     partial = {"type": "http.request", "body": b"{", "more_body": True}
     assert run(app, SCOPE, [partial, {"type": "http.disconnect"}]) == []
-    assert caplog.records == []
+    assert [(line["level"], line["outcome"], line["status"]) for line in told()] == [("info", "gone", 0)]
 
 
 def test_a_body_in_pieces_is_one_body(environment):
@@ -293,24 +304,20 @@ def test_a_body_in_pieces_is_one_body(environment):
     assert sent[0]["status"] == 401
 
 
-def test_a_reload_that_fails_is_not_the_last(environment, monkeypatch, caplog):
+def test_a_reload_that_fails_is_not_the_last(environment, monkeypatch, told):
     monkeypatch.setattr(app_module, "RELOAD_S", 0.01)
-    verifier = app_module.Verifier(Settings.from_environment(environment))
+    verifier = Verifier(Settings.from_environment(environment))
     calls = []
 
-    def refresh() -> None:
+    def refresh(_asked: bool) -> None:
         calls.append(1)
         raise RuntimeError("canary")
 
     monkeypatch.setattr(verifier, "refresh", refresh)
-
-    async def run_a_while() -> None:
-        async with verifier.lifespan(None):
-            while len(calls) < 3:
-                await asyncio.sleep(0.01)
-
-    asyncio.run(asyncio.wait_for(run_a_while(), 10))
-    assert {record.message for record in caplog.records} == {"reload failed: RuntimeError"}
+    asyncio.run(lived(verifier, lambda: len(calls) > 2))
+    _start, *failures, _stop = told()
+    assert failures[0] == {"event": "reload failed", "level": "error", "error": "RuntimeError"}
+    assert len(failures) > 1
 
 
 def test_a_websocket_is_closed(environment):
@@ -319,20 +326,20 @@ def test_a_websocket_is_closed(environment):
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
-def test_a_bug_is_answered_and_logged_without_what_was_sent(environment, monkeypatch, caplog):
+def test_a_bug_is_answered_and_logged_without_what_was_sent(environment, monkeypatch, told):
     app = create_app(Settings.from_environment(environment))
 
     def bug(_: bytes) -> None:
         raise RuntimeError("canary: the whole body")
 
     monkeypatch.setattr(app_module, "parse_body", bug)
-    caplog.clear()
     sent = run(app, SCOPE, [{"type": "http.request", "body": b"{}", "more_body": False}])
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"]) == {"error": "server_error", "error_description": "internal error"}
-    assert len(caplog.records) == 1
-    assert "bug: RuntimeError at " in caplog.text
-    assert "canary" not in caplog.text
+    found, request = told()
+    assert re.fullmatch(r".*test_app\.py:\d+", found.pop("where"))
+    assert found == {"event": "bug", "level": "error", "error": "RuntimeError"}
+    assert (request["level"], request["outcome"], request["status"]) == ("error", "server_error", 500)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -356,4 +363,4 @@ def test_openapi_names_every_status_and_path(ask):
     assert document["openapi"].startswith("3.1")
     assert document["paths"].keys() == {"/profile", "/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"}
     profile = document["paths"]["/profile"]["post"]["responses"].keys()
-    assert profile == {"200", "400", "401", "408", "413", "415", "431"}
+    assert profile == {"200", "400", "401", "408", "413", "415", "431", "503"}

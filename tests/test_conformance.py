@@ -245,7 +245,7 @@ class Web(HTTPServer):
             members = json_object(body) | {"applicationId": APPLICATION_ID}
             code, secret, application_id = app.parse_body(json.dumps(members).encode())
         else:
-            app.check_headers((name.lower().encode(), value.encode()) for name, value in headers.items())
+            app.check_headers(((name.lower().encode(), value.encode()) for name, value in headers.items()), 16_384)
             code, secret, application_id = app.parse_body(body)
         if self.wrong == "secret prefix":
             secret = SECRET if SECRET.startswith(secret) else secret

@@ -50,6 +50,16 @@ def test_the_least_that_is_needed_leaves_the_rest_at_its_default():
         "host": "127.0.0.1",
         "port": 8000,
         "workers": 1,
+        "metrics_port": 0,
+        "max_connections": 4000,
+        "max_requests": 2500,
+        "max_body_bytes": 16_384,
+        "body_timeout_s": 5,
+        "head_timeout_s": 5,
+        "keep_alive_s": 75,
+        "graceful_shutdown_s": 8,
+        "log_level": "info",
+        "log_format": "",
     }
 
 
@@ -64,6 +74,15 @@ def test_every_variable_is_taken():
         "VERIFIER_HOST": "::",
         "VERIFIER_PORT": "8080",
         "VERIFIER_WORKERS": "4",
+        "VERIFIER_MAX_CONNECTIONS": "10",
+        "VERIFIER_MAX_REQUESTS": "9",
+        "VERIFIER_MAX_BODY": "2048",
+        "VERIFIER_BODY_TIMEOUT": "8",
+        "VERIFIER_HEAD_TIMEOUT": "7",
+        "VERIFIER_KEEP_ALIVE": "6",
+        "VERIFIER_GRACEFUL_SHUTDOWN": "4",
+        "VERIFIER_LOG_LEVEL": "warning",
+        "VERIFIER_LOG_FORMAT": "text",
     }
     assert values(Settings.from_environment(environ)) == {
         "issuer": "urn:game",
@@ -77,6 +96,16 @@ def test_every_variable_is_taken():
         "host": "::",
         "port": 8080,
         "workers": 4,
+        "metrics_port": 0,
+        "max_connections": 10,
+        "max_requests": 9,
+        "max_body_bytes": 2048,
+        "body_timeout_s": 8,
+        "head_timeout_s": 7,
+        "keep_alive_s": 6,
+        "graceful_shutdown_s": 4,
+        "log_level": "warning",
+        "log_format": "text",
     }
 
 
@@ -113,6 +142,14 @@ RANGES = [
     pytest.param("VERIFIER_MAX_LIFETIME", "max_lifetime_s", 1, 3600, id="max-lifetime"),
     pytest.param("VERIFIER_LEEWAY", "leeway_s", 0, 60, id="leeway"),
     pytest.param("VERIFIER_PORT", "port", 0, 65535, id="port"),
+    pytest.param("VERIFIER_MAX_CONNECTIONS", "max_connections", 1, 100_000, id="max-connections"),
+    pytest.param("VERIFIER_MAX_REQUESTS", "max_requests", 1, 100_000, id="max-requests"),
+    pytest.param("VERIFIER_MAX_BODY", "max_body_bytes", 1024, 1_048_576, id="max-body"),
+    pytest.param("VERIFIER_BODY_TIMEOUT", "body_timeout_s", 1, 60, id="body-timeout"),
+    pytest.param("VERIFIER_HEAD_TIMEOUT", "head_timeout_s", 1, 60, id="head-timeout"),
+    pytest.param("VERIFIER_KEEP_ALIVE", "keep_alive_s", 1, 3600, id="keep-alive"),
+    pytest.param("VERIFIER_GRACEFUL_SHUTDOWN", "graceful_shutdown_s", 1, 300, id="graceful-shutdown"),
+    pytest.param("VERIFIER_METRICS_PORT", "metrics_port", 0, 65535, id="metrics-port"),
     pytest.param("VERIFIER_WORKERS", "workers", 1, 64, id="workers"),
 ]
 
@@ -135,7 +172,7 @@ def test_a_number_beside_the_range_is_refused(name, field, low, high):
 )
 @pytest.mark.parametrize(("name", "field", "low", "high"), RANGES)
 def test_what_is_not_a_plain_number_is_refused_and_not_shown(name, field, low, high, text):
-    assert getattr(Settings.from_environment(LEAST | {name: "30"}), field) == 30
+    assert getattr(Settings.from_environment(LEAST | {name: str(high)}), field) == high
     says = f"{name} is out of range (expected a whole number from {low} to {high})"
     assert refusal(LEAST | {name: text}) == (says, "")
 
@@ -273,3 +310,30 @@ def test_an_empty_secret_or_one_that_is_not_utf_8_is_refused(text):
     assert Secret.of(CANARY).weakness == ""
     with pytest.raises(ConfigError, match=f"^{re.escape('the secret is empty or not UTF-8')}$"):
         Secret.of(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("VERIFIER_LOG_LEVEL", "VERIFIER_LOG_LEVEL is unknown (expected one of debug, info, warning, error)"),
+        ("VERIFIER_LOG_FORMAT", "VERIFIER_LOG_FORMAT is unknown (expected one of json, text)"),
+    ],
+)
+def test_an_unknown_choice_is_named_and_not_shown(name, says):
+    assert refusal(LEAST | {name: CANARY}) == (says, "")
+
+
+def test_what_is_shown_at_the_start_has_no_secret():
+    assert Settings.from_environment(LEAST).shown().keys() == {
+        field.name for field in fields(Settings) if getattr(Settings.from_environment(LEAST), field.name)
+    } - {"secret"}
+
+
+def test_metrics_are_refused_beside_several_workers():
+    port = LEAST | {"VERIFIER_METRICS_PORT": "9000"}
+    assert Settings.from_environment(port | {"VERIFIER_WORKERS": "1"}).metrics_port == 9000
+    assert Settings.from_environment(LEAST | {"VERIFIER_WORKERS": "2"}).workers == 2
+    assert refusal(port | {"VERIFIER_WORKERS": "2"}) == (
+        "VERIFIER_METRICS_PORT is set beside several VERIFIER_WORKERS (expected one: each would count its own)",
+        "run one worker per container, and as many containers as are needed",
+    )

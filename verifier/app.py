@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-import logging
+import os
+import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import resources
 from typing import Any
 
@@ -13,19 +14,16 @@ from starlette.routing import BaseRoute, Match, Router
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from verifier import tokens
+from verifier import __version__, tokens
 from verifier.applications import ApplicationsSource
 from verifier.encoding import json_object
-from verifier.errors import InvalidRequest, Refusal
+from verifier.errors import InvalidRequest, Refusal, Unavailable
 from verifier.keyring import KeyDirectory
 from verifier.settings import Settings
+from verifier.telemetry import Request, Telemetry
 
-MAX_BODY_BYTES = 16_384
-BODY_TIMEOUT_S = 5.0
 LINGER_S = 2.0
 RELOAD_S = 1.0
-
-log = logging.getLogger("verifier")
 
 Header = tuple[bytes, bytes]
 Answer = tuple[int, bytes]
@@ -44,43 +42,66 @@ class Endpoint(BaseRoute):
     The path is compared as a string: a pattern that ends in "$" also matches a trailing newline.
     """
 
-    def __init__(self, path: str, methods: str, answer: Callable[[Scope, Receive], Awaitable[Answer]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        methods: str,
+        answer: Callable[[Scope, Receive, Request], Awaitable[Answer]],
+        telemetry: Telemetry,
+    ) -> None:
         self.path = path
         self.methods = methods  # as in Allow
         self.answer = answer
+        self.telemetry = telemetry
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         matched = scope["type"] == "http" and scope["path"] == self.path
         return (Match.FULL if matched else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(self.path)
+        self.telemetry.in_flight += 1
         try:
             if scope["method"] not in self.methods.split(", "):
                 allow = ((b"allow", self.methods.encode("ascii")),)
                 raise InvalidRequest(f"the method must be {self.methods}", status=405, headers=allow)
-            status, body = await self.answer(scope, receive)
+            request.status, body = await self.answer(scope, receive, request)
         except Refusal as refusal:
+            request.refused(refusal)
             await send_refusal(refusal, receive, send)
         except ClientGone:
-            pass
-        except Exception as exc:  # noqa: BLE001
-            # Nothing may pass here. No message and no traceback in the log: they could quote the request.
-            frame = exc.__traceback__
-            while frame is not None and frame.tb_next is not None:
-                frame = frame.tb_next
-            where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
-            log.error("bug: %s at %s", type(exc).__name__, where)
+            request.outcome, request.status = "gone", 0
+        except asyncio.CancelledError:
+            # The time to shut down in has passed. uvicorn would answer 500 in plain text.
+            stopping = Unavailable("the server is stopping")
+            request.refused(stopping)
+            await send_refusal(stopping, receive, send)
+        except Exception as exc:  # noqa: BLE001 - nothing may pass here
+            request.outcome, request.status, request.level = "server_error", 500, "error"
+            self.telemetry.bug(exc)
             await send_answer(send, 500, b'{"error":"server_error","error_description":"internal error"}')
         else:
-            await send_answer(send, status, body)
+            await send_answer(send, request.status, body)
+        finally:
+            self.telemetry.in_flight -= 1
+        # After the answer: what is told of an unknown application and of a wrong secret differs.
+        self.telemetry.finish(request)
 
 
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+class NotFound:
     """Any other path; no redirects, which could resend the secret in clear."""
-    if scope["type"] == "websocket":
-        await WebSocketClose()(scope, receive, send)
-    else:
-        await send_refusal(InvalidRequest("no such path", status=404), receive, send)
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+            return
+        request, refusal = Request(), InvalidRequest("no such path", status=404)
+        request.refused(refusal)
+        await send_refusal(refusal, receive, send)
+        self.telemetry.finish(request)
 
 
 async def send_answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (), more: bool = False) -> None:
@@ -122,7 +143,7 @@ def json_bytes(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def check_headers(headers: Iterable[Header]) -> None:
+def check_headers(headers: Iterable[Header], max_body_bytes: int) -> None:
     """Refuse a body that is not plain `application/json` or says it is too long; raises InvalidRequest."""
     types = []
     for name, value in headers:
@@ -130,33 +151,33 @@ def check_headers(headers: Iterable[Header]) -> None:
             types.append(value.partition(b";")[0].strip().lower())
         elif name in PLAIN and value.strip().lower() not in PLAIN[name]:
             raise InvalidRequest("the body must not be encoded", status=415)
-        elif name == b"content-length" and int(value) > MAX_BODY_BYTES:
-            raise too_large()
+        elif name == b"content-length" and int(value) > max_body_bytes:
+            raise too_large(max_body_bytes)
     if types != [b"application/json"]:
         raise InvalidRequest("the Content-Type must be application/json", status=415)
 
 
-def too_large() -> InvalidRequest:
+def too_large(max_body_bytes: int) -> InvalidRequest:
     """The one refusal of a long body, announced or not."""
-    return InvalidRequest(f"the body is over {MAX_BODY_BYTES} bytes", status=413, headers=CLOSE)
+    return InvalidRequest(f"the body is over {max_body_bytes} bytes", status=413, headers=CLOSE)
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, max_body_bytes: int, timeout_s: float) -> bytes:
     """The whole body; raises InvalidRequest when it is too long or too slow, ClientGone when it ends early."""
     body = b""
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             more = True
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
                 body += message.get("body", b"")
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large()
+                if len(body) > max_body_bytes:
+                    raise too_large(max_body_bytes)
                 more = message.get("more_body", False)
     except TimeoutError:
-        text = f"the body was not here within {BODY_TIMEOUT_S:g} s"
+        text = f"the body was not here within {timeout_s:g} s"
         raise InvalidRequest(text, status=408, headers=CLOSE) from None
     return body
 
@@ -182,15 +203,42 @@ class Verifier:
         self.keys = KeyDirectory(settings.keys / "public")
         self.applications = ApplicationsSource(settings)
         self.keys.load()
-        self._warn_about(self.applications.load().weaknesses())
+        self.applications.load()
+        self.telemetry = Telemetry(settings)
+        self._reload = asyncio.Event()
+        self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
         self.openapi = resources.files("verifier").joinpath("openapi.json").read_bytes()
 
-    async def profile(self, scope: Scope, receive: Receive) -> Answer:
+    def _listen_for_metrics(self) -> Callable[[], None]:
+        from verifier.metrics import Metrics
+
+        told = self.telemetry
+        metrics = Metrics(
+            self.keys,
+            self.applications,
+            self.settings.leeway_s,
+            {
+                "verifier_requests_in_flight": ("Requests that have no answer yet.", lambda: told.in_flight),
+                "verifier_reload_timestamp_seconds": ("When files were last read.", lambda: told.reloaded_at),
+                "verifier_reload_duration_seconds": ("How long that took.", lambda: told.reload_s),
+                "verifier_reload_failures_total": ("Readings that failed.", lambda: told.reload_failures),
+                "verifier_log_lines_dropped_total": ("Log lines that nobody read.", lambda: told.output.dropped),
+            },
+        )
+        told.metrics = metrics
+        return metrics.listen(self.settings.host, self.settings.metrics_port)
+
+    async def profile(self, scope: Scope, receive: Receive, request: Request) -> Answer:
         """escs asks who a token is: `{"_id", "email"?, "username"?}`."""
-        check_headers(scope["headers"])
-        code, secret, application_id = parse_body(await read_body(receive))
-        self.applications.applications.authenticate(application_id=application_id, secret=secret)
         settings = self.settings
+        if self.telemetry.in_flight > settings.max_requests:
+            raise Unavailable("too many requests at once")
+        check_headers(scope["headers"], settings.max_body_bytes)
+        body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_s)
+        code, secret, application_id = parse_body(body)
+        applications = self.applications.applications
+        request.application = application_id if application_id in applications.by_id else ""
+        request.slot = applications.authenticate(application_id=application_id, secret=secret) + 1
         policy = tokens.Policy(
             settings.issuer,
             application_id,
@@ -200,19 +248,22 @@ class Verifier:
             settings.max_lifetime_s,
         )
         player = tokens.verify(code, policy)
+        request.kid = player.kid
         profile = {"_id": player.id, "email": player.email, "username": player.username}
         return 200, json_bytes({name: value for name, value in profile.items() if value is not None})
 
-    async def healthz(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def healthz(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The process answers."""
+        request.level = "debug"
         return 200, b'{"status":"alive"}'
 
-    async def readyz(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def readyz(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """Whether a sign-in can succeed, and which key set is loaded."""
         keyring = self.keys.keyring
         usable = len(keyring.usable(int(time.time()), self.settings.leeway_s))
         applications = len(self.applications.applications.by_id)
         ready = bool(usable and applications)
+        request.level = "debug" if ready else "error"
         return (200 if ready else 503), json_bytes(
             {
                 "status": "ready" if ready else "not ready",
@@ -223,58 +274,104 @@ class Verifier:
             }
         )
 
-    async def jwks(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def jwks(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The public keys it trusts now, or will from their nbf on (RFC 7517 §5)."""
+        request.level = "debug"
         keyring = self.keys.keyring
         return 200, json_bytes({"keys": keyring.jwks(int(time.time())), "key_set_digest": keyring.digest})
 
-    async def describe(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def describe(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The contract as OpenAPI."""
+        request.level = "debug"
         return 200, self.openapi
 
     @asynccontextmanager
-    async def lifespan(self, _app: Any) -> AsyncIterator[None]:
-        """Watch the files while the server runs."""
+    async def lifespan(self, _app: Any) -> AsyncIterator[dict[str, "Verifier"]]:
+        """Say what runs, and watch the files while it does."""
+        self._started()
         task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
+        with _on_hup(self._reload.set):
+            try:
+                yield {"verifier": self}
+            finally:
+                task.cancel()
+                self._close_metrics()
+                self.telemetry.log.info("stop", pid=os.getpid())
+
+    def _started(self) -> None:
+        settings, keyring, now = self.settings, self.keys.keyring, int(time.time())
+        self.telemetry.log.info(
+            "start",
+            version=__version__,
+            pid=os.getpid(),
+            settings=settings.shown(),
+            applications={a.id: len(a.secrets) for a in self.applications.applications.by_id.values()},
+            keys={key.kid: keyring.stage(key, now) for key in keyring.keys.values()},
+            key_set_digest=keyring.digest,
+        )
+        self._tell_problems((), self.applications.applications.weaknesses())
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(RELOAD_S)
+            asked = False
+            with suppress(TimeoutError):
+                asked = await asyncio.wait_for(self._reload.wait(), RELOAD_S)
+            self._reload.clear()
+            told, began = self.telemetry, time.perf_counter()
             try:
-                await asyncio.to_thread(self.refresh)
+                await asyncio.to_thread(self.refresh, asked)
+                told.reloaded_at, told.reload_s = time.time(), time.perf_counter() - began
             except Exception as exc:  # noqa: BLE001 - a reload that fails must not be the last
-                log.error("reload failed: %s", type(exc).__name__)
+                told.reload_failures += 1
+                told.log.error("reload failed", error=type(exc).__name__)
 
-    def refresh(self) -> None:
-        """Take in what is in the files now, and say so when it changed."""
-        if self.keys.refresh():
-            log.info("keys reloaded: %d, digest %s", len(self.keys.keyring.keys), self.keys.keyring.digest[:16])
-            self._warn_about(self.keys.problems)
-        if self.applications.refresh():
-            log.info("applications reloaded: %d", len(self.applications.applications.by_id))
-            self._warn_about((*self.applications.problems, *self.applications.applications.weaknesses()))
+    def refresh(self, asked: bool = False) -> None:
+        """Take in what is in the files now, and say so when it changed or somebody asked."""
+        log = self.telemetry.log
+        if self.keys.refresh() or asked:
+            keyring = self.keys.keyring
+            log.info("reload", what="keys", count=len(keyring.keys), key_set_digest=keyring.digest)
+            self._tell_problems(self.keys.problems)
+        if self.applications.refresh() or asked:
+            applications = self.applications.applications
+            log.info("reload", what="applications", count=len(applications.by_id))
+            self._tell_problems(self.applications.problems, applications.weaknesses())
 
-    def _warn_about(self, problems: Iterable[str]) -> None:
+    def _tell_problems(self, problems: Iterable[str], weaknesses: Iterable[str] = ()) -> None:
         for problem in problems:
-            log.warning("%s", problem)
+            self.telemetry.log.error("problem", problem=problem)
+        for problem in weaknesses:
+            self.telemetry.log.warning("problem", problem=problem)
+
+
+@contextmanager
+def _on_hup(call: Callable[[], object]) -> Iterator[None]:
+    """SIGHUP calls this, where the system has that signal."""
+    if not hasattr(signal, "SIGHUP"):  # pragma: no cover - Windows
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, call)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # while it drains
 
 
 def create_app(settings: Settings) -> Router:
     """The ASGI application; raises ConfigError when its keys or applications cannot be used."""
     verifier = Verifier(settings)
+    telemetry = verifier.telemetry
     return Router(
         [
-            Endpoint("/profile", "POST", verifier.profile),
-            Endpoint("/healthz", "GET, HEAD", verifier.healthz),
-            Endpoint("/readyz", "GET, HEAD", verifier.readyz),
-            Endpoint("/.well-known/jwks.json", "GET, HEAD", verifier.jwks),
-            Endpoint("/openapi.json", "GET, HEAD", verifier.describe),
+            Endpoint("/profile", "POST", verifier.profile, telemetry),
+            Endpoint("/healthz", "GET, HEAD", verifier.healthz, telemetry),
+            Endpoint("/readyz", "GET, HEAD", verifier.readyz, telemetry),
+            Endpoint("/.well-known/jwks.json", "GET, HEAD", verifier.jwks, telemetry),
+            Endpoint("/openapi.json", "GET, HEAD", verifier.describe, telemetry),
         ],
         redirect_slashes=False,
-        default=not_found,
+        default=NotFound(telemetry),
         lifespan=verifier.lifespan,
     )

@@ -35,6 +35,16 @@ def cli() -> None:
 @click.option("--host", help="Address to listen on. [env: VERIFIER_HOST; default: 127.0.0.1]")
 @click.option("--port", help="Port to listen on. [env: VERIFIER_PORT; default: 8000]")
 @click.option("--workers", help="Processes. [env: VERIFIER_WORKERS; default: 1]")
+@click.option("--max-connections", help="At once. [env: VERIFIER_MAX_CONNECTIONS; default: 4000]")
+@click.option("--max-requests", help="At once. [env: VERIFIER_MAX_REQUESTS; default: 2500]")
+@click.option("--max-body", help="Bytes. [env: VERIFIER_MAX_BODY; default: 16384]")
+@click.option("--body-timeout", help="Seconds for a body. [env: VERIFIER_BODY_TIMEOUT; default: 5]")
+@click.option("--head-timeout", help="Seconds for a request's head. [env: VERIFIER_HEAD_TIMEOUT; default: 5]")
+@click.option("--keep-alive", help="Seconds between two requests. [env: VERIFIER_KEEP_ALIVE; default: 75]")
+@click.option("--graceful-shutdown", help="Seconds to end in. [env: VERIFIER_GRACEFUL_SHUTDOWN; default: 8]")
+@click.option("--metrics-port", help="Port for Prometheus. [env: VERIFIER_METRICS_PORT; default: none]")
+@click.option("--log-level", help="debug, info, warning or error. [env: VERIFIER_LOG_LEVEL; default: info]")
+@click.option("--log-format", help="json or text. [env: VERIFIER_LOG_FORMAT; default: text on a terminal, else json]")
 def serve(**options: str | None) -> None:
     """Run the endpoint.
 

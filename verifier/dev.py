@@ -37,10 +37,10 @@ def run(folder: Path, first_port: int, *, once: bool, say: Callable[[str], None]
         "VERIFIER_HOST": "127.0.0.1",
         "VERIFIER_PORT": str(port),
     }
-    for name in ("VERIFIER_APPLICATIONS", "VERIFIER_SECRET_KEY", "VERIFIER_WORKERS"):
+    for name in ("VERIFIER_APPLICATIONS", "VERIFIER_SECRET_KEY", "VERIFIER_WORKERS", "VERIFIER_METRICS_PORT"):
         environment.pop(name, None)
     # A process of its own: the one that serves holds no private key.
-    server = subprocess.Popen([sys.executable, "-m", "verifier.cli", "serve"], env=environment)
+    server = subprocess.Popen([sys.executable, "-m", "verifier.cli", "serve"], env=environment, stdout=2)
     try:
         signal.signal(signal.SIGTERM, _interrupt)
         _wait_until_ready(server, port)

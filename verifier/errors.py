@@ -27,6 +27,17 @@ class InvalidRequest(Refusal):
         self.headers = headers
 
 
+class Unavailable(Refusal):
+    """More than this server takes at once; the same request can be sent again (RFC 9110 §15.6.4)."""
+
+    status = 503
+    code = "temporarily_unavailable"  # RFC 6749 §4.1.2.1
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.headers = ((b"retry-after", b"1"),)
+
+
 class Unauthorized(Refusal):
     """A 401, with the challenge it must carry (RFC 9110 §11.6.1, RFC 6750 §3)."""
 
@@ -52,6 +63,7 @@ class InvalidToken(Unauthorized):
     """The token breaks a rule of the profile; the text names the rule."""
 
     code = "invalid_token"
+    kid = ""  # of the key the token names, where it is loaded; never part of the answer
 
 
 class ConfigError(Exception):

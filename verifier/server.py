@@ -1,8 +1,11 @@
 """The uvicorn server around the application: the socket, the signals, and answers to what is not HTTP."""
 
+import asyncio
 import os
 import signal
 import socket
+import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -13,31 +16,53 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from verifier.app import create_app, refusal_body
-from verifier.errors import ConfigError, InvalidRequest, Refusal
+from verifier.app import Verifier, create_app, refusal_body
+from verifier.errors import ConfigError, InvalidRequest, Refusal, Unavailable
 from verifier.settings import Settings
+from verifier.telemetry import Request, take_over_logging
 
-GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
 MAX_HEAD_BYTES = 32_768
 NOT_HTTP = "the request is not HTTP/1.1"
+SWEEP_S = 1.0
+SPARE_DESCRIPTORS = 64  # for what is no connection: files, logs, the loop
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-}
 
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with this project's answers where the application is never reached."""
 
     head_bytes: int | None = 0  # of the head that is being read; None while a body is
+    since: float | None = None  # when the request that is being read began; None: none is
+    unread_sweeps = 0  # for how many sweeps its answer has not been taken
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.verifier: Verifier = self.app_state["verifier"]
+        self.since = self.loop.time()
+        if "sweep" not in self.app_state:
+            self.app_state["sweep"] = True
+            self.loop.call_later(SWEEP_S, sweep, self.loop, self.connections)
+        if len(self.connections) > self.verifier.settings.max_connections:
+            self._refuse(Unavailable("too many connections at once"))
+
+    def cut(self, now: float) -> None:
+        """End the connection when its request does not get on, or its answer is not taken."""
+        settings = self.verifier.settings
+        self.unread_sweeps = self.unread_sweeps + 1 if self.transport.get_write_buffer_size() else 0
+        if self.unread_sweeps > settings.head_timeout_s:
+            self.transport.abort()
+        elif self.since is None or now - self.since < settings.head_timeout_s:
+            return
+        elif self.head_bytes:
+            self._refuse(InvalidRequest(f"the request head was not here within {settings.head_timeout_s} s", 408))
+        # The application has its own deadline for a body, and LINGER_S for the rest of one it refused.
+        elif self.head_bytes == 0 or now - self.since > settings.head_timeout_s + settings.body_timeout_s + 5:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self.since is None:
+            self.since = self.loop.time()
         if self.head_bytes is not None:
             self.head_bytes += len(data)
         try:
@@ -54,6 +79,10 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.head_bytes = 0
         super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self.head_bytes, self.since = 0, None
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         self.head_bytes = None
@@ -98,17 +127,38 @@ class Protocol(HttpToolsProtocol):
         return waiting
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what is not HTTP, after the answer to the complete request before it, and close."""
+        """Answer what the application never sees, after the answer to the complete request before it, and close."""
         if self._finish_cycle():
             self.flow.pause_reading()
             return
+        request = Request()
+        request.refused(refusal)
         body = refusal_body(refusal)
         head = [STATUS_LINE[refusal.status]]
-        head += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        head += [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *refusal.headers)]
         head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
         head += [b"cache-control: no-store\r\nconnection: close\r\n\r\n", body]
         self.transport.write(b"".join(head))
         self.transport.close()
+        self.verifier.telemetry.finish(request)
+
+
+def sweep(loop: asyncio.AbstractEventLoop, connections: Iterable[Any]) -> None:
+    """Look at every connection once a second: cheaper than a timer for every request."""
+    now = loop.time()
+    for connection in tuple(connections):
+        connection.cut(now)
+    loop.call_later(SWEEP_S, sweep, loop, connections)
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's parent of several workers."""
+
+    def handle_hup(self) -> None:
+        """Pass it on: a worker reads its files again. uvicorn would replace every worker."""
+        for process in self.processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -124,9 +174,33 @@ def listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
+def allow_connections(most: int) -> None:
+    """Let this process and its workers open so many; raises ConfigError when the system forbids it."""
+    if os.name != "posix":  # pragma: no cover - Windows has no such limit
+        return
+    import resource
+
+    needed = most + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"VERIFIER_MAX_CONNECTIONS needs {needed} file descriptors (found a hard limit of {hard})",
+            hint="lower it, or raise the limit: ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of docker",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def app_from_environment() -> Router:
     """What a worker process serves."""
-    return create_app(Settings.from_environment(os.environ))
+    try:
+        settings = Settings.from_environment(os.environ)
+        take_over_logging(settings)
+        return create_app(settings)
+    except ConfigError as exc:
+        # A file broke since the start: the parent tries again, and the other workers go on.
+        print(f"verifier: error: {exc}", file=sys.stderr)
+        raise SystemExit(1) from exc
 
 
 def serve(settings: Settings) -> None:
@@ -134,6 +208,11 @@ def serve(settings: Settings) -> None:
 
     With several workers the settings must also be in the environment, where the workers find them.
     """
+    if hasattr(signal, "SIGHUP"):
+        # Until files are watched; worker processes inherit it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    take_over_logging(settings)
+    allow_connections(settings.max_connections)
     app = create_app(settings)
     with listen(settings.host, settings.port) as sock:
         config = Config(
@@ -145,14 +224,15 @@ def serve(settings: Settings) -> None:
             http=Protocol,
             ws="none",
             lifespan="on",
-            log_config=LOGGING,
+            log_config=None,
             access_log=False,  # uvicorn's has the query string, which may hold anything
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+            timeout_graceful_shutdown=settings.graceful_shutdown_s,
+            timeout_keep_alive=settings.keep_alive_s,
         )
         if settings.workers > 1:
-            supervisor = Multiprocess(config, sockets=[sock])
+            supervisor = Supervisor(config, sockets=[sock])
             supervisor.run()
             if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
                 raise ConfigError("a worker process could not start", hint="its own lines above say why")

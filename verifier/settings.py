@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from verifier.encoding import is_text
@@ -10,7 +10,14 @@ from verifier.errors import ConfigError
 
 MAX_LIFETIME_S = 300
 LEEWAY_S = 30
-
+MAX_BODY_BYTES = 16_384
+BODY_TIMEOUT_S = 5
+HEAD_TIMEOUT_S = 5
+KEEP_ALIVE_S = 75  # longer than a proxy keeps a connection, so that it is the proxy that closes it
+GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
+# Slow senders are requests too: below this, 2,000 of them leave room for sign-ins.
+MAX_REQUESTS = 2500
+MAX_CONNECTIONS = 4000  # and below the 4,096 descriptors that Linux allows a process where nobody says otherwise
 
 MIN_SECRET_CHARACTERS = 16
 
@@ -50,6 +57,16 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
+    metrics_port: int = 0  # 0: no metrics
+    max_connections: int = MAX_CONNECTIONS  # of one process, at once
+    max_requests: int = MAX_REQUESTS  # of one process, at once
+    max_body_bytes: int = MAX_BODY_BYTES
+    body_timeout_s: int = BODY_TIMEOUT_S  # from the end of the head to the end of the body
+    head_timeout_s: int = HEAD_TIMEOUT_S  # from the first byte, or the connection, to the end of the head
+    keep_alive_s: int = KEEP_ALIVE_S  # between two requests
+    graceful_shutdown_s: int = GRACEFUL_SHUTDOWN_S  # for requests that are under way
+    log_level: str = "info"  # the least that is told: debug, info, warning or error
+    log_format: str = ""  # json, text, or "" for text on a terminal and json elsewhere
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -67,6 +84,13 @@ class Settings:
                 hint="use what the game backend writes as iss, for instance https://game.example",
             )
         _check_applications(known)
+        workers = _number(known, "VERIFIER_WORKERS", 1, 1, 64)
+        metrics_port = _number(known, "VERIFIER_METRICS_PORT", 0, 0, 65535)
+        if workers > 1 and metrics_port:
+            raise ConfigError(
+                "VERIFIER_METRICS_PORT is set beside several VERIFIER_WORKERS (expected one: each would count its own)",
+                hint="run one worker per container, and as many containers as are needed",
+            )
 
         def path(name: str) -> Path | None:
             return Path(known[name]) if name in known else None
@@ -82,8 +106,23 @@ class Settings:
             leeway_s=_number(known, "VERIFIER_LEEWAY", LEEWAY_S, 0, 60),
             host=known.get("VERIFIER_HOST", "127.0.0.1"),
             port=_number(known, "VERIFIER_PORT", 8000, 0, 65535),
-            workers=_number(known, "VERIFIER_WORKERS", 1, 1, 64),
+            workers=workers,
+            metrics_port=metrics_port,
+            max_connections=_number(known, "VERIFIER_MAX_CONNECTIONS", MAX_CONNECTIONS, 1, 100_000),
+            max_requests=_number(known, "VERIFIER_MAX_REQUESTS", MAX_REQUESTS, 1, 100_000),
+            max_body_bytes=_number(known, "VERIFIER_MAX_BODY", MAX_BODY_BYTES, 1024, 1_048_576),
+            body_timeout_s=_number(known, "VERIFIER_BODY_TIMEOUT", BODY_TIMEOUT_S, 1, 60),
+            head_timeout_s=_number(known, "VERIFIER_HEAD_TIMEOUT", HEAD_TIMEOUT_S, 1, 60),
+            keep_alive_s=_number(known, "VERIFIER_KEEP_ALIVE", KEEP_ALIVE_S, 1, 3600),
+            graceful_shutdown_s=_number(known, "VERIFIER_GRACEFUL_SHUTDOWN", GRACEFUL_SHUTDOWN_S, 1, 300),
+            log_level=_choice(known, "VERIFIER_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+            log_format=_choice(known, "VERIFIER_LOG_FORMAT", "", ("json", "text")),
         )
+
+    def shown(self) -> dict[str, str | int]:
+        """What may be told at the start: everything set but the secret."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "secret"}
+        return {name: value if isinstance(value, int) else str(value) for name, value in told.items() if value}
 
 
 def _check_applications(known: Mapping[str, str]) -> None:
@@ -111,3 +150,10 @@ def _number(known: Mapping[str, str], name: str, default: int, low: int, high: i
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
         raise ConfigError(f"{name} is out of range (expected a whole number from {low} to {high})")
     return int(text)
+
+
+def _choice(known: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = known.get(name, default)
+    if value != default and value not in choices:
+        raise ConfigError(f"{name} is unknown (expected one of {', '.join(choices)})")
+    return value

@@ -8,7 +8,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from verifier import jwk
@@ -31,6 +31,7 @@ class Player:
     id: str
     email: str | None = None
     username: str | None = None
+    kid: str = field(default="", compare=False)  # of the key that vouches
 
 
 class Policy(NamedTuple):
@@ -108,10 +109,15 @@ def verify(text: str, policy: Policy) -> Player:
     A token can be verified again until it expires: there is no memory of tokens seen.
     """
     token = parse(text)
-    for rule in RULES:
-        rule.check(token, policy)
+    try:
+        for rule in RULES:
+            rule.check(token, policy)
+    except InvalidToken as refusal:
+        key = _key(token, policy)
+        refusal.kid = key.kid if key else ""
+        raise
     claims = token.claims
-    return Player(claims["sub"], claims.get("email") or None, claims.get("username") or None)
+    return Player(claims["sub"], claims.get("email") or None, claims.get("username") or None, token.header["kid"])
 
 
 def issue(
