@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.conftest import APPLICATION_ID, SECRET, free_port, lines, start
 from tests.test_server import exchange, post, until
 from verifier import server as server_module
 from verifier.errors import ConfigError
+from verifier.server import MAX_PIPELINED
 
 OK = (200, "42")
 TOO_MANY_REQUESTS = (503, "too many requests at once")
@@ -216,8 +218,28 @@ def test_a_client_that_reads_no_answer_is_cut(limited, tmp_path):
         sock.settimeout(15)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):  # noqa: PT012
             while True:
-                sock.sendall(request * 100)
+                sock.sendall(request * 20)
+                time.sleep(0.02)
     assert server.ask(method="GET", path="/healthz").status == 200
+
+
+def test_pipelined_requests_are_answered_up_to_a_number(limited, live):
+    server = limited()
+    answers = exchange(server.port, post(live) * (MAX_PIPELINED + 1))
+    assert answers == [OK] * (MAX_PIPELINED + 1)  # one under way, the others waiting
+    answers = exchange(server.port, post(live) * (MAX_PIPELINED + 50))
+    assert answers == [OK] * (MAX_PIPELINED + 1)  # and the connection closed
+
+
+def test_a_flood_of_pipelined_requests_takes_no_memory(limited):
+    server = limited()
+    status = Path(f"/proc/{server.process.pid}/status")
+    memory = lambda: int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1])  # noqa: E731
+    before, request = memory(), b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=1) as sock, suppress(OSError):
+        for _ in range(1000):
+            sock.sendall(request * 100)
+    assert memory() - before < 20_000
 
 
 def test_what_is_under_way_at_the_stop_has_its_seconds(limited, live):
@@ -244,8 +266,9 @@ def test_2000_connections_that_do_not_get_on_stop_no_sign_in(limited, live, data
     server = limited()
     try:
         with connections(server.port, 2000, post(live)[:-1] if data == "body" else data):
+            time.sleep(1)
             took = []
-            for _ in range(100):
+            for _ in range(200):
                 began = time.perf_counter()
                 assert server.ask(live).status == 200
                 took.append((time.perf_counter() - began) * 1000)

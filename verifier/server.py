@@ -22,6 +22,7 @@ from verifier.settings import Settings
 from verifier.telemetry import Request, take_over_logging
 
 MAX_HEAD_BYTES = 32_768
+MAX_PIPELINED = 32  # requests of one connection that wait for the answers before them
 NOT_HTTP = "the request is not HTTP/1.1"
 SWEEP_S = 1.0
 SPARE_DESCRIPTORS = 64  # for what is no connection: files, logs, the loop
@@ -96,6 +97,9 @@ class Protocol(HttpToolsProtocol):
         # Two servers that read different hosts or versions can be played off against each other (RFC 9112 §3.2).
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
             raise InvalidRequest(NOT_HTTP)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            # uvicorn reads on while requests wait, as many as a client cares to send.
+            raise Unavailable("too many requests at once")
         super().on_headers_complete()
 
     def _should_upgrade(self) -> bool:
