@@ -240,7 +240,9 @@ def start(environment: dict[str, str], log: Path, program: tuple[str, ...] = ("-
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, *program, "serve"],
-            env=os.environ | environment | {"VERIFIER_PORT": str(port)},
+            env={n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
+            | environment
+            | {"VERIFIER_PORT": str(port)},
             stdout=output,
             stderr=output,
             text=True,

@@ -358,6 +358,22 @@ def test_any_three_fields_have_an_answer_of_the_contract(ask, fields):
     assert ask(fields).status in (400, 401)
 
 
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"iat": NOW + 30.3, "exp": NOW + 330}, 200),
+        ({"iat": NOW + 30.5, "exp": NOW + 330}, 401),
+        ({"iat": NOW - 300, "exp": NOW - 29.5}, 200),
+        ({"iat": NOW - 300, "exp": NOW - 29.7}, 401),
+    ],
+)
+def test_fractions_of_a_second_count_on_both_sides(environment, issue, changes, status, monkeypatch):
+    monkeypatch.setattr(app_module.time, "time", lambda: NOW + 0.4)
+    raw = json.dumps({"code": issue(**changes), "secretKey": SECRET, "applicationId": APPLICATION_ID}).encode()
+    app = create_app(Settings.from_environment(environment))
+    assert run(app, SCOPE, [{"type": "http.request", "body": raw, "more_body": False}])[0]["status"] == status
+
+
 def test_openapi_names_every_status_and_path(ask):
     document = ask(method="GET", path="/openapi.json").body
     assert document["openapi"].startswith("3.1")

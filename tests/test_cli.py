@@ -42,6 +42,12 @@ def test_token_prints_a_token_and_nothing_else(run, keys, verify):
     assert verify(done.out.removesuffix("\n"), now=NOW + 59) == tokens.Player("42", "a@b.example", "ann")
 
 
+def test_a_longer_life_is_for_a_verifier_that_allows_it(run, keys):
+    long = ("token", "42", "--lifetime", 600, "--keys", keys, *MINT)
+    assert run(*long).err == "verifier: error: exp is more than 300 s after iat\n"
+    assert run(*long, "--max-lifetime", 600).status == 0
+
+
 def test_token_refuses_what_the_verifier_would_refuse(run, keys):
     done = run("token", "", "--keys", keys, *MINT)
     assert done == Done(1, "", "verifier: error: sub must be a non-empty string\n")
@@ -198,3 +204,15 @@ def test_dev_says_when_the_server_does_not_start(tmp_path):
     assert process.returncode == 3
     assert err.endswith("verifier: error: the server did not start\nverifier: hint: its own lines above say why\n")
     assert "verifier: error: .verifier-dev/secret: the secret is empty or not UTF-8" in err
+
+
+def test_dev_says_when_its_server_ends(tmp_path):
+    process = verifier("dev", "--port", str(free_port()), cwd=tmp_path)
+    for line in process.stdout:
+        if "A fresh token" in line:
+            break
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True, capture_output=True)
+    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 3
+    assert err.endswith("verifier: error: the server ended\nverifier: hint: its own lines above say why\n")

@@ -55,6 +55,14 @@ def test_applications_come_and_secrets_go(run, tmp_path):
     assert parse(path.read_bytes())[0].authenticate(application_id="one", secret="another secret of one") == 0
 
 
+def test_the_mode_of_the_file_stays_as_it_was_set(run, tmp_path):
+    path = tmp_path / "applications.json"
+    assert add(run, "one", SECRET, path).status == 0
+    path.chmod(0o644)
+    assert add(run, "one", SECRET * 2, path).status == 0
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_third_secret_and_the_last_one_are_refused(run, tmp_path):
     path = tmp_path / "applications.json"
     for secret in ("first secret, long", "second secret, long"):

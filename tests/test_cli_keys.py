@@ -238,6 +238,10 @@ def test_import_schedules_a_pem_key_beside_a_current_one(run, first, pairs, tmp_
     assert again.err == f"verifier: error: a key is there already (found {pairs['ES256'].kid})\n"
 
 
+# RFC 8037 A.2
+SOME = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+
+
 @pytest.mark.parametrize(
     ("text", "status", "says"),
     [
@@ -245,12 +249,18 @@ def test_import_schedules_a_pem_key_beside_a_current_one(run, first, pairs, tmp_
         ('{"keys": []}', 3, "keys is not a list of keys"),
         ('{"keys": [1]}', 3, "keys is not a list of keys"),
         ('{"kty": "EC", "d": "x"}', 3, "private key material in a public key (found member d)"),
+        (SOME | {"use": "enc"}, 3, "the key is revoked, or not for signatures"),
+        (SOME | {"revoked": {"revoked_at": 1, "reason": "x"}}, 3, "the key is revoked, or not for signatures"),
+        (SOME | {"exp": 5}, 3, "exp is not after nbf"),
+        (SOME | {"nbf": "abc"}, 3, "nbf is missing or not a whole number of seconds since 1970"),
         ('{"kty": "oct"}', 3, "alg is missing or not supported (expected ES256, EdDSA or RS256)"),
         ("-----BEGIN PRIVATE KEY-----\nx\n", 3, "not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)"),
     ],
 )
 def test_import_refuses_what_is_no_public_key(run, text, status, says):
-    assert run("keys", "import", "-", stdin=text) == Done(status, "", f"verifier: error: {says}\n")
+    stdin = text if isinstance(text, str) else json.dumps(text)
+    assert run("keys", "import", "-", stdin=stdin) == Done(status, "", f"verifier: error: {says}\n")
+    assert not PUBLIC.exists() or list(PUBLIC.iterdir()) == []
 
 
 def test_import_of_several_keys_beside_a_current_one_is_refused(run, first, pairs):
@@ -271,6 +281,43 @@ def test_a_private_file_is_never_written_over(run, monkeypatch):
             store.apply([introduce(members, now=NOW)], "generate", now=NOW, pem=pem)
     assert (PRIVATE / f"{members['kid']}.pem").read_text() == "precious"
     assert not HISTORY.exists()
+
+
+def test_an_interrupted_command_does_not_undo_what_came_after_it(run, first, monkeypatch):
+    from verifier import files
+
+    def killed(_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "recover", killed)
+        patch.setattr(files, "locked", __import__("contextlib").nullcontext)
+        from verifier.keystore import Keystore
+        from verifier.rotation import revoke
+
+        store = Keystore(Path("keys"))
+        store.public.refresh()
+        plan = revoke(store.public.keyring, store.public.keyring.find(first), "x", now=NOW, force=True)
+        with pytest.raises(KeyboardInterrupt):
+            store.apply(plan, "revoke", now=NOW)
+    path = PUBLIC / f"{first}.json"
+    path.write_text(path.read_text() + "\n")
+    changed = path.read_bytes()
+    done = run("keys", "prune")
+    assert (done.status, path.read_bytes()) == (1, changed)
+    assert done.err == (
+        f"verifier: error: keys/private/../public/{first}.json: changed since a command was interrupted\n"
+        "verifier: hint: look at the change; to give the interrupted command up, remove keys/private/.commit.json\n"
+    )
+    (PRIVATE / ".commit.json").unlink()
+    assert run("keys", "prune") == Done(0, "Nothing to do.\n")
+
+
+def test_a_folder_that_cannot_be_made_is_said_plainly(run, tmp_path):
+    (tmp_path / "file").touch()
+    assert run("keys", "generate", "--keys", "file") == Done(3, "", "verifier: error: file/public: Not a directory\n")
+    (tmp_path / "latin").write_bytes(b"\xff")
+    assert run("keys", "import", "latin") == Done(3, "", "verifier: error: not UTF-8\n")
 
 
 def test_a_user_without_a_name_is_a_number(run, monkeypatch):

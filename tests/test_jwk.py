@@ -360,7 +360,7 @@ def test_a_key_without_alg_gets_the_one_of_its_kind(members, alg):
 
 
 def test_the_kid_of_others_becomes_the_thumbprint_and_only_dates_are_kept():
-    found = jwk.read_public(json.dumps(RFC7638_3_1 | {"nbf": 7, "exp": 9, "iat": 5, "x5t": "canary", "use": "enc"}))
+    found = jwk.read_public(json.dumps(RFC7638_3_1 | {"nbf": 7, "exp": 9, "iat": 5, "x5t": "canary", "use": "sig"}))
     assert found == [dated(RFC7638_3_1, nbf=7, exp=9)]
     assert found[0]["kid"] == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 

@@ -545,3 +545,29 @@ def test_only_registered_members_of_a_key_file_are_published(pairs, member):
     data = json.dumps(public)[:-1] + f", {member}}}"
     ring = Keyring([parse_public_key(f"{public['kid']}.json", data.encode())])
     assert ring.jwks(NOW) == [public]
+
+
+def test_a_process_out_of_descriptors_keeps_its_keys(keys, monkeypatch):
+    import errno
+
+    directory = KeyDirectory(keys / "public")
+    assert directory.refresh() is True
+    known = directory.keyring.digest
+
+    def exhausted(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for target in ("os.listdir", "pathlib.Path.read_bytes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, exhausted)
+            assert (directory.refresh(), directory.keyring.digest, directory.problems) == (False, known, ())
+
+
+def test_a_pipe_among_the_keys_costs_nobody_anything(keys):
+    import os
+
+    os.mkfifo(keys / "public" / "pipe.json")
+    directory = KeyDirectory(keys / "public")
+    directory.refresh()
+    assert len(directory.keyring.keys) == 3
+    assert directory.problems == (f"{keys / 'public'}/pipe.json: cannot be read (is a pipe)",)

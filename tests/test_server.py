@@ -117,6 +117,27 @@ def test_a_sign_in(shared, live):
         ),
         pytest.param(lambda b: post(b, HOST, b"Expect: 100-continue"), [(100, "None"), OK], id="expect-continue"),
         pytest.param(lambda b: post(b, b"X: y", line=b"POST /profile HTTP/1.0"), [OK], id="http-1.0"),
+        pytest.param(
+            lambda b: post(b, b"Connection: upgrade", b"Upgrade: h2c", line=b"POST /profile HTTP/1.0"),
+            [OK],
+            id="upgrade-http-1.0",
+        ),
+        pytest.param(
+            lambda b: post(b, HOST, b"Connection: close, upgrade", b"Upgrade: h2c") * 2, [OK], id="upgrade-and-close"
+        ),
+        pytest.param(
+            lambda b: post(b, HOST, b"Expect: 100-continue", line=b"POST /other HTTP/1.1")[:-1] + post(b),
+            [(404, "no such path")],
+            id="expect-is-the-last",
+        ),
+        pytest.param(
+            lambda b: (
+                b"POST /profile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"2\r\n{}\r\n0\r\nContent-Type: application/json\r\n\r\n"
+            ),
+            [(415, "the Content-Type must be application/json")],
+            id="trailer-is-no-header",
+        ),
         pytest.param(lambda b: post(b, line=b"POST http://game.example/profile HTTP/1.1"), [OK], id="absolute-form"),
         pytest.param(lambda b: post(b, line=b"POST /profile?x=1 HTTP/1.1"), [OK], id="query"),
         pytest.param(lambda b: post(b, line=b"POST /profile%0a HTTP/1.1"), [(404, "no such path")], id="newline"),
@@ -182,6 +203,26 @@ def test_a_head_without_end_is_refused(shared):
         for _ in range(MAX_HEAD_BYTES // 1024 + 1):
             sock.sendall(b"y" * 1024)
         assert sock.recv(100).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+
+
+def test_a_refused_body_that_goes_wrong_later_gets_no_second_answer(shared):
+    head = b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        sock.sendall(head)
+        assert sock.recv(1000).startswith(b"HTTP/1.1 404 ")
+        time.sleep(0.1)
+        sock.sendall(b"zz\r\n")
+        rest = b""
+        while block := sock.recv(1000):
+            rest += block
+    assert b"HTTP/1.1" not in rest
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "é..x"])
+def test_a_host_that_is_no_address_stops_the_start(environment, host):
+    done = serve(environment, "--host", host)
+    assert done.returncode == 3
+    assert f"verifier: error: cannot listen on {host} port 8000 (no such address)\n" in done.stderr
 
 
 def test_the_answer_to_a_body_that_is_too_long_arrives(shared):

@@ -243,7 +243,7 @@ class Verifier:
             settings.issuer,
             application_id,
             self.keys.keyring,
-            int(time.time()),
+            time.time(),
             settings.leeway_s,
             settings.max_lifetime_s,
         )

@@ -11,7 +11,7 @@ import click
 
 from verifier import __version__, cli_applications, cli_keys
 from verifier.errors import CannotIssue, CommandRefused, ConfigError
-from verifier.options import COULD_NOT_START, REFUSED, json_option, token_options, window_options
+from verifier.options import COULD_NOT_START, REFUSED, json_option, max_lifetime_option, token_options, window_options
 from verifier.settings import MAX_LIFETIME_S, Settings
 
 # Each command imports what it needs: `serve` never loads what signs, and starts faster.
@@ -64,12 +64,14 @@ def serve(**options: str | None) -> None:
 @click.option("--email", help="Leave out what the player did not agree to share.")
 @click.option("--username")
 @click.option("--lifetime", type=int, default=MAX_LIFETIME_S, show_default=True, help="Seconds until it expires.")
+@max_lifetime_option
 @token_options
 def token(
     player_id: str,
     email: str | None,
     username: str | None,
     lifetime: int,
+    max_lifetime: int,
     issuer: str,
     application_id: str,
     keys: Path,
@@ -77,7 +79,9 @@ def token(
     """Mint a token for PLAYER_ID with the current key and print it."""
     from verifier.issuer import TokenIssuer
 
-    minter = TokenIssuer.from_directory(keys, issuer=issuer, application_id=application_id, lifetime_s=lifetime)
+    minter = TokenIssuer.from_directory(
+        keys, issuer=issuer, application_id=application_id, lifetime_s=lifetime, max_lifetime_s=max_lifetime
+    )
     click.echo(minter.issue(player_id, email=email, username=username))
 
 
@@ -263,6 +267,10 @@ def main() -> None:
     """The `verifier` command."""
     try:
         cli.main(prog_name="verifier")
+    except (OSError, UnicodeError) as exc:
+        where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
+        click.echo(f"verifier: error: {where}{getattr(exc, 'strerror', None) or 'not UTF-8'}", err=True)
+        sys.exit(COULD_NOT_START)
     except (CannotIssue, ConfigError) as exc:
         click.echo(f"verifier: error: {exc}", err=True)
         hint = getattr(exc, "hint", "")

@@ -129,7 +129,8 @@ def _write(path: Path, changed: "Applications", application_id: str, as_json: bo
     from verifier.files import write_atomic
 
     row = _row(changed, application_id, metrics)
-    write_atomic(path, changed.dump(), 0o640)
+    # The mode stays as it was set for the user of the server.
+    write_atomic(path, changed.dump(), path.stat().st_mode & 0o777 if path.exists() else 0o640)
     if not as_json:
         click.echo(f"{path}: application {application_id} has {len(row['secrets'])} live secret(s)")
     _show([row], as_json)

@@ -29,7 +29,7 @@ def run(folder: Path, first_port: int, *, once: bool, say: Callable[[str], None]
     port = _free_port(first_port)
     if port != first_port:
         say(f"Port {first_port} is taken, using {port}.")
-    environment = os.environ | {
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")} | {
         "VERIFIER_ISSUER": ISSUER,
         "VERIFIER_KEYS": str(keys),
         "VERIFIER_APPLICATION_ID": APPLICATION_ID,
@@ -37,16 +37,14 @@ def run(folder: Path, first_port: int, *, once: bool, say: Callable[[str], None]
         "VERIFIER_HOST": "127.0.0.1",
         "VERIFIER_PORT": str(port),
     }
-    for name in ("VERIFIER_APPLICATIONS", "VERIFIER_SECRET_KEY", "VERIFIER_WORKERS", "VERIFIER_METRICS_PORT"):
-        environment.pop(name, None)
     # A process of its own: the one that serves holds no private key.
     server = subprocess.Popen([sys.executable, "-m", "verifier.cli", "serve"], env=environment, stdout=2)
     try:
         signal.signal(signal.SIGTERM, _interrupt)
         _wait_until_ready(server, port)
         _show(folder, port, secret, say)
-        if not once:
-            server.wait()
+        if not once and server.wait() != 0:
+            raise ConfigError("the server ended", hint="its own lines above say why")
     except KeyboardInterrupt:
         pass
     finally:

@@ -1,5 +1,7 @@
 """Files that other processes change meanwhile: consistent reads, atomic writes, one writer at a time."""
 
+import errno
+import hashlib
 import json
 import os
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 from verifier.errors import CommandRefused
 
 _ATTEMPTS = 100
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # errors that say nothing about a file
 LOCK_ATTEMPTS, LOCK_PAUSE_S = 500, 0.02
 
 
@@ -47,8 +50,12 @@ def _listing(version: Path) -> list[Path]:
 
 def _read(path: Path) -> bytes | str:
     try:
+        if path.is_fifo():
+            return "is a pipe"  # reading it could wait for ever
         return path.read_bytes()
     except OSError as exc:
+        if exc.errno in OURS:
+            raise
         return exc.strerror or type(exc).__name__
 
 
@@ -126,7 +133,10 @@ def commit(journal: Path, changes: Mapping[Path, tuple[str, int] | None]) -> Non
 
     What is to be written is written down first; `recover` finishes what was begun. Call it under `locked`.
     """
-    entries = [[os.path.relpath(path, journal.parent), *(change or (None, 0))] for path, change in changes.items()]
+    entries = [
+        [os.path.relpath(path, journal.parent), *(change or (None, 0)), _digest(path)]
+        for path, change in changes.items()
+    ]
     write_atomic(journal, json.dumps(entries).encode(), 0o600)
     recover(journal)
 
@@ -136,7 +146,16 @@ def recover(journal: Path) -> bool:
     _temporary(journal).unlink(missing_ok=True)  # of one that had not begun; it holds what was to be secret
     if not journal.exists():
         return False
-    for name, text, mode in json.loads(journal.read_bytes()):
+    entries = json.loads(journal.read_bytes())
+    for name, text, _, before in entries:
+        after = None if text is None else hashlib.sha256(text.encode()).hexdigest()
+        if _digest(journal.parent / name) not in (before, after):
+            # A revocation that came meanwhile, by hand or from version control, must not be undone.
+            raise CommandRefused(
+                f"{journal.parent / name}: changed since a command was interrupted",
+                hint=f"look at the change; to give the interrupted command up, remove {journal}",
+            )
+    for name, text, mode, _ in entries:
         path = journal.parent / name
         if text is None:
             path.unlink(missing_ok=True)
@@ -146,3 +165,8 @@ def recover(journal: Path) -> bool:
     journal.unlink()
     sync_folder(journal.parent)
     return True
+
+
+def _digest(path: Path) -> str | None:
+    """Of what a file holds; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -14,20 +14,34 @@ class TokenIssuer:
     """Mints tokens for one application; thread-safe.
 
     `signer` is any object with `kid`, `alg` and `sign(bytes) -> bytes`, so the key can stay in an HSM
-    or a cloud KMS. Raises CannotIssue for an empty issuer or application id.
+    or a cloud KMS. `max_lifetime_s` is what the verifier is set to accept.
+    Raises CannotIssue for an empty issuer or application id.
     """
 
     def __init__(
-        self, signer: tokens.Signer, *, issuer: str, application_id: str, lifetime_s: int = MAX_LIFETIME_S
+        self,
+        signer: tokens.Signer,
+        *,
+        issuer: str,
+        application_id: str,
+        lifetime_s: int = MAX_LIFETIME_S,
+        max_lifetime_s: int = MAX_LIFETIME_S,
     ) -> None:
         if not issuer or not application_id:
             raise CannotIssue("issuer and application_id must not be empty")
         self._signer_at: Callable[[int], tokens.Signer] = lambda _: signer
-        self._issuer, self._application_id, self._lifetime_s = issuer, application_id, lifetime_s
+        self._issuer, self._application_id = issuer, application_id
+        self._lifetime_s, self._max_lifetime_s = lifetime_s, max_lifetime_s
 
     @classmethod
     def from_directory(
-        cls, keys: str | Path, *, issuer: str, application_id: str, lifetime_s: int = MAX_LIFETIME_S
+        cls,
+        keys: str | Path,
+        *,
+        issuer: str,
+        application_id: str,
+        lifetime_s: int = MAX_LIFETIME_S,
+        max_lifetime_s: int = MAX_LIFETIME_S,
     ) -> "TokenIssuer":
         """An issuer that signs with the current key of a key directory (`public/` and `private/`).
 
@@ -36,7 +50,13 @@ class TokenIssuer:
         """
         keystore = Keystore(Path(keys))
         first = keystore.signer(int(time.time()))
-        self = cls(first, issuer=issuer, application_id=application_id, lifetime_s=lifetime_s)
+        self = cls(
+            first,
+            issuer=issuer,
+            application_id=application_id,
+            lifetime_s=lifetime_s,
+            max_lifetime_s=max_lifetime_s,
+        )
         self._signer_at = keystore.signer
         return self
 
@@ -54,4 +74,5 @@ class TokenIssuer:
             application_id=self._application_id,
             now=now,
             lifetime_s=self._lifetime_s,
+            max_lifetime_s=self._max_lifetime_s,
         )

@@ -155,6 +155,8 @@ def read_public(text: str) -> list[dict[str, Any]]:
     for members in found:
         alg = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}.get(str(members.get("kty")))
         _, key = load({"alg": alg} | members)
+        if "revoked" in members or members.get("use", "sig") != "sig":
+            raise KeyFileError("the key is revoked, or not for signatures")
         keys.append(dump(key) | {name: members[name] for name in ("nbf", "exp") if name in members})
     return keys
 

@@ -44,7 +44,7 @@ class PublicKey:
         """Whether the signature is this key's. The signature only: dates are `Keyring.refusal`'s business."""
         return self.algorithm.pyjwt.verify(signing_input, self.key, signature)
 
-    def is_dead(self, now: int) -> bool:
+    def is_dead(self, now: float) -> bool:
         """Expired or revoked: it never verifies again."""
         return self.revoked_at is not None or (self.exp is not None and self.exp <= now)
 
@@ -108,12 +108,12 @@ class Keyring:
         """The key with this id, whatever its stage, or None."""
         return self.keys.get(kid)
 
-    def current(self, now: int) -> PublicKey | None:
+    def current(self, now: float) -> PublicKey | None:
         """The key that signs now: the newest with `nbf <= now` that is neither expired nor revoked."""
         started = [key for key in self.keys.values() if key.nbf <= now and not key.is_dead(now)]
         return started[-1] if started else None
 
-    def stage(self, key: PublicKey, now: int) -> Stage:
+    def stage(self, key: PublicKey, now: float) -> Stage:
         """Where this key is in its life now."""
         if key.revoked_at is not None:
             return Stage.REVOKED
@@ -123,11 +123,11 @@ class Keyring:
             return Stage.PENDING
         return Stage.CURRENT if key is self.current(now) else Stage.RETIRING
 
-    def usable(self, now: int, leeway_s: int) -> list[PublicKey]:
+    def usable(self, now: float, leeway_s: int) -> list[PublicKey]:
         """The keys that verify now."""
         return [key for key in self.keys.values() if key.nbf - leeway_s <= now and not key.is_dead(now)]
 
-    def jwks(self, now: int) -> list[Mapping[str, Any]]:
+    def jwks(self, now: float) -> list[Mapping[str, Any]]:
         """The JWKs of all keys that verify now or will: also pending ones, so that anyone can see them arrive.
 
         Without members of a file that are not checked: whatever they hold would be published.
@@ -156,6 +156,8 @@ class KeyDirectory:
         try:
             seen: dict[str, bytes | str] | str = files.snapshot(self.folder)
         except OSError as exc:
+            if exc.errno in files.OURS and self._seen is not None:
+                return False  # out of file descriptors or memory: nothing is known to have changed
             seen = f"{self.folder}: cannot be read ({exc.strerror or exc})"
         if seen == self._seen:
             return False

@@ -56,22 +56,26 @@ def token_options(function: Command) -> Command:
     return keys_option(function)
 
 
+def seconds_option(name: str, low: int, high: int, default: int, text: str) -> Callable[[Command], Command]:
+    """A setting of the verifier that a command needs to know."""
+    return click.option(
+        f"--{name}",
+        type=click.IntRange(low, high),
+        envvar=f"VERIFIER_{name.replace('-', '_').upper()}",
+        default=default,
+        show_default=True,
+        show_envvar=True,
+        help=text,
+    )
+
+
+max_lifetime_option = seconds_option("max-lifetime", 1, 3600, MAX_LIFETIME_S, "Longest exp - iat in seconds.")
+leeway_option = seconds_option("leeway", 0, 60, LEEWAY_S, "Seconds two clocks may differ.")
+
+
 def window_options(function: Command) -> Command:
     """The two durations that decide how long a token may arrive."""
-    for name, low, high, default, text in (
-        ("max-lifetime", 1, 3600, MAX_LIFETIME_S, "Longest exp - iat in seconds."),
-        ("leeway", 0, 60, LEEWAY_S, "Seconds two clocks may differ."),
-    ):
-        function = click.option(
-            f"--{name}",
-            type=click.IntRange(low, high),
-            envvar=f"VERIFIER_{name.replace('-', '_').upper()}",
-            default=default,
-            show_default=True,
-            show_envvar=True,
-            help=text,
-        )(function)
-    return function
+    return max_lifetime_option(leeway_option(function))
 
 
 def json_option(function: Command) -> Command:

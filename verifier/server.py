@@ -16,7 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from verifier.app import Verifier, create_app, refusal_body
+from verifier.app import CLOSE, Verifier, create_app, refusal_body
 from verifier.errors import ConfigError, InvalidRequest, Refusal, Unavailable
 from verifier.settings import Settings
 from verifier.telemetry import Request, take_over_logging
@@ -81,6 +81,10 @@ class Protocol(HttpToolsProtocol):
         self.head_bytes = 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head_bytes is not None:  # else a trailer: never merged into the head (RFC 9110 §6.5.1), nor kept
+            super().on_header(name, value)
+
     def on_message_complete(self) -> None:
         self.head_bytes, self.since = 0, None
         super().on_message_complete()
@@ -101,6 +105,9 @@ class Protocol(HttpToolsProtocol):
             # uvicorn reads on while requests wait, as many as a client cares to send.
             raise Unavailable("too many requests at once")
         super().on_headers_complete()
+        if self.expect_100_continue:
+            # Whether the body follows a refusal is the client's choice: the next head could be taken for it.
+            self.cycle.keep_alive = False
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() != b"CONNECT"
@@ -114,7 +121,9 @@ class Protocol(HttpToolsProtocol):
             self._finish_cycle()
             return
         kept = [h for h in self.headers if h[0] not in (b"connection", b"upgrade", b"http2-settings")]
-        head = b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        kept += () if self.parser.should_keep_alive() else CLOSE
+        version = self.parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
         head += b"".join(b"%s: %s\r\n" % header for header in kept)
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(head + b"\r\n" + rest)
@@ -134,6 +143,9 @@ class Protocol(HttpToolsProtocol):
         """Answer what the application never sees, after the answer to the complete request before it, and close."""
         if self._finish_cycle():
             self.flow.pause_reading()
+            return
+        if self.head_bytes is None and self.cycle is not None and self.cycle.response_started:
+            self.transport.close()  # it is the rest of a request that has its answer
             return
         request = Request()
         request.refused(refusal)
@@ -171,9 +183,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         # 2,048 connections may wait: Python's own default is 128 at most.
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as exc:
+    except (OSError, TypeError, UnicodeError) as exc:  # the last two for what is no host name at all
+        number = getattr(exc, "errno", None) or 0  # negative: the resolver's own
         raise ConfigError(
-            f"cannot listen on {host} port {port} ({os.strerror(exc.errno) if exc.errno else exc})",
+            f"cannot listen on {host} port {port} ({os.strerror(number) if number > 0 else 'no such address'})",
             hint="choose another with --port, or --host for an address of this machine",
         ) from exc
 

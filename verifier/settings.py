@@ -136,6 +136,8 @@ def _check_applications(known: Mapping[str, str]) -> None:
             "for several: verifier applications add ID",
         )
     named = "VERIFIER_APPLICATION_ID" in known
+    if not known.get("VERIFIER_APPLICATION_ID", "").isprintable():
+        raise ConfigError("VERIFIER_APPLICATION_ID is not printable")
     if sources[0] == "VERIFIER_APPLICATIONS" and named:
         raise ConfigError("VERIFIER_APPLICATION_ID is set beside VERIFIER_APPLICATIONS (expected one of them)")
     if sources[0] != "VERIFIER_APPLICATIONS" and not named:

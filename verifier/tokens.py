@@ -35,12 +35,12 @@ class Player:
 
 
 class Policy(NamedTuple):
-    """What a token is held against. Durations in seconds; `now` in whole seconds since 1970-01-01 UTC."""
+    """What a token is held against. Durations in seconds; `now` in seconds since 1970-01-01 UTC."""
 
     issuer: str
     application_id: str
     keyring: Keyring
-    now: int
+    now: float
     leeway_s: int = LEEWAY_S
     max_lifetime_s: int = MAX_LIFETIME_S
 
