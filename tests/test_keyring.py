@@ -64,6 +64,15 @@ def test_a_key_that_neither_ends_nor_is_revoked_has_no_such_dates(parse):
     assert (found.exp, found.revoked_at, found.reason) == (None, None, "")
 
 
+def test_a_key_cannot_be_changed_and_does_not_print_what_is_long(parse):
+    found = parse()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.revoked_at = None
+    assert not hasattr(found, "__dict__")
+    assert repr(found.key) not in repr(found)
+    assert found.members["x"] not in repr(found)
+
+
 def test_a_revocation_needs_no_reason(parse, pairs):
     found = parse(revoked={"revoked_at": NOW})
     assert (found.revoked_at, found.reason) == (NOW, "")
