@@ -336,6 +336,14 @@ def test_an_ed25519_key_for_which_anyone_can_sign_is_refused(y, sign):
         jwk.load({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x})
 
 
+@pytest.mark.parametrize(
+    ("alg", "names"), [("ES256", "kty crv x y"), ("EdDSA", "kty crv x"), ("RS256", "kty e n")], ids=["EC", "OKP", "RSA"]
+)
+def test_a_key_is_written_in_one_order(pairs, alg, names):
+    # Its file is reviewed as a diff.
+    assert list(jwk.dump(pairs[alg].key.public_key())) == [*names.split(), "alg", "use", "kid"]
+
+
 def test_an_algorithm_cannot_be_changed():
     for algorithm in jwk.ALGORITHMS.values():
         with pytest.raises(dataclasses.FrozenInstanceError):
