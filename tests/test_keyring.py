@@ -73,6 +73,12 @@ def test_a_key_cannot_be_changed_and_does_not_print_what_is_long(parse):
     assert found.members["x"] not in repr(found)
 
 
+def test_a_key_is_published_in_one_order_without_what_was_not_checked(parse):
+    found = parse(exp=NOW + 9, x5c=["canary"], key_ops=["verify"])
+    (published,) = Keyring([found]).jwks(NOW)
+    assert list(published) == ["x", "y", "kty", "crv", "alg", "use", "kid", "iat", "nbf", "exp"]
+
+
 def test_a_revocation_needs_no_reason(parse, pairs):
     found = parse(revoked={"revoked_at": NOW})
     assert (found.revoked_at, found.reason) == (NOW, "")
