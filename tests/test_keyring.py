@@ -233,6 +233,10 @@ def test_a_revoked_key_does_nothing_at_any_time():
     assert ring.current(NOW + 20) is ring.find("a")
 
 
+def test_a_stage_is_shown_as_its_word():
+    assert [str(stage) for stage in Stage] == ["pending", "current", "retiring", "expired", "revoked"]
+
+
 def test_without_a_started_key_none_is_current():
     assert Keyring().current(NOW) is None
     assert Keyring([key("a", NOW + 1)]).current(NOW) is None
