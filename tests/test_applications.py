@@ -493,6 +493,7 @@ def test_an_application_cannot_be_changed():
     application = applications(game=[OLD]).by_id["game"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         application.secrets = ()
+    assert not hasattr(application, "__dict__")
 
 
 def test_nothing_is_there_before_the_first_look(path):

@@ -1,5 +1,6 @@
 """A public key as JSON and as an object: what is a key, and what it is called."""
 
+import dataclasses
 import json
 import re
 
@@ -333,6 +334,21 @@ def test_an_ed25519_key_for_which_anyone_can_sign_is_refused(y, sign):
         KeyFileError, match=r"^(Ed25519 key of small order: anyone can sign for it|not a valid public key)$"
     ):
         jwk.load({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x})
+
+
+@pytest.mark.parametrize(
+    ("alg", "names"), [("ES256", "kty crv x y"), ("EdDSA", "kty crv x"), ("RS256", "kty e n")], ids=["EC", "OKP", "RSA"]
+)
+def test_a_key_is_written_in_one_order(pairs, alg, names):
+    # Its file is reviewed as a diff.
+    assert list(jwk.dump(pairs[alg].key.public_key())) == [*names.split(), "alg", "use", "kid"]
+
+
+def test_an_algorithm_cannot_be_changed():
+    for algorithm in jwk.ALGORITHMS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            algorithm.octets = None
+        assert not hasattr(algorithm, "__dict__")
 
 
 # --- keys of others: PEM, a JWK, a JWKS

@@ -64,6 +64,21 @@ def test_a_key_that_neither_ends_nor_is_revoked_has_no_such_dates(parse):
     assert (found.exp, found.revoked_at, found.reason) == (None, None, "")
 
 
+def test_a_key_cannot_be_changed_and_does_not_print_what_is_long(parse):
+    found = parse()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.revoked_at = None
+    assert not hasattr(found, "__dict__")
+    assert repr(found.key) not in repr(found)
+    assert found.members["x"] not in repr(found)
+
+
+def test_a_key_is_published_in_one_order_without_what_was_not_checked(parse):
+    found = parse(exp=NOW + 9, x5c=["canary"], key_ops=["verify"])
+    (published,) = Keyring([found]).jwks(NOW)
+    assert list(published) == ["x", "y", "kty", "crv", "alg", "use", "kid", "iat", "nbf", "exp"]
+
+
 def test_a_revocation_needs_no_reason(parse, pairs):
     found = parse(revoked={"revoked_at": NOW})
     assert (found.revoked_at, found.reason) == (NOW, "")
@@ -216,6 +231,10 @@ def test_a_revoked_key_does_nothing_at_any_time():
         assert ring.stage(ring.find("b"), now) is Stage.REVOKED
         assert "b" not in kids(ring.usable(now, LEEWAY_S))
     assert ring.current(NOW + 20) is ring.find("a")
+
+
+def test_a_stage_is_shown_as_its_word():
+    assert [str(stage) for stage in Stage] == ["pending", "current", "retiring", "expired", "revoked"]
 
 
 def test_without_a_started_key_none_is_current():

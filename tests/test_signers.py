@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "signers"
 PYTHON = FOLDER / ".venv" / "bin" / "python"
 SOFTHSM = [Path(lib) / "softhsm" / "libsofthsm2.so" for lib in ("/usr/lib", "/usr/lib64", "/usr/local/lib")]
 
-N = jwk.P256_ORDER
+N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # SP 800-186 §3.2.1.3
 OUT_OF_RANGE = "not a P-256 signature: r or s is not from 1 to the order of the curve less 1"
 
 

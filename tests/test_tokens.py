@@ -1,5 +1,6 @@
 """The token profile: what is accepted, what is refused, and with which words."""
 
+import dataclasses
 import json
 import math
 import re
@@ -466,3 +467,10 @@ def test_the_rules_in_their_order_with_their_sources_and_in_words():
         ("email", "this profile", "absent, or a string of at most 320 characters"),
         ("username", "this profile", "absent, or a string of at most 255 characters"),
     ]
+
+
+def test_players_and_rules_cannot_be_changed():
+    for value, name in ((Player("42"), "id"), (tokens.RULES[0], "name")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, "other")
+        assert not hasattr(value, "__dict__")

@@ -39,15 +39,20 @@ def copy() -> None:
             shutil.copy(ROOT / name, COPY / name)
 
 
-def tests_pass(folder: Path, **environment: str) -> bool:
-    """Whether the selected tests see nothing."""
+def no_test_fails(folder: Path, module: str, **environment: str) -> bool:
+    """Whether the selected tests see nothing; those of the module are asked first, which is faster."""
+    selected = SETTINGS["pytest_add_cli_args_test_selection"]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += SETTINGS["pytest_add_cli_args_test_selection"]
-    try:
-        done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    for chosen in ([f"tests/test_{module}.py"], selected):
+        try:
+            done = subprocess.run(
+                [*command, *chosen], cwd=folder, env=os.environ | environment, capture_output=True, timeout=300
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        if done.returncode:
+            return False
+    return True
 
 
 def functions() -> tuple[Counter[str], list[str]]:
@@ -59,7 +64,9 @@ def functions() -> tuple[Counter[str], list[str]]:
     alive = []
     for mutant, result in re.findall(r"(?m)^\s*(verifier\.\S+): (.+)$", listed.stdout):
         totals[mutant.split(".")[1]] += 1
-        if result not in ("killed", "timeout") and tests_pass(COPY / "mutants", MUTANT_UNDER_TEST=mutant):
+        if result not in ("killed", "timeout") and no_test_fails(
+            COPY / "mutants", mutant.split(".")[1], MUTANT_UNDER_TEST=mutant
+        ):
             shown = subprocess.run([*mutmut, "show", mutant], cwd=COPY, capture_output=True, text=True).stdout
             lines = re.findall(r"(?m)^([-+](?![-+]).*)$", shown)
             alive.append(f"{mutant}: {' '.join(line[0] + line[1:].strip() for line in lines)}")
@@ -129,7 +136,7 @@ def tables() -> tuple[Counter[str], list[str]]:
         for what, changed in mutations(source):
             totals[module] += 1
             path.write_text(changed)
-            if tests_pass(COPY):
+            if no_test_fails(COPY, module):
                 alive.append(f"verifier.{module}: {what}")
                 print(alive[-1], flush=True)
         path.write_text(source)
@@ -138,7 +145,7 @@ def tables() -> tuple[Counter[str], list[str]]:
 
 def main() -> int:
     copy()
-    assert tests_pass(COPY), "the tests fail without a mutant"
+    assert no_test_fails(COPY, "tokens"), "the tests fail without a mutant"
     kinds = {"functions": functions, "tables": tables}
     chosen = [kinds[name] for name in kinds if f"--{name}" in sys.argv] or list(kinds.values())
     total: Counter[str] = Counter()
