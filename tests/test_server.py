@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -426,3 +427,29 @@ def test_ipv6(environment, tmp_path):
     finally:
         process.terminate()
         assert process.wait() == 0
+
+
+def test_a_connection_that_does_not_take_its_answer_is_cut():
+    from verifier import server
+
+    taken: list[str] = []
+    connection = server.Protocol.__new__(server.Protocol)
+    connection.verifier = SimpleNamespace(settings=SimpleNamespace(head_timeout_s=2, body_timeout_s=5))
+    connection.transport = SimpleNamespace(get_write_buffer_size=lambda: 1, abort=lambda: taken.append("cut"))
+    for _ in range(2):
+        connection.cut(0.0)
+    assert taken == []
+    connection.cut(0.0)
+    assert taken == ["cut"]
+
+
+def test_a_hangup_signal_is_passed_on_to_the_workers_that_run(monkeypatch):
+    from verifier import server
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    supervisor = server.Supervisor.__new__(server.Supervisor)
+    states = [(1, None), (2, 0), (None, None)]
+    supervisor.processes = [SimpleNamespace(pid=pid, exitcode=code) for pid, code in states]
+    supervisor.handle_hup()
+    assert told == [(1, signal.SIGHUP)]

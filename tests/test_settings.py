@@ -220,6 +220,10 @@ def test_exactly_one_source_of_secrets_is_needed(changes, found):
     )
 
 
+def test_an_application_id_is_printable():
+    assert refusal(LEAST | {"VERIFIER_APPLICATION_ID": "a\nb"}) == ("VERIFIER_APPLICATION_ID is not printable", "")
+
+
 @pytest.mark.parametrize("source", ["VERIFIER_SECRET_KEY", "VERIFIER_SECRET_KEY_FILE"])
 def test_a_secret_needs_an_application_id(source):
     environ = without(LEAST, "VERIFIER_SECRET_KEY") | {source: SECRET}

@@ -225,7 +225,7 @@ def serve(settings: Settings) -> None:
 
     With several workers the settings must also be in the environment, where the workers find them.
     """
-    if hasattr(signal, "SIGHUP"):
+    if hasattr(signal, "SIGHUP"):  # pragma: no branch - Windows has none
         # Until files are watched; worker processes inherit it.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     take_over_logging(settings)
