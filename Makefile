@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check fuzz openapi mutants lock clean
+.PHONY: run test check fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -37,10 +37,20 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) tests/deploy/requirements.in -o tests/deploy/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
+sbom: tests/deploy/.venv  ## what the package is made of, as CycloneDX: sbom.json
+	tests/deploy/.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON -o sbom.json requirements.lock
+
+tests/deploy/.venv: tests/deploy/requirements.lock
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	@touch $@
+
 clean:
-	rm -rf .venv tests/fuzz/.venv .mutants .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv .mutants sbom.json .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
