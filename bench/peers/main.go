@@ -1,0 +1,104 @@
+// Go's net/http + golang-jwt.
+package main
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"log"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/golang-jwt/jwt/v4"
+)
+
+type signIn struct {
+	Code          string `json:"code"`
+	SecretKey     string `json:"secretKey"`
+	ApplicationID string `json:"applicationId"`
+}
+
+type profile struct {
+	ID       string `json:"_id"`
+	Email    string `json:"email,omitempty"`
+	Username string `json:"username,omitempty"`
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+	Email    string `json:"email"`
+	Username string `json:"username"`
+}
+
+var (
+	alg, issuer = os.Getenv("ALG"), os.Getenv("ISSUER")
+	secrets     = map[string][32]byte{os.Getenv("APPLICATION_ID"): sha256.Sum256([]byte(os.Getenv("SECRET")))}
+	keys        = map[string]crypto.PublicKey{}
+	lifetime, _ = strconv.ParseInt(os.Getenv("MAX_LIFETIME"), 10, 64)
+	parser      = jwt.NewParser(jwt.WithValidMethods([]string{alg}))
+)
+
+func publicKey(pem []byte) (crypto.PublicKey, error) {
+	switch alg {
+	case "ES256":
+		return jwt.ParseECPublicKeyFromPEM(pem)
+	case "EdDSA":
+		return jwt.ParseEdPublicKeyFromPEM(pem)
+	default:
+		return jwt.ParseRSAPublicKeyFromPEM(pem)
+	}
+}
+
+func find(token *jwt.Token) (interface{}, error) {
+	kid, _ := token.Header["kid"].(string)
+	key, found := keys[kid]
+	if !found || token.Header["typ"] != "at+jwt" {
+		return nil, errors.New("kid or typ")
+	}
+	return key, nil
+}
+
+func answer(w http.ResponseWriter, status int, body interface{}) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func serve(w http.ResponseWriter, r *http.Request) {
+	var body signIn
+	if r.Method != http.MethodPost || json.NewDecoder(http.MaxBytesReader(w, r.Body, 16384)).Decode(&body) != nil {
+		answer(w, 400, map[string]string{"error": "invalid_request"})
+		return
+	}
+	presented, known := sha256.Sum256([]byte(body.SecretKey)), secrets[body.ApplicationID]
+	if subtle.ConstantTimeCompare(presented[:], known[:]) != 1 {
+		answer(w, 401, map[string]string{"error": "invalid_client"})
+		return
+	}
+	var c claims
+	// It checks exp, nbf and iat when they are there.
+	_, err := parser.ParseWithClaims(body.Code, &c, find)
+	if err != nil || c.ExpiresAt == nil || c.IssuedAt == nil || c.Subject == "" ||
+		!c.VerifyIssuer(issuer, true) || !c.VerifyAudience(body.ApplicationID, true) ||
+		c.ExpiresAt.Unix()-c.IssuedAt.Unix() > lifetime {
+		answer(w, 401, map[string]string{"error": "invalid_token"})
+		return
+	}
+	answer(w, 200, profile{c.Subject, c.Email, c.Username})
+}
+
+func main() {
+	pem, err := os.ReadFile(os.Getenv("PUBLIC"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if keys[os.Getenv("KID")], err = publicKey(pem); err != nil {
+		log.Fatal(err)
+	}
+	http.HandleFunc("/profile", serve)
+	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil))
+}

@@ -1,0 +1,124 @@
+"""Where the time of one request goes, by module: `make profile`.
+
+The real protocol and application, fed from memory: no socket, no kernel. The total is measured without the profiler,
+as the best of many batches; the shares come from cProfile, which makes Python calls look dearer than they are.
+A call into C (a signature check, hashing) counts as a module of its own.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import pstats
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench
+import uvloop
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from verifier import server
+from verifier.app import create_app
+from verifier.settings import Settings
+
+BATCH = 200
+
+
+class Transport(asyncio.Transport):
+    """Counts what is written and sends nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: Counter[bytes] = Counter()
+
+    def write(self, data: Any) -> None:
+        if data.startswith(b"HTTP/1.1 "):
+            self.answers[bytes(data[9:12])] += 1
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    pause_reading = resume_reading = close
+
+
+def requests(bodies: Path) -> list[bytes]:
+    head = "POST /profile HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    return [(head.format(len(line)) + line).encode() for line in bodies.read_text().splitlines()]
+
+
+async def drive(settings: Settings, sent: list[bytes], profiler: cProfile.Profile | None) -> tuple[float, Transport]:
+    """Microseconds of processor time per request, of the best batch; under a profiler the mean."""
+    config = Config(create_app(settings), ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False)
+    transport = Transport()
+    protocol = server.Protocol(config, ServerState(), {})
+    protocol.connection_made(transport)
+    times = []
+    for start in range(0, len(sent), BATCH):
+        if profiler:
+            profiler.enable()
+        before = time.process_time()
+        for request in sent[start : start + BATCH]:
+            protocol.data_received(request)
+            while not protocol.cycle.response_complete:
+                await asyncio.sleep(0)
+        times.append((time.process_time() - before) / BATCH * 1e6)
+        if profiler:
+            profiler.disable()
+    protocol.connection_lost(None)
+    return (sum(times) / len(times) if profiler else min(times)), transport
+
+
+def module(function: tuple[str, int, str]) -> str:
+    path, _, name = function
+    if path == "~":
+        return f"C: {name.strip('<>').removeprefix('built-in method ')}"
+    parts = Path(path).with_suffix("").parts
+    for package in ("site-packages", "python3", "verifier"):
+        for number, part in enumerate(parts):
+            if part.startswith(package) and part != parts[-1]:
+                return ".".join(parts[number + (package != "verifier") :])
+    return path
+
+
+def shares(profiler: cProfile.Profile) -> list[tuple[str, float, int]]:
+    """Module, its share of the time, its calls; the loop that drives left out."""
+    spent: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for function, (_, count, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        if Path(function[0]).name != Path(__file__).name and "sleep" not in function[2]:
+            spent[module(function)] += own
+            calls[module(function)] += count
+    total = sum(spent.values())
+    return [(name, own / total, calls[name]) for name, own in spent.most_common()]
+
+
+def main(say: Callable[[str], None] = print) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--alg", default="ES256", choices=["ES256", "RS256", "EdDSA"])
+    parser.add_argument("--load", default="good", choices=["good", "wrong secret", "garbage", "expired"])
+    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--top", type=int, default=25)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        world = bench.prepare(Path(scratch) / "world", bench.Row("", alg=options.alg, load=options.load), options.count)
+        settings = Settings.from_environment(world.environment)
+        sent = requests(world.bodies)
+        uvloop.run(drive(settings, sent[:BATCH], None))
+        best, transport = uvloop.run(drive(settings, sent, None))
+        say(f"{best:.1f} µs of processor time per request; answers {dict(transport.answers)}")
+        profiler = cProfile.Profile()
+        uvloop.run(drive(settings, sent[: max(BATCH, options.count // 4)], profiler))
+    for name, share, count in shares(profiler)[: options.top]:
+        say(f"{share:6.1%} {count / max(BATCH, options.count // 4):6.1f} calls  {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
