@@ -106,7 +106,7 @@ class World(NamedTuple):
 
 
 @functools.cache
-def key(alg: str, number: int) -> PrivateKey:
+def key(alg: str, _number: int) -> PrivateKey:
     made: Any = {
         "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
         "RS256": lambda: rsa.generate_private_key(65537, 2048),
@@ -201,7 +201,7 @@ def command(server: str, build: Path) -> list[str] | str:
     return [python, str(peers_ / f"{scripts[server]}.py")]
 
 
-def first_200(process: "subprocess.Popen[bytes]", port: int, body: bytes, wanted: int, since: float) -> tuple[Any, float]:
+def first_answer(process: Any, port: int, body: bytes, wanted: int, since: float) -> tuple[Any, float]:
     """The first answer and its seconds since the start."""
     while process.poll() is None and time.monotonic() - since < 30:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -273,7 +273,7 @@ def measure(row: Row, line: list[str], world: World, seconds: float) -> Figures:
     since = time.monotonic()
     process = subprocess.Popen(pinned, env=environment, stderr=subprocess.DEVNULL)
     try:
-        answer, first_s = first_200(process, port, body, wanted, since)
+        answer, first_s = first_answer(process, port, body, wanted, since)
         if wanted == 200 and row.server != BARE and row.octets > 300 and answer != world.profile:
             raise SystemExit(f"{row.server} answers {answer}")
         wrk(port, world, wanted, WARM_S, client_core)

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench
 import uvloop
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+import bench
 from verifier import server
 from verifier.app import create_app
 from verifier.settings import Settings
@@ -50,13 +50,14 @@ class Transport(asyncio.Transport):
 
 
 def requests(bodies: Path) -> list[bytes]:
-    head = "POST /profile HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    head = "POST /profile HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
     return [(head.format(len(line)) + line).encode() for line in bodies.read_text().splitlines()]
 
 
 async def drive(settings: Settings, sent: list[bytes], profiler: cProfile.Profile | None) -> tuple[float, Transport]:
     """Microseconds of processor time per request, of the best batch; under a profiler the mean."""
-    config = Config(create_app(settings), ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False)
+    app = create_app(settings)
+    config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False)
     transport = Transport()
     protocol = server.Protocol(config, ServerState(), {})
     protocol.connection_made(transport)
