@@ -59,13 +59,8 @@ def json_object(data: bytes) -> dict[str, Any]:
         raise ValueError("is not UTF-8") from exc
     except json.JSONDecodeError as exc:
         raise ValueError("is not JSON") from exc
-<<<<<<< HEAD
-=======
-    except RecursionError as exc:
-        raise ValueError("is nested too deeply") from exc
     if end != len(text):
         raise ValueError("is not JSON")
->>>>>>> f2005fc (encoding: base64url is checked without encoding it again)
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
     return value
