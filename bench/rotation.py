@@ -95,7 +95,7 @@ class Replica:
     def start(self) -> None:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "verifier.cli", "serve"]
-            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)  # noqa: S603
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + 20

@@ -256,8 +256,9 @@ def _aud(token: Token, policy: Policy) -> None:
 def _sub(token: Token, _: Policy) -> None:
     sub = token.claims.get("sub")
     if not isinstance(sub, str) or not sub:
-        number = isinstance(sub, int | float)
-        raise InvalidToken("sub must be a string, not a number" if number else "sub must be a non-empty string")
+        if isinstance(sub, int | float):
+            raise InvalidToken("sub must be a string, not a number")
+        raise InvalidToken("sub must be a non-empty string")
     _text(sub, "sub", MAX_SUB_CHARACTERS)
 
 
