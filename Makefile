@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check fuzz openapi mutants lock sbom clean
+.PHONY: run test check bench profile startup fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -19,6 +19,22 @@ check: .venv/test.stamp  ## style, types, and the suite with branch coverage
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+bench: bench/.venv/stamp  ## beside its peers and floors: make bench BENCH="--quick ES256 RS256"
+	bench/.venv/bin/python bench/bench.py $(BENCH)
+
+profile: bench/.venv/stamp  ## where the time of one request goes: make profile PROFILE="--alg RS256"
+	bench/.venv/bin/python bench/where.py $(PROFILE)
+
+startup: bench/.venv/stamp  ## imports and the first answer
+	bench/.venv/bin/python bench/startup.py
+
+bench/.venv/stamp: requirements.lock bench/requirements.lock bench/peers/package-lock.json pyproject.toml
+	$(PYTHON) -m venv bench/.venv
+	bench/$(PIP) install --require-hashes -r requirements.lock -r bench/requirements.lock
+	bench/$(PIP) install --no-deps --editable .
+	cd bench/peers && npm ci --silent || echo "not installed: fastify and fast-jwt"
+	@touch $@
 
 FUZZ := tests/fuzz/.venv/bin/python
 SECONDS := 60
@@ -37,6 +53,7 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) bench/requirements.in -c requirements.lock -o bench/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/deploy/requirements.in -o tests/deploy/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
@@ -50,7 +67,7 @@ tests/deploy/.venv: tests/deploy/requirements.lock
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv .mutants sbom.json .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -151,7 +151,8 @@ def prepare(folder: Path, row: Row, count: int = TOKENS) -> World:
             if row.load == "garbage":
                 code = code.swapcase()
             secret = "wrong" * 5 if row.load == "wrong secret" else SECRET
-            file.write(json.dumps({"code": code, "secretKey": secret, "applicationId": name}) + "\n")
+            body = {"code": code, "secretKey": secret, "applicationId": name}
+            file.write(json.dumps(body, separators=(",", ":")) + "\n")  # as JSON.stringify writes it
     environment = os.environ | {
         "VERIFIER_ISSUER": ISSUER,
         "VERIFIER_KEYS": str(folder),
@@ -172,9 +173,9 @@ def prepare(folder: Path, row: Row, count: int = TOKENS) -> World:
     return World(environment, folder / "bodies", profile)
 
 
-def command(server: str, build: Path) -> list[str] | str:
+def command(server: str, build: Path, python: str = sys.executable) -> list[str] | str:
     """How a server is started, or why it cannot be."""
-    python, peers_ = sys.executable, HERE / "peers"
+    peers_ = HERE / "peers"
     if server == OURS:
         return [python, "-m", "verifier.cli", "serve"]
     if server == GO:
@@ -192,11 +193,8 @@ def command(server: str, build: Path) -> list[str] | str:
         if not shutil.which("node") or not (peers_ / "node_modules").is_dir():
             return "needs node, and npm ci in bench/peers"
         return ["node", str(peers_ / "fastify.mjs")]
-    if server == FASTAPI:
-        try:
-            version("fastapi")
-        except ModuleNotFoundError:
-            return "needs bench/requirements.lock"
+    if server == FASTAPI and subprocess.run([python, "-c", "import fastapi"], capture_output=True).returncode:
+        return "needs bench/requirements.lock"
     scripts = {FASTAPI: "fastapi_pyjwt", STARLETTE: "starlette_pyjwt", BARE: "bare", RAW: "raw"}
     return [python, str(peers_ / f"{scripts[server]}.py")]
 
@@ -313,7 +311,7 @@ def report(rows: dict[str, list[Figures]], targets: list[Target]) -> str:
         cells = [label]
         for _, name, form in COLUMNS:
             mine, base = ([getattr(figures, name) for figures in each] for each in (rounds, first))
-            compared = f" × {ratio(mine, base)}" if rounds is not first else ""
+            compared = f" × {ratio(mine, base)}" if rounds is not first and all(base) else ""
             cells.append(f"{statistics.median(mine):{form}}{compared}" if any(mine) else "")
         lines.append(f"| {' | '.join([*cells, str(sum(f.errors for f in rounds))])} |")
     targets = [target for target in targets if {target.row, *target.others} <= rows.keys()]
