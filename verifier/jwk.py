@@ -101,7 +101,7 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
     for name in algorithm.members:
         try:
             octets = b64url_decode(jwk[name])
-        except (KeyError, TypeError, ValueError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise KeyFileError(f"{name} is missing or not canonical base64url") from exc
         if algorithm.octets and len(octets) != algorithm.octets:
             raise KeyFileError(f"{name} has {len(octets)} octets (expected {algorithm.octets})")
