@@ -11,6 +11,8 @@ RUN /venv/bin/pip install --only-binary=:all: --require-hashes -r requirements.l
 COPY pyproject.toml README.md LICENSE ./
 COPY verifier verifier
 RUN /venv/bin/pip install --no-deps . && /venv/bin/pip uninstall --yes pip
+# Bytecode without the time of its source: two builds have the same files.
+RUN /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /venv/lib
 
 FROM ${BASE}
 COPY --from=build /venv /venv

@@ -22,7 +22,7 @@ from tests.conftest import APPLICATION_ID, SECRET, free_port, lines, start
 from tests.test_server import exchange, post, until
 from verifier import server as server_module
 from verifier.errors import ConfigError
-from verifier.server import MAX_PIPELINED
+from verifier.server import LINGERING, MAX_PIPELINED
 
 OK = (200, "42")
 TOO_MANY_REQUESTS = (503, "too many requests at once")
@@ -72,14 +72,6 @@ def connections(port: int, count: int, data: bytes = b""):
         yield opened
 
 
-def whole_answer(sock: socket.socket) -> bytes:
-    """A profile, which ends with a brace, however many pieces it comes in."""
-    raw = b""
-    while not raw.endswith(b"}"):
-        raw += sock.recv(1000)
-    return raw
-
-
 def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again(limited, live):
     server = limited(max_requests=5)
     unfinished = post(live)[:-1]
@@ -87,9 +79,9 @@ def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again
         assert exchange(server.port, post(live)) == [OK]
         with connections(server.port, 1, unfinished):
             assert exchange(server.port, post(live)) == [TOO_MANY_REQUESTS]
-            answer = server.ask(live)
-            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-            assert answer.body["error"] == "temporarily_unavailable"
+            refused = server.ask(live)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            assert refused.body["error"] == "temporarily_unavailable"
             assert server.ask(method="GET", path="/readyz").status == 200
         for sock in opened:
             sock.sendall(post(live)[-1:])
@@ -104,6 +96,12 @@ def test_the_last_connection_is_served_and_one_more_is_told_to_come_again(limite
         with connections(server.port, 1):
             assert exchange(server.port, b"", half_close=False) == [TOO_MANY_CONNECTIONS]
             assert server.ask(live).headers["retry-after"] == "1"
+            # One that sends at once reads its answer too, and none of them stays.
+            assert [exchange(server.port, post(live)) for _ in range(50)] == [[TOO_MANY_CONNECTIONS]] * 50
+            with connections(server.port, LINGERING + 50) as above:
+                took, found = seconds_until_closed(above[-1])
+                assert (b"503" in found, took < 0.5) == (True, True)
+            assert descriptors(server.process.pid) < 5 + LINGERING + 30
     assert until(lambda: server.ask(live).status == 200)
 
 
@@ -112,6 +110,14 @@ def test_the_largest_body_is_a_setting(limited, live):
     raw = json.dumps(live).encode()
     assert server.ask(raw + b" " * (1024 - len(raw))).status == 200
     assert server.ask(raw + b" " * (1025 - len(raw))).body["error_description"] == "the body is over 1024 bytes"
+
+
+def answer(sock: socket.socket) -> bytes:
+    """One whole answer."""
+    found = b""
+    while not found.endswith(b"}"):
+        found += sock.recv(1000)
+    return found
 
 
 def seconds_until_closed(sock: socket.socket) -> tuple[float, bytes]:
@@ -172,10 +178,10 @@ def test_a_connection_that_sends_nothing_is_closed_without_a_word(limited):
 def test_a_kept_connection_is_closed_after_its_seconds(limited, live):
     server = limited(keep_alive=2, head_timeout=1)
     with connections(server.port, 1, post(live)) as [sock]:
-        assert whole_answer(sock).startswith(b"HTTP/1.1 200 ")
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
         time.sleep(1.4)  # and 0.3 before
         sock.sendall(post(live))
-        assert whole_answer(sock).startswith(b"HTTP/1.1 200 ")
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
         took, found = seconds_until_closed(sock)
     assert found == b""
     assert 1.5 < took < 4
@@ -184,7 +190,7 @@ def test_a_kept_connection_is_closed_after_its_seconds(limited, live):
 def test_empty_lines_do_not_keep_a_connection(limited, live):
     server = limited(head_timeout=1)
     with connections(server.port, 1, post(live)) as [sock]:
-        assert whole_answer(sock).startswith(b"HTTP/1.1 200 ")
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
         stop = threading.Event()
         thread = threading.Thread(target=trickle, args=(sock, b"\r\n" * 100, stop))
         thread.start()
@@ -248,12 +254,10 @@ def test_what_is_under_way_at_the_stop_has_its_seconds(limited, live):
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         finishes.sendall(post(live)[-1:])
-        assert finishes.recv(100).startswith(b"HTTP/1.1 200 ")
-        answer = b""
-        while block := hangs.recv(1000):
-            answer += block
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"the server is stopping" in answer
+        assert answer(finishes).startswith(b"HTTP/1.1 200 ")
+        _, found = seconds_until_closed(hangs)
+        assert found.startswith(b"HTTP/1.1 503 ")
+        assert b"the server is stopping" in found
     assert server.process.wait(timeout=5) == 0
 
 
@@ -281,15 +285,19 @@ def test_more_connections_than_the_system_allows_stop_the_start(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
     limits = []
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-    server_module.allow_connections(36)
+    server_module.allow_connections(4)
     assert limits == []
-    server_module.allow_connections(37)
-    server_module.allow_connections(936)
+    server_module.allow_connections(5)
+    server_module.allow_connections(904)
     assert limits == [(101, 1000), (1000, 1000)]
     with pytest.raises(ConfigError, match=r"needs 1001 file descriptors \(found a hard limit of 1000\)$"):
-        server_module.allow_connections(937)
+        server_module.allow_connections(905)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     server_module.allow_connections(100_000)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def children(pid: int) -> list[int]:

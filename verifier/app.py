@@ -19,7 +19,7 @@ from verifier.applications import ApplicationsSource
 from verifier.encoding import json_object
 from verifier.errors import InvalidRequest, Refusal, Unavailable
 from verifier.keyring import KeyDirectory
-from verifier.settings import Settings
+from verifier.settings import MAX_BODY_BYTES, Settings
 from verifier.telemetry import Request, Telemetry
 
 LINGER_S = 2.0
@@ -143,7 +143,7 @@ def json_bytes(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
-def check_headers(headers: Iterable[Header], max_body_bytes: int) -> None:
+def check_headers(headers: Iterable[Header], max_body_bytes: int = MAX_BODY_BYTES) -> None:
     """Refuse a body that is not plain `application/json` or says it is too long; raises InvalidRequest."""
     types = []
     for name, value in headers:

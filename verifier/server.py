@@ -16,7 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from verifier.app import CLOSE, Verifier, create_app, refusal_body
+from verifier.app import CLOSE, LINGER_S, Verifier, create_app, refusal_body
 from verifier.errors import ConfigError, InvalidRequest, Refusal, Unavailable
 from verifier.settings import Settings
 from verifier.telemetry import Request, take_over_logging
@@ -25,7 +25,8 @@ MAX_HEAD_BYTES = 32_768
 MAX_PIPELINED = 32  # requests of one connection that wait for the answers before them
 NOT_HTTP = "the request is not HTTP/1.1"
 SWEEP_S = 1.0
-SPARE_DESCRIPTORS = 64  # for what is no connection: files, logs, the loop
+LINGERING = 32  # connections above the limit that may still read why
+SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 
@@ -34,6 +35,7 @@ class Protocol(HttpToolsProtocol):
 
     head_bytes: int | None = 0  # of the head that is being read; None while a body is
     since: float | None = None  # when the request that is being read began; None: none is
+    refused = False  # answered for good: what still comes is not looked at
     unread_sweeps = 0  # for how many sweeps its answer has not been taken
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -43,8 +45,11 @@ class Protocol(HttpToolsProtocol):
         if "sweep" not in self.app_state:
             self.app_state["sweep"] = True
             self.loop.call_later(SWEEP_S, sweep, self.loop, self.connections)
-        if len(self.connections) > self.verifier.settings.max_connections:
+        above = len(self.connections) - self.verifier.settings.max_connections
+        if above > 0:
             self._refuse(Unavailable("too many connections at once"))
+        if above > LINGERING:
+            self.transport.close()
 
     def cut(self, now: float) -> None:
         """End the connection when its request does not get on, or its answer is not taken."""
@@ -52,7 +57,7 @@ class Protocol(HttpToolsProtocol):
         self.unread_sweeps = self.unread_sweeps + 1 if self.transport.get_write_buffer_size() else 0
         if self.unread_sweeps > settings.head_timeout_s:
             self.transport.abort()
-        elif self.since is None or now - self.since < settings.head_timeout_s:
+        elif self.refused or self.since is None or now - self.since < settings.head_timeout_s:
             return
         elif self.head_bytes:
             self._refuse(InvalidRequest(f"the request head was not here within {settings.head_timeout_s} s", 408))
@@ -61,6 +66,8 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
         self._unset_keepalive_if_required()
         if self.since is None:
             self.since = self.loop.time()
@@ -155,7 +162,10 @@ class Protocol(HttpToolsProtocol):
         head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
         head += [b"cache-control: no-store\r\nconnection: close\r\n\r\n", body]
         self.transport.write(b"".join(head))
-        self.transport.close()
+        # Closing with unread bytes would reset the connection, and the client could lose the answer.
+        self.refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
         self.verifier.telemetry.finish(request)
 
 
