@@ -385,3 +385,11 @@ def test_ipv6(environment, tmp_path):
     finally:
         process.terminate()
         assert process.wait() == 0
+
+
+def test_an_answer_leaves_in_one_piece(shared, live):
+    # A proxy can send a request again until it has a part of the answer.
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        for _ in range(50):
+            sock.sendall(post(live()))
+            assert re.fullmatch(rb"HTTP/1\.1 200 .*\r\n\r\n\{.*\}", sock.recv(65_536), re.DOTALL)

@@ -30,6 +30,26 @@ SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 
+class OnePiece:
+    """A transport that keeps the head of an answer until its body comes.
+
+    A process that is killed in between would have sent half an answer, which no proxy can ask for again.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.head = b""
+        self.close = transport.close
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self.head or data.startswith(b"HTTP/1.1 100 "):
+            self.transport.write(self.head + data)
+            self.head = b""
+        else:
+            self.head = data
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with this project's answers where the application is never reached."""
 
@@ -108,6 +128,9 @@ class Protocol(HttpToolsProtocol):
             # uvicorn reads on while requests wait, as many as a client cares to send.
             raise Unavailable("too many requests at once")
         super().on_headers_complete()
+        cycle = self.cycle  # of this request, or of one before it where this one offers an upgrade
+        if cycle is not None and cycle.transport is self.transport and cycle.scope["method"] != "HEAD":
+            cycle.transport = OnePiece(self.transport)  # type: ignore[assignment]
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() != b"CONNECT"
