@@ -117,6 +117,11 @@ def test_a_sign_in(shared, live):
             lambda b: post(b, HOST, b"Connection: upgrade", b"Upgrade: websocket"), [OK], id="upgrade-websocket"
         ),
         pytest.param(lambda b: post(b, HOST, b"Expect: 100-continue"), [(100, "None"), OK], id="expect-continue"),
+        pytest.param(
+            lambda b: post(b, HOST, b"Expect: 100-continue", b"Connection: upgrade", b"Upgrade: h2c"),
+            [(100, "None"), OK],
+            id="expect-and-upgrade",
+        ),
         pytest.param(lambda b: post(b, b"X: y", line=b"POST /profile HTTP/1.0"), [OK], id="http-1.0"),
         pytest.param(
             lambda b: post(b, b"Connection: upgrade", b"Upgrade: h2c", line=b"POST /profile HTTP/1.0"),
@@ -453,3 +458,11 @@ def test_a_hangup_signal_is_passed_on_to_the_workers_that_run(monkeypatch):
     supervisor.processes = [SimpleNamespace(pid=pid, exitcode=code) for pid, code in states]
     supervisor.handle_hup()
     assert told == [(1, signal.SIGHUP)]
+
+
+def test_an_answer_leaves_in_one_piece(shared, live):
+    # A proxy can send a request again until it has a part of the answer.
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        for _ in range(50):
+            sock.sendall(post(live()))
+            assert re.fullmatch(rb"HTTP/1\.1 200 .*\r\n\r\n\{.*\}", sock.recv(65_536), re.DOTALL)

@@ -30,6 +30,26 @@ SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 
+class OnePiece:
+    """A transport that keeps the head of an answer until its body comes.
+
+    A process that is killed in between would have sent half an answer, which no proxy can ask for again.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.head = b""
+        self.close = transport.close
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self.head or data.startswith(b"HTTP/1.1 100 "):
+            self.transport.write(self.head + data)
+            self.head = b""
+        else:
+            self.head = data
+
+
 class Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with this project's answers where the application is never reached."""
 
@@ -112,9 +132,13 @@ class Protocol(HttpToolsProtocol):
             # uvicorn reads on while requests wait, as many as a client cares to send.
             raise Unavailable("too many requests at once")
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return  # it is read once more, without the offer
         if self.expect_100_continue:
             # Whether the body follows a refusal is the client's choice: the next head could be taken for it.
             self.cycle.keep_alive = False
+        if self.cycle.scope["method"] != "HEAD":
+            self.cycle.transport = OnePiece(self.transport)  # type: ignore[assignment]
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() != b"CONNECT"
