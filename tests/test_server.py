@@ -192,6 +192,11 @@ def test_framing(shared, live, request_, answers):
     assert exchange(shared.port, request_(live())) == answers
 
 
+def test_head_gets_the_head_alone(shared):
+    headers = {"content-type": "application/json", "content-length": "18", "cache-control": "no-store"}
+    assert shared.ask(method="HEAD", path="/healthz") == Answer(200, None, headers)
+
+
 def test_the_largest_head_passes_and_one_byte_more_does_not(shared, live):
     # Counted: the target, and names and values of the headers.
     counted = sum(map(len, ["/profile", "Content-Type", "application/json", "Host", "x", "Content-Length", "999", "X"]))
