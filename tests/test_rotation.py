@@ -12,6 +12,7 @@ from verifier import keystore, rotation
 from verifier.errors import CommandRefused
 from verifier.keyring import Keyring, Stage, parse_public_key
 from verifier.rotation import PROPAGATION_S, Window
+from verifier.settings import LEAD_S
 
 WINDOW = Window(300, 30)
 
@@ -142,7 +143,7 @@ def test_a_current_key_is_revoked_only_beside_one_that_can_sign_until_the_next_i
     old, new = rotated.keys.values()
     assert rotation.revoke(rotated, old, "lost", now=now)[0].new == "revoked"
     refuse("no other key can sign after ", rotation.revoke, rotated, new, "lost", now=now)
-    enough = now + rotation.LEAD_S + WINDOW.overlap_s
+    enough = now + LEAD_S + WINDOW.overlap_s
     for exp, refused in ((enough - 1, True), (enough, False), (None, False)):
         older = dict(old.members) | {"exp": exp}
         keyring = ring({name: value for name, value in older.items() if value is not None}, dict(new.members))

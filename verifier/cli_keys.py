@@ -12,6 +12,7 @@ import click
 
 from verifier.errors import CommandRefused, ConfigError
 from verifier.options import REFUSED, Command, Duration, json_option, keys_option, window_options
+from verifier.settings import CRYPTOPERIOD_S, LEAD_S, RETENTION_S
 from verifier.times import duration, utc, when
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from verifier.history import Event
     from verifier.keyring import Keyring, PublicKey
     from verifier.keystore import Keystore
-
-LEAD_S, RETENTION_S, CRYPTOPERIOD_S = 3600, 400 * 86_400, 90 * 86_400
 
 
 @click.group()

@@ -7,14 +7,12 @@ from typing import Any
 from verifier.errors import CommandRefused
 from verifier.history import GONE, NONE
 from verifier.keyring import Keyring, PublicKey, Stage
-from verifier.settings import LEEWAY_S, MAX_LIFETIME_S
+from verifier.settings import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_S
 from verifier.times import when
 
-LEAD_S = 3600
 # kubelet takes up to two minutes to update a mounted ConfigMap, a replica one second to read it;
 # the rest is for the humans who look.
 PROPAGATION_S = 600
-RETENTION_S = 400 * 86_400
 
 
 @dataclass(frozen=True, slots=True)

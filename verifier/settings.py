@@ -10,6 +10,9 @@ from verifier.errors import ConfigError
 
 MAX_LIFETIME_S = 300
 LEEWAY_S = 30
+LEAD_S = 3600  # from publishing a key to its first signature
+RETENTION_S = 400 * 86_400  # a public file after its key has ended
+CRYPTOPERIOD_S = 90 * 86_400  # how long a key signs
 MAX_BODY_BYTES = 16_384
 BODY_TIMEOUT_S = 5
 HEAD_TIMEOUT_S = 5
