@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import resources
 from typing import Any
 
+import orjson
 from starlette.routing import BaseRoute, Match, Router
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
@@ -141,7 +142,8 @@ def refusal_body(refusal: Refusal) -> bytes:
 
 def json_bytes(value: object) -> bytes:
     """Compact JSON in ASCII."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    data = orjson.dumps(value)
+    return data if data.isascii() else json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def check_headers(headers: Iterable[Header], max_body_bytes: int = MAX_BODY_BYTES) -> None:
