@@ -30,6 +30,7 @@ Header = tuple[bytes, bytes]
 Answer = tuple[int, bytes]
 # The codings that change nothing.
 PLAIN = {b"content-encoding": (b"", b"identity"), b"transfer-encoding": (b"chunked",)}
+FIXED: tuple[Header, ...] = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
 WHOLE_BODY = "verifier.body"  # in the scope, from a server that had the body before it began
 
@@ -52,7 +53,8 @@ class Endpoint(BaseRoute):
         telemetry: Telemetry,
     ) -> None:
         self.path = path
-        self.methods = methods  # as in Allow
+        self.methods = methods.split(", ")
+        self.allow = ((b"allow", methods.encode("ascii")),)
         self.answer = answer
         self.telemetry = telemetry
 
@@ -64,9 +66,8 @@ class Endpoint(BaseRoute):
         request = Request(self.path)
         self.telemetry.in_flight += 1
         try:
-            if scope["method"] not in self.methods.split(", "):
-                allow = ((b"allow", self.methods.encode("ascii")),)
-                raise InvalidRequest(f"the method must be {self.methods}", status=405, headers=allow)
+            if scope["method"] not in self.methods:
+                raise InvalidRequest(f"the method must be {', '.join(self.methods)}", status=405, headers=self.allow)
             request.status, body = await self.answer(scope, receive, request)
         except Refusal as refusal:
             request.refused(refusal)
@@ -108,12 +109,8 @@ class NotFound:
 
 async def send_answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (), more: bool = False) -> None:
     """Write one JSON answer."""
-    start = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        *headers,
-    ]
+    length = (b"content-length", b"%d" % len(body))
+    start = (*FIXED, length, *headers)
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": more})
 

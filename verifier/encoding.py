@@ -105,6 +105,8 @@ def is_text(value: object) -> bool:
     """Whether a JSON value is a string that UTF-8 can carry (half a surrogate pair cannot be)."""
     if not isinstance(value, str):
         return False
+    if value.isascii():
+        return True
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
