@@ -30,7 +30,7 @@ Header = tuple[bytes, bytes]
 Answer = tuple[int, bytes]
 # The codings that change nothing.
 PLAIN = {b"content-encoding": (b"", b"identity"), b"transfer-encoding": (b"chunked",)}
-FIXED: tuple[Header, ...] = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+JSON, NO_STORE = (b"content-type", b"application/json"), (b"cache-control", b"no-store")
 CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
 WHOLE_BODY = "verifier.body"  # in the scope, from a server that had the body before it began
 
@@ -109,8 +109,7 @@ class NotFound:
 
 async def send_answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (), more: bool = False) -> None:
     """Write one JSON answer."""
-    length = (b"content-length", b"%d" % len(body))
-    start = (*FIXED, length, *headers)
+    start = (JSON, (b"content-length", b"%d" % len(body)), NO_STORE, *headers)
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
