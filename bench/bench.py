@@ -269,7 +269,7 @@ def measure(row: Row, line: list[str], world: World, seconds: float) -> Figures:
     wanted = 200 if row.load == "good" or row.server == BARE else 401
     body = world.bodies.open("rb").readline()
     since = time.monotonic()
-    process = subprocess.Popen(pinned, env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         answer, first_s = first_answer(process, port, body, wanted, since)
         if wanted == 200 and row.server != BARE and row.octets > 300 and answer != world.profile:

@@ -5,6 +5,7 @@ import json
 import re
 import string
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -51,6 +52,36 @@ def test_any_bytes_give_an_object_or_one_of_five_texts(data):
         assert type(exc) is ValueError
 
 
+names = st.sampled_from(["a", "b", "é", "\\u0061", "\\ud83d"])
+numbers = st.sampled_from(["0", "-0", "1.0", "1e3", "1E400", "18446744073709551616", "-9223372036854775809", "NaN"])
+texts = st.recursive(
+    numbers | finite.map(lambda members: json.dumps(members, separators=(",", ":"), ensure_ascii=False)),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
+        | st.lists(st.tuples(names, inner), max_size=3).map(
+            lambda pairs: "{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}"
+        )
+    ),
+)
+
+
+@given(texts)
+@example('{"a":1,"a":1}')
+@example('{"a":{"b":[],"b":[]}}')
+@settings(deadline=None, max_examples=200)
+def test_the_short_way_through_compact_json_reads_what_the_long_way_reads(text):
+    def read():
+        try:
+            return repr(json_object(text.encode("utf-8", "surrogatepass")))
+        except ValueError as exc:
+            return str(exc)
+
+    short = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orjson, "loads", lambda _: json.loads(""))
+        assert read() == short
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -87,28 +118,31 @@ def test_what_parsers_disagree_about_is_refused(data, says):
 @pytest.mark.parametrize(
     ("digits", "number"),
     [
-        pytest.param("9" * 19, 9_999_999_999_999_999_999, id="19-digits"),
-        pytest.param("-" + "9" * 18, -999_999_999_999_999_999, id="minus-and-18-digits"),
+        pytest.param("9" * 20, 99_999_999_999_999_999_999, id="20-digits"),
+        pytest.param("-" + "9" * 19, -9_999_999_999_999_999_999, id="minus-and-19-digits"),
+        pytest.param("1" + "0" * 19, 10**19, id="a-whole-number-of-64-bits"),
     ],
 )
-def test_an_integer_of_19_characters_stays_whole(digits, number):
-    value = json_object(f'{{"a": {digits}}}'.encode())["a"]
-    assert (type(value), value) == (int, number)
+def test_an_integer_of_20_characters_stays_whole(digits, number):
+    for text in (f'{{"a": {digits}}}', f'{{"a":{digits}}}'):
+        value = json_object(text.encode())["a"]
+        assert (type(value), value) == (int, number)
 
 
 @pytest.mark.parametrize(
     ("digits", "number"),
     [
-        pytest.param("9" * 20, 1e20, id="20-digits"),
-        pytest.param("-" + "9" * 19, -1e19, id="minus-and-19-digits"),
+        pytest.param("9" * 21, 1e21, id="21-digits"),
+        pytest.param("-" + "9" * 20, -1e20, id="minus-and-20-digits"),
         pytest.param("9" * 309, float("inf"), id="309-digits"),
         pytest.param("9" * 10_000, float("inf"), id="more-digits-than-int-reads"),
         pytest.param("-" + "9" * 10_000, float("-inf"), id="minus-more-digits-than-int-reads"),
     ],
 )
-def test_an_integer_of_20_characters_becomes_a_float(digits, number):
-    value = json_object(f'{{"a": {digits}}}'.encode())["a"]
-    assert (type(value), value) == (float, number)
+def test_an_integer_of_21_characters_becomes_a_float(digits, number):
+    for text in (f'{{"a": {digits}}}', f'{{"a":{digits}}}'):
+        value = json_object(text.encode())["a"]
+        assert (type(value), value) == (float, number)
 
 
 # --- base64url

@@ -1,5 +1,6 @@
 """The real server over real sockets: framing, signals, reload, hang-ups, load."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from tests import conftest
 from tests.conftest import SECRET, Answer, free_port, lines, start
-from verifier.server import MAX_HEAD_BYTES
+from verifier.server import MAX_HEAD_BYTES, Protocol
+from verifier.settings import Settings
 
 NOT_HTTP = (400, "the request is not HTTP/1.1")
 
@@ -439,11 +443,100 @@ def test_ipv6(environment, tmp_path):
         assert process.wait() == 0
 
 
+# --- the protocol alone
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    written = b""
+
+    def write(self, data):
+        self.written += data
+
+    def is_closing(self):
+        return False
+
+    def nothing(self):
+        pass
+
+    close = pause_reading = resume_reading = nothing
+
+
+GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
+
+
+def connect(app) -> tuple[Protocol, Transport]:
+    state = {"verifier": SimpleNamespace(settings=Settings(issuer="https://game.example"))}
+    protocol = Protocol(Config(app, lifespan="off", log_config=None), ServerState(), state)
+    transport = Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+async def at_once(_scope, _receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def later(scope, receive, send):
+    await asyncio.sleep(0)
+    await at_once(scope, receive, send)
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def test_a_request_that_is_all_here_is_answered_before_anything_else_runs():
+    async def run():
+        protocol, transport = connect(at_once)
+        protocol.data_received(GET)
+        assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+def test_an_application_that_waits_is_run_as_a_task():
+    async def run():
+        protocol, transport = connect(later)
+        protocol.data_received(GET)
+        assert transport.written == b""
+        await asyncio.sleep(0.01)
+        assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+def test_who_does_not_read_is_not_written_to():
+    async def run():
+        protocol, transport = connect(at_once)
+        protocol.pause_writing()
+        protocol.data_received(GET)
+        await asyncio.sleep(0.01)
+        assert transport.written == b""
+        protocol.resume_writing()
+        await asyncio.sleep(0.01)
+        assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+def test_who_has_gone_is_not_written_to():
+    async def run():
+        protocol, transport = connect(later)
+        protocol.data_received(GET)
+        await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        await asyncio.sleep(0.01)
+        assert transport.written == b""
+
+    asyncio.run(run())
+
+
 def test_a_connection_that_does_not_take_its_answer_is_cut():
-    from verifier import server
 
     taken: list[str] = []
-    connection = server.Protocol.__new__(server.Protocol)
+    connection = Protocol.__new__(Protocol)
     connection.verifier = SimpleNamespace(settings=SimpleNamespace(head_timeout_s=2, body_timeout_s=5))
     connection.transport = SimpleNamespace(get_write_buffer_size=lambda: 1, abort=lambda: taken.append("cut"))
     for _ in range(2):

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import orjson
+
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
@@ -21,7 +23,7 @@ def _constant(_: str) -> None:
 
 def _integer(digits: str) -> int | float:
     # int() takes quadratic time and refuses 4,300 digits; as a float these become inf, which every rule refuses.
-    return int(digits) if len(digits) < 20 else float(digits)
+    return int(digits) if len(digits) < 21 else float(digits)
 
 
 MAX_DEPTH = 128
@@ -52,6 +54,13 @@ def json_object(data: bytes) -> dict[str, Any]:
     """
     if _too_deep(data):
         raise ValueError("is nested too deeply")
+    try:
+        # What is the same when written again has no member twice and no second spelling.
+        value = orjson.loads(data)
+        if orjson.dumps(value) == data and isinstance(value, dict):
+            return value
+    except ValueError:
+        pass  # the strict decoder has the words for it
     try:
         text = data.decode("utf-8").strip(" \t\n\r")
         value, end = _decode(text)
@@ -96,6 +105,8 @@ def is_text(value: object) -> bool:
     """Whether a JSON value is a string that UTF-8 can carry (half a surrogate pair cannot be)."""
     if not isinstance(value, str):
         return False
+    if value.isascii():
+        return True
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,6 +1,7 @@
 """The uvicorn server around the application: the socket, the signals, and answers to what is not HTTP."""
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -13,10 +14,10 @@ import httptools
 from starlette.routing import Router
 from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from verifier.app import CLOSE, LINGER_S, Verifier, create_app, refusal_body
+from verifier.app import CLOSE, LINGER_S, WHOLE_BODY, Header, Verifier, create_app, refusal_body
 from verifier.errors import ConfigError, InvalidRequest, Refusal, Unavailable
 from verifier.settings import Settings
 from verifier.telemetry import Request, take_over_logging
@@ -30,24 +31,13 @@ SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 
-class OnePiece:
-    """A transport that keeps the head of an answer until its body comes.
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Headers as they are written."""
+    return b"".join([b"%s: %s\r\n" % header for header in headers])
 
-    A process that is killed in between would have sent half an answer, which no proxy can ask for again.
-    """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.head = b""
-        self.close = transport.close
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if self.head or data.startswith(b"HTTP/1.1 100 "):
-            self.transport.write(self.head + data)
-            self.head = b""
-        else:
-            self.head = data
+# Of answers only, which have few different ones: 1 µs.
+kept_lines = functools.lru_cache(1024)(header_lines)
 
 
 class Protocol(HttpToolsProtocol):
@@ -55,6 +45,8 @@ class Protocol(HttpToolsProtocol):
 
     head_bytes: int | None = 0  # of the head that is being read; None while a body is
     since: float | None = None  # when the request that is being read began; None: none is
+    idle_since: float | None = None  # when its last answer was given; None: there is something to do
+    fresh: RequestResponseCycle | None = None  # begins when all that came with its head has been read
     refused = False  # answered for good: what still comes is not looked at
     unread_sweeps = 0  # for how many sweeps its answer has not been taken
 
@@ -74,6 +66,8 @@ class Protocol(HttpToolsProtocol):
     def cut(self, now: float) -> None:
         """End the connection when its request does not get on, or its answer is not taken."""
         settings = self.verifier.settings
+        if self.idle_since is not None and now - self.idle_since >= settings.keep_alive_s:
+            self.transport.close()
         self.unread_sweeps = self.unread_sweeps + 1 if self.transport.get_write_buffer_size() else 0
         if self.unread_sweeps > settings.head_timeout_s:
             self.transport.abort()
@@ -88,7 +82,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.refused:
             return
-        self._unset_keepalive_if_required()
+        self.idle_since = None
         if self.since is None:
             self.since = self.loop.time()
         if self.head_bytes is not None:
@@ -103,6 +97,8 @@ class Protocol(HttpToolsProtocol):
         else:
             if self.head_bytes is not None and self.head_bytes > MAX_HEAD_BYTES:
                 self._refuse(InvalidRequest(HEAD_TOO_LARGE, status=431))
+        if self.fresh is not None and not self.refused:
+            self._start(self.fresh)
 
     def on_message_begin(self) -> None:
         self.head_bytes = 0
@@ -137,8 +133,67 @@ class Protocol(HttpToolsProtocol):
         if self.expect_100_continue:
             # Whether the body follows a refusal is the client's choice: the next head could be taken for it.
             self.cycle.keep_alive = False
-        if self.cycle.scope["method"] != "HEAD":
-            self.cycle.transport = OnePiece(self.transport)  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, _app: Any) -> None:
+        self.fresh = cycle
+
+    def _start(self, cycle: RequestResponseCycle) -> None:
+        """Have a request answered: at once where it is all here, else by a task."""
+        self.fresh = None
+        here = not cycle.more_body and len(cycle.body) <= self.verifier.settings.max_body_bytes
+        if here and not cycle.waiting_for_100_continue and not self.flow.write_paused:
+            scope: Any = cycle.scope
+            scope[WHOLE_BODY] = bytes(cycle.body)
+            try:
+                # There is nothing it could wait for: no task, no timer and no turn of the loop (14 µs).
+                self.app(scope, cycle.receive, functools.partial(self._send, cycle)).send(None)
+            except StopIteration:
+                return
+        self._start_task(cycle)  # where it did wait after all, it begins again
+
+    def _start_task(self, cycle: RequestResponseCycle) -> None:
+        cycle.send = functools.partial(self._send, cycle)  # type: ignore[method-assign]
+        super()._start_asgi_task(cycle, self.app)
+
+    async def _send(self, cycle: RequestResponseCycle, message: Any) -> None:
+        """Write an answer in one piece.
+
+        A process that is killed in between would have sent half an answer, which no proxy can ask for again.
+        """
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self.answer = message
+            return
+        if not cycle.response_started:
+            cycle.response_started = True
+            headers = tuple(self.answer["headers"])
+            if CLOSE[0] in headers:
+                cycle.keep_alive = False
+            elif not cycle.keep_alive:
+                headers = (*headers, *CLOSE)
+            date, head = kept_lines(tuple(self.server_state.default_headers)), kept_lines(headers)
+            body = b"" if cycle.scope["method"] == "HEAD" else message["body"]
+            self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[self.answer["status"]], date, head, body))
+        if not message.get("more_body"):
+            cycle.response_complete = True
+            cycle.message_event.set()
+            if not cycle.keep_alive:
+                self.transport.close()
+            self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin the next request that is here already, or be idle: `cut` ends that, without a timer for each."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_task(self.pipeline.pop()[0])
+        else:
+            self.idle_since = self.loop.time()
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() != b"CONNECT"
@@ -155,7 +210,7 @@ class Protocol(HttpToolsProtocol):
         kept += () if self.parser.should_keep_alive() else CLOSE
         version = self.parser.get_http_version().encode()
         head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
-        head += b"".join(b"%s: %s\r\n" % header for header in kept)
+        head += header_lines(kept)
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(head + b"\r\n" + rest)
 
@@ -181,8 +236,7 @@ class Protocol(HttpToolsProtocol):
         request = Request()
         request.refused(refusal)
         body = refusal_body(refusal)
-        head = [STATUS_LINE[refusal.status]]
-        head += [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *refusal.headers)]
+        head = [STATUS_LINE[refusal.status], header_lines((*self.server_state.default_headers, *refusal.headers))]
         head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
         head += [b"cache-control: no-store\r\nconnection: close\r\n\r\n", body]
         self.transport.write(b"".join(head))

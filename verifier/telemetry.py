@@ -54,9 +54,16 @@ class Request:
             "status": self.status,
             "ms": round((time.perf_counter() - self.started) * 1000, 3),
         }
-        for name in ("path", "reason", "application", "slot", "kid"):
-            if value := getattr(self, name):
-                told[name] = value
+        if self.path:
+            told["path"] = self.path
+        if self.reason:
+            told["reason"] = self.reason
+        if self.application:
+            told["application"] = self.application
+        if self.slot:
+            told["slot"] = self.slot
+        if self.kid:
+            told["kid"] = self.kid
         return told
 
 
@@ -105,20 +112,26 @@ class Telemetry:
 
     def __init__(self, settings: Settings, output: Output | None = None) -> None:
         self.output = output or Output()
+        self._least = _LEVELS[settings.log_level]
+        self._renderers = _renderers(settings)
         self.log = structlog.wrap_logger(
             structlog.BytesLogger(cast(BinaryIO, self.output)),
-            processors=[add_log_level, *_renderers(settings)],
+            processors=[add_log_level, *self._renderers],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
             context_class=dict,
         ).bind()
-        self._tell = {level: getattr(self.log, level) for level in _LEVELS}
 
     def finish(self, request: Request) -> None:
         """Take note of a request that has been answered."""
         if self.metrics and request.path in ("/profile", ""):
             self.metrics.count(request.outcome, request.reason, time.perf_counter() - request.started)
             self.metrics.used(request.application, request.slot, request.kid if request.outcome == "ok" else "")
-        self._tell[request.level]("request", **request.fields())
+        if _LEVELS[request.level] >= self._least:
+            # As self.log does it, without its detours: 2 µs.
+            line: Any = request.fields() | {"event": "request", "level": request.level}
+            for render in self._renderers:
+                line = render(None, "", line)
+            self.output.write(line + b"\n")
 
     def bug(self, exc: BaseException) -> None:
         """Say where an exception comes from that nobody expected. Its message could quote the request."""
