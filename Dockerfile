@@ -1,16 +1,18 @@
-# syntax=docker/dockerfile:1
 # Any image with the same Python in both stages will do.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /venv
+RUN python -m venv /venv && python -m venv /build
 WORKDIR /src
-COPY requirements.lock ./
-RUN /venv/bin/pip install --only-binary=:all: --require-hashes -r requirements.lock
+COPY requirements.lock requirements-build.lock ./
+RUN /venv/bin/pip install --only-binary=:all: --require-hashes -r requirements.lock && \
+    /build/bin/pip install --only-binary=:all: --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY verifier verifier
-RUN /venv/bin/pip install --no-deps . && /venv/bin/pip uninstall --yes pip
+# Isolated, a build would fetch the newest build tools without a hash, and the wheel names their version.
+RUN /build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel . && \
+    /venv/bin/pip install --no-index --no-deps /wheel/*.whl && /venv/bin/pip uninstall --yes pip
 # Bytecode without the time of its source: two builds have the same files.
 RUN /venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /venv/lib
 

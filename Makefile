@@ -51,6 +51,8 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(PIP) install uv
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(BIN)/uv pip compile -q $(LOCK) - -o requirements-build.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) bench/requirements.in -c requirements.lock -o bench/requirements.lock

@@ -148,6 +148,39 @@ def test_the_workflow_is_valid_and_pins_its_actions():
     for path in paths:
         for action in re.findall(r"uses: (.+)", path.read_text()):
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+        for image in re.findall(r"image=(moby/\S+)", path.read_text()):
+            assert re.fullmatch(r"moby/buildkit:v\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", image)
+
+
+def test_the_image_fetches_nothing_without_a_hash():
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    commands = re.findall(r"pip (?:install|wheel)[^&\n]*", text)
+    assert len(commands) == 4
+    assert all("--require-hashes" in command or "--no-index" in command for command in commands)
+
+
+def test_two_builds_have_one_digest(tmp_path):
+    """Nothing of the checkout's modes and times, nor of the moment of the build, is in the image."""
+    buildah = tool("buildah")
+    [default] = re.findall(r"(?m)^ARG BASE=(.+)", (ROOT / "Dockerfile").read_text())
+    base = os.environ.get("IMAGE_BASE", default)
+    if os.geteuid() or run(buildah, "inspect", "--type=image", base).returncode:
+        pytest.skip(f"not root, or the image {base} is not pulled")
+    inputs = re.findall(r"(?m)^!(.+)", (ROOT / ".dockerignore").read_text())
+    digests = []
+    for mode, time in (("u=rwX,go=rX", 1_700_000_000), ("u=rwX,go=", 0)):
+        context = tmp_path / str(time)
+        context.mkdir()
+        good("cp", "-r", *(ROOT / name for name in ["Dockerfile", ".dockerignore", *inputs]), context)
+        good("chmod", "-R", mode, context)
+        for path in context.rglob("*"):
+            os.utime(path, (time, time))
+        options = ["--isolation=chroot", "--network=host", "--no-cache", "--timestamp=1000000000"]
+        # The id is the digest of the configuration, which names the digest of every layer.
+        digests += good(buildah, "bud", "--quiet", *options, f"--build-arg=BASE={base}", context).split()
+    run(buildah, "rmi", *set(digests))
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
 
 
 def test_caddy_reads_its_file(tmp_path):
