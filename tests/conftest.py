@@ -233,13 +233,18 @@ def _nothing_personal_in_any_log() -> Iterator[None]:
             assert word not in text, f"{word} in {log}"
 
 
-def start(environment: dict[str, str], log: Path, program: tuple[str, ...] = ("-m", "verifier.cli")) -> Server:
-    """The real server, ready."""
+def start(
+    environment: dict[str, str],
+    log: Path,
+    program: tuple[str, ...] = ("-m", "verifier.cli"),
+    under: tuple[str, ...] = (),
+) -> Server:
+    """The real server, ready; `under` is a command that runs another in its place."""
     port = free_port()
     LOGS.append(log)
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, *program, "serve"],
+            [*under, sys.executable, *program, "serve"],
             env={n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
             | environment
             | {"VERIFIER_PORT": str(port)},

@@ -94,7 +94,7 @@ GOOD = '{"code": "x", "secretKey": "y", "applicationId": "z"}'
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        pytest.param(b"", "the body is not JSON", id="empty"),
+        pytest.param(b"", "the body is empty", id="empty"),
         pytest.param(b"code=x", "the body is not JSON", id="form"),
         pytest.param(GOOD.encode() + b"}", "the body is not JSON", id="trailing"),
         pytest.param(GOOD.replace('"x"', "NaN").encode(), "the body is not JSON", id="nan"),

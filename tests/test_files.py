@@ -385,3 +385,45 @@ def test_a_folder_is_not_opened_where_the_system_cannot(folder, monkeypatch):
         patch.setattr("os.name", "nt")
         files.sync_folder(folder)
     assert opened == []
+
+
+MOUNTS = """\
+21 1 254:0 / / rw,relatime - overlay overlay rw
+22 21 0:40 / /proc rw - proc proc rw
+30 21 254:0 {root} {place} ro,relatime - ext4 /dev/vda rw
+"""
+VOLUME = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~configmap/keys"
+
+
+@pytest.mark.parametrize(
+    ("root", "place", "alone"),
+    [
+        pytest.param(VOLUME, "{keys}", False, id="a-volume"),
+        pytest.param(f"{VOLUME}/..2026_03_01/a.json", "{keys}/a.json", True, id="subpath-file"),
+        pytest.param("/srv/a.json//deleted", "{keys}/a.json", True, id="docker-file-replaced-since"),
+        pytest.param(f"{VOLUME}/..2026_03_01/public", "{keys}", True, id="subpath-folder"),
+        pytest.param(f"{VOLUME}/..2026_03_01", "{parent}", True, id="subpath-of-the-folder-around"),
+        pytest.param("/srv/keys", "{parent}", False, id="the-folder-around"),
+        pytest.param(f"{VOLUME}/..2026_03_01/x", "{keys}-other", False, id="beside"),
+        pytest.param(f"{VOLUME}/..2026_03_01/x", "{keys}/deeper/x", False, id="deeper"),
+    ],
+)
+def test_files_whose_changes_never_arrive_are_found(folder, tmp_path, root, place, alone):
+    place = place.format(keys=folder, parent=tmp_path)
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTS.format(root=root, place=place))
+    assert files.mounted_alone(folder, table) == ([place] if alone else [])
+
+
+def test_a_single_file_that_is_a_mount_is_found_under_any_name(tmp_path):
+    path, table = tmp_path / "the secret \\ü", tmp_path / "mountinfo"
+    path.touch()
+    escaped = str(path).replace("\\", "\\134").replace(" ", "\\040")
+    table.write_text(MOUNTS.format(root="/secret", place=escaped))
+    assert files.mounted_alone(path, table) == [str(path)]
+    assert files.mounted_alone(tmp_path / "other", table) == []
+
+
+def test_without_a_table_of_mounts_nothing_is_found(tmp_path):
+    assert files.mounted_alone(tmp_path, tmp_path / "none") == []
+    assert files.mounted_alone(tmp_path) == []

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from verifier.errors import InvalidRequest
 from verifier.settings import Settings
 from verifier.telemetry import Output, Request, Telemetry
 
-FIELDS = {"event", "level", "outcome", "status", "ms", "path", "reason", "application", "slot", "kid"}
+FIELDS = {"event", "level", "outcome", "status", "ms", "path", "reason", "application", "slot", "kid", "age_s"}
 
 
 def request_line(told):
@@ -72,6 +73,16 @@ def test_a_refused_token_names_its_key_only_when_it_is_loaded(ask, body, issue, 
     assert request_line(told)["kid"] == pairs["ES256"].kid
     ask(body | {"code": issue(header={"kid": "canary"})})
     assert "kid" not in request_line(told)
+
+
+def test_a_token_refused_for_its_time_tells_its_age(ask, body, issue, told):
+    for iat, age_s in ((NOW - 400, 400), (NOW + 120, -120)):
+        ask(body | {"code": issue(iat=iat, exp=iat + 300)})
+        assert request_line(told)["age_s"] == age_s
+    ask(body | {"code": issue(iat=NOW, exp=NOW - 100)})
+    assert request_line(told)["age_s"] == 0
+    ask(body | {"code": issue(iss="other")})
+    assert "age_s" not in request_line(told)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"])
@@ -139,6 +150,29 @@ def test_start_and_stop_say_what_runs(environment, told, pairs, keyring, monkeyp
     }
     assert start["settings"]["issuer"] == environment["VERIFIER_ISSUER"]
     assert SECRET not in json.dumps(start)
+
+
+def test_the_start_warns_of_files_that_are_mounted_by_themselves(environment, told, monkeypatch):
+    environment["VERIFIER_SECRET_KEY_FILE"] = environment["VERIFIER_KEYS"] + "/secret"
+    Path(environment["VERIFIER_SECRET_KEY_FILE"]).write_text(environment.pop("VERIFIER_SECRET_KEY"))
+    monkeypatch.setattr("verifier.files.mounted_alone", lambda path: [f"{path}/file"])
+    verifier = Verifier(Settings.from_environment(environment))
+
+    async def live() -> None:
+        async with verifier.lifespan(None):
+            pass
+
+    asyncio.run(live())
+    problems = [line for line in told() if line["event"] == "problem"]
+    keys = environment["VERIFIER_KEYS"]
+    assert problems == [
+        {
+            "event": "problem",
+            "level": "warning",
+            "problem": f"{path}/file: is mounted by itself (subPath): changes to it never arrive",
+        }
+        for path in (f"{keys}/public", f"{keys}/secret")
+    ]
 
 
 def test_hangup_reloads_now(environment, told, keyring, monkeypatch):

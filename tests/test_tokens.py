@@ -344,6 +344,34 @@ def test_leeway_and_lifetime_are_the_policys(issue, verify):
     refused(verify, issue(iat=NOW - 300, exp=NOW), "exp is in the past", leeway_s=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "age_s"),
+    [
+        pytest.param({"iat": NOW - 330, "exp": NOW - 30}, 330, id="exp"),
+        pytest.param({"iat": NOW + 120, "exp": NOW + 420}, -120, id="iat"),
+        pytest.param({"iat": NOW - 3, "nbf": NOW + 31}, 3, id="nbf"),
+        pytest.param({"iat": NOW - 999_999, "exp": NOW - 30}, 999_999, id="long-ago"),
+        pytest.param({"iat": -1e300, "exp": NOW - 30}, 1_000_000, id="longer-ago"),
+        pytest.param({"iat": NOW + 1_000_001}, -1_000_000, id="far-ahead"),
+        pytest.param({"iat": NOW - 400.6, "exp": NOW - 30}, 401, id="rounded"),
+        pytest.param({"iat": ABSENT, "exp": NOW - 30}, None, id="no-iat"),
+        pytest.param({"iat": "1", "exp": NOW - 30}, None, id="iat-is-text"),
+        pytest.param({"iss": "other"}, None, id="refused-for-something-else"),
+    ],
+)
+def test_a_token_refused_for_its_time_has_an_age(issue, verify, changes, age_s):
+    with pytest.raises(InvalidToken) as refusal:
+        verify(issue(**({"exp": 9 * 10**10} | changes)))
+    assert refusal.value.age_s == age_s
+
+
+def test_no_age_is_taken_from_a_token_of_anybody(issue, verify):
+    forged = issue(iat=NOW - 330, exp=NOW - 30)[:-8] + "AAAAAAAA"
+    with pytest.raises(InvalidToken, match=r"^signature does not match$") as refusal:
+        verify(forged)
+    assert refusal.value.age_s is None
+
+
 @given(st.text(max_size=300))
 def test_any_text_is_a_player_or_a_refusal(keyring, text):
     with pytest.raises(InvalidToken):

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Match, Router
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from verifier import __version__, tokens
+from verifier import __version__, files, tokens
 from verifier.applications import ApplicationsSource
 from verifier.encoding import json_object
 from verifier.errors import InvalidRequest, Refusal, Unavailable
@@ -186,6 +186,8 @@ def parse_body(body: bytes) -> tuple[str, str, str]:
     try:
         members = json_object(body)
     except ValueError as exc:
+        if not body:  # taken away on its way, which is not the sender's mistake
+            raise InvalidRequest("the body is empty") from exc
         raise InvalidRequest(f"the body {exc}") from exc
     for name in ("code", "secretKey", "applicationId"):
         if not isinstance(members.get(name), str) or not members[name]:
@@ -203,6 +205,8 @@ class Verifier:
         self.applications = ApplicationsSource(settings)
         self.keys.load()
         self.applications.load()
+        paths = (settings.keys / "public", settings.applications or settings.secret_key_file)
+        self.alone = [file for path in paths if path for file in files.mounted_alone(path)]
         self.telemetry = Telemetry(settings)
         self._reload = asyncio.Event()
         self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
@@ -222,6 +226,8 @@ class Verifier:
                 "verifier_reload_duration_seconds": ("How long that took.", lambda: told.reload_s),
                 "verifier_reload_failures_total": ("Readings that failed.", lambda: told.reload_failures),
                 "verifier_log_lines_dropped_total": ("Log lines that nobody read.", lambda: told.output.dropped),
+                "verifier_clock_timestamp_seconds": ("The clock that tokens are held against.", time.time),
+                "verifier_files_mounted_alone": ("Files whose changes never arrive.", lambda: len(self.alone)),
             },
         )
         told.metrics = metrics
@@ -310,7 +316,8 @@ class Verifier:
             keys={key.kid: keyring.stage(key, now) for key in keyring.keys.values()},
             key_set_digest=keyring.digest,
         )
-        self._tell_problems((), self.applications.applications.weaknesses())
+        frozen = [f"{path}: is mounted by itself (subPath): changes to it never arrive" for path in self.alone]
+        self._tell_problems((), [*self.applications.applications.weaknesses(), *frozen])
 
     async def _watch(self) -> None:
         while True:

@@ -64,6 +64,7 @@ class InvalidToken(Unauthorized):
 
     code = "invalid_token"
     kid = ""  # of the key the token names, where it is loaded; never part of the answer
+    age_s: int | None = None  # since its iat, where a signed token is refused for its time; never part of the answer
 
 
 class ConfigError(Exception):

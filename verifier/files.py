@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,25 @@ def _read(path: Path) -> bytes | str:
         if exc.errno in OURS:
             raise
         return exc.strerror or type(exc).__name__
+
+
+def mounted_alone(path: Path, table: Path = Path("/proc/self/mountinfo")) -> list[str]:
+    """A file, or the files of a folder, that are mounts of their own: what replaces them elsewhere never gets here.
+
+    Such are `subPath` of Kubernetes and a file given to `docker run -v`. Linux only; elsewhere nothing is found.
+    """
+    try:
+        mounts = [line.split(" ")[3:5] for line in os.fsdecode(table.read_bytes()).splitlines()]
+    except OSError:
+        return []
+    top, is_folder, found = os.path.realpath(path), path.is_dir(), []
+    for root, place in mounts:
+        place = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), place)
+        alone = os.path.dirname(place) == top or (place == top and not is_folder)
+        # A folder is as old when its mount shows one version of a volume and not the volume (see `snapshot`).
+        if alone or ("/.." in root and f"{top}/".startswith(f"{place}/")):
+            found.append(place)
+    return found
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

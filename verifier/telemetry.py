@@ -26,7 +26,7 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 class Request:
     """What may be told about one request; an empty field is left out."""
 
-    __slots__ = ("application", "kid", "level", "outcome", "path", "reason", "slot", "started", "status")
+    __slots__ = ("age_s", "application", "kid", "level", "outcome", "path", "reason", "slot", "started", "status")
 
     def __init__(self, path: str = "") -> None:
         self.started = time.perf_counter()
@@ -42,8 +42,9 @@ class Request:
     def refused(self, refusal: Refusal) -> None:
         """The answer is a refusal."""
         self.status, self.outcome, self.reason = refusal.status, refusal.code, str(refusal)
+        self.age_s = None
         if isinstance(refusal, InvalidToken):
-            self.kid = refusal.kid
+            self.kid, self.age_s = refusal.kid, refusal.age_s
         elif refusal.status == 503:
             self.level = "warning"
 
@@ -58,6 +59,8 @@ class Request:
             told["path"] = self.path
         if self.reason:
             told["reason"] = self.reason
+            if self.age_s is not None:
+                told["age_s"] = self.age_s
         if self.application:
             told["application"] = self.application
         if self.slot:

@@ -8,6 +8,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ MAX_EMAIL_CHARACTERS = 320
 MAX_USERNAME_CHARACTERS = 255
 _EXTENSIONS = frozenset({"crit", "b64", "zip"})  # of JWS, of which none is supported
 _MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
+_LONG_S = 10**6  # eleven days: how far off a time is beyond that tells nobody anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,17 +291,24 @@ def _text(value: str, name: str, most: int) -> None:
 
 def _exp(token: Token, policy: Policy) -> None:
     if policy.now >= _instant(token, "exp") + policy.leeway_s:
-        raise InvalidToken("exp is in the past")
+        raise _aged(InvalidToken("exp is in the past"), token, policy)
 
 
 def _iat(token: Token, policy: Policy) -> None:
     if _instant(token, "iat") > policy.now + policy.leeway_s:
-        raise InvalidToken("iat is in the future")
+        raise _aged(InvalidToken("iat is in the future"), token, policy)
 
 
 def _nbf(token: Token, policy: Policy) -> None:
     if "nbf" in token.claims and _instant(token, "nbf") > policy.now + policy.leeway_s:
-        raise InvalidToken("nbf is in the future")
+        raise _aged(InvalidToken("nbf is in the future"), token, policy)
+
+
+def _aged(refusal: InvalidToken, token: Token, policy: Policy) -> InvalidToken:
+    """The refusal with the token's age: the same for every token where a clock is off."""
+    with suppress(InvalidToken):
+        refusal.age_s = round(min(max(policy.now - _instant(token, "iat"), -_LONG_S), _LONG_S))
+    return refusal
 
 
 def _lifetime(token: Token, policy: Policy) -> None:
