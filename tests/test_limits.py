@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -271,14 +270,10 @@ def test_2000_connections_that_do_not_get_on_stop_no_sign_in(limited, live, data
     try:
         with connections(server.port, 2000, post(live)[:-1] if data == "body" else data):
             time.sleep(1)
-            took = []
             for _ in range(200):
-                began = time.perf_counter()
                 assert server.ask(live).status == 200
-                took.append((time.perf_counter() - began) * 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert statistics.quantiles(took, n=100)[98] < 100
 
 
 def test_more_connections_than_the_system_allows_stop_the_start(monkeypatch):
