@@ -57,11 +57,10 @@ class Result(NamedTuple):
 
 
 def requests(mint: steady.Mint, revoked: list[str]) -> Iterator[steady.Ask]:
-    """Four good sign-ins, then one that is good in everything but its key."""
+    """Four times a good sign-in, with the same new token, then one that is good in everything but its key."""
     stranger = keystore.generate("ES256")
     while True:
-        for _ in range(4):
-            yield mint.good()
+        yield from [mint.good()] * 4
         if revoked:
             yield steady.refusal("the key with this kid is revoked", steady.body(revoked[0]))
         else:

@@ -103,26 +103,28 @@ def requests(mint: steady.Mint) -> Iterator[steady.Ask]:
 
 
 async def idle(port: int, seconds: float) -> None:
-    """Connections that send nothing."""
-    opened = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(IDLE)))
+    """Connections that send nothing; opened one by one, as all at once would hold up the load."""
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(IDLE)]
     await asyncio.sleep(seconds)
     for _, writer in opened:
         writer.close()
 
 
-async def watch(pid: int, ports: tuple[int, int], keys: Path, load: steady.Load, every_s: float) -> list[Sample]:
+async def watch(
+    pid: int, ports: tuple[int, int], keys: Path, load: steady.Load, count: int, every_s: float
+) -> list[Sample]:
     """Each minute what happens beside the load, then, when that is long over, a sample."""
     port, metrics = ports
-    samples, rotated, used = list[Sample](), clock(), bench.cpu_s([pid])
-    while load.running:
-        began = clock()
+    samples, began, used = list[Sample](), clock(), bench.cpu_s([pid])
+    rotated = began
+    for number in range(1, count + 1):
         await idle(port, min(IDLE_S, every_s / 3))
         os.kill(pid, signal.SIGHUP)
-        if began - rotated >= ROTATION_S:
-            rotated = began
+        if clock() - rotated >= ROTATION_S:
+            rotated = clock()
             for words in (["rotate", "--lead", "5s", "--force"], ["prune", "--retention", "0s"]):
                 await asyncio.to_thread(verifier, "keys", *words, "--keys", keys)
-        await asyncio.sleep(began + every_s - clock())
+        await asyncio.sleep(began + number * every_s - clock())
         with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{metrics}/metrics") as answer:
             assert b"verifier_log_lines_dropped_total 0.0" in answer.read()
         took, load.took = load.took, []
@@ -136,19 +138,20 @@ async def watch(pid: int, ports: tuple[int, int], keys: Path, load: steady.Load,
             *steady.spread_ms([seconds for _, seconds, _ in took]),
         )
         samples.append(sample)
-        print(len(samples), len(took), " ".join(f"{value:.2f}" for value in sample), load.unexpected or "", flush=True)
+        print(number, len(took), " ".join(f"{value:.2f}" for value in sample), load.unexpected or "", flush=True)
     return samples
 
 
-async def drive(pid: int, ports: tuple[int, int], keys: Path, rate: float, seconds: float, every_s: float) -> Run:
+async def drive(pid: int, ports: tuple[int, int], keys: Path, rate: float, count: int, every_s: float) -> Run:
     load = steady.Load(ports[0], requests(steady.Mint(keys)), bench.CONNECTIONS)
     async with asyncio.TaskGroup() as group:  # what fails in one of them ends both
-        watching = group.create_task(watch(pid, ports, keys, load, every_s))
-        group.create_task(load.run(rate, seconds))
-    return Run(rate, watching.result(), load.unexpected)
+        group.create_task(load.run(rate, (count + 1) * every_s))
+        samples = await watch(pid, ports, keys, load, count, every_s)
+        load.running = False
+    return Run(rate, samples, load.unexpected)
 
 
-def soak(folder: Path, seconds: float, every_s: float) -> Run:
+def soak(folder: Path, count: int, every_s: float) -> Run:
     keys, port, metrics = folder / "keys", bench.free_port(), bench.free_port()
     verifier("keys", "generate", "--keys", keys)
     bodies = steady.Mint(keys).write(folder / "bodies")
@@ -160,7 +163,7 @@ def soak(folder: Path, seconds: float, every_s: float) -> Run:
     try:
         bench.first_answer(process, port, bodies.read_bytes().splitlines()[0], 200, time.monotonic())
         rate = steady.half(f"http://127.0.0.1:{port}", bodies, bench.CLIENT_CORE)
-        run = uvloop.run(drive(process.pid, (port, metrics), keys, rate, seconds, every_s))
+        run = uvloop.run(drive(process.pid, (port, metrics), keys, rate, count, every_s))
     finally:
         process.terminate()
         process.wait()
@@ -189,7 +192,7 @@ def main() -> None:
     if options.quick:
         options.minutes, options.every = 3, 5
     with tempfile.TemporaryDirectory() as scratch:
-        run = soak(Path(scratch), options.minutes * 60, options.every)
+        run = soak(Path(scratch), round(options.minutes * 60 / options.every), options.every)
     warm = round(min(WARM_UP_S, options.minutes * 6) / options.every)
     parts, every = tenths(run.samples[warm:]), f"{options.every:g} s"
     judged = claims(parts, run)

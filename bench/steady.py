@@ -191,6 +191,8 @@ class Load:
         gc.disable()  # its pauses would be taken for the server's; there is nothing here that goes round in circles
         for _ in range(self.wanted):
             self.connect()
+        while len(self.connections) < self.wanted:
+            await asyncio.sleep(0.01)
         pacing = asyncio.create_task(asyncio.to_thread(self.pace, asyncio.get_running_loop(), rate, seconds))
         last = clock() + seconds + 2 * PATIENCE_S
         try:
