@@ -96,7 +96,9 @@ class Host:
 def strays(names: str) -> list[str]:
     """Of what `ip` lists: made here, by a process that is gone."""
     found = re.findall(r"(?m)^(?:\d+: )?(vf(\d+)-\w+)", names)
-    return [name for name, pid in found if not Path(f"/proc/{pid}").exists()]
+    alive = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
+    alive |= {pid % 10_000 for pid in alive}  # once a name had only these digits
+    return [name for name, pid in found if int(pid) not in alive]
 
 
 def sweep() -> None:
