@@ -242,6 +242,11 @@ def parse_wrk(output: str) -> dict[str, Any]:
     return json.loads(output.strip().splitlines()[-1])
 
 
+def need_wrk() -> None:
+    if not shutil.which("wrk") or not shutil.which("taskset"):
+        raise SystemExit("needs wrk and taskset (Debian: wrk, util-linux)")
+
+
 def wrk(origin: str, bodies: Path, wanted: int, seconds: float, core: str) -> dict[str, Any]:
     line = ["taskset", "-c", core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", HERE / "walk.lua"]
     line += [f"{origin}/profile", "--", bodies, wanted]
@@ -388,8 +393,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s, printed only")
     options = parser.parse_args()
-    if not shutil.which("wrk") or not shutil.which("taskset"):
-        raise SystemExit("needs wrk and taskset (Debian: wrk, util-linux)")
+    need_wrk()
     if options.quick:
         options.rounds, options.seconds = 2, 1.0
     partial = options.quick or options.only

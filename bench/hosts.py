@@ -57,14 +57,13 @@ class Result(NamedTuple):
 
 
 def requests(mint: steady.Mint, revoked: list[str]) -> Iterator[steady.Ask]:
-    """Four times a good sign-in, with the same new token, then one that is good in everything but its key."""
+    """Four times a good sign-in, then one that is good in everything but its key; new tokens for every twenty."""
     stranger = keystore.generate("ES256")
     while True:
-        yield from [mint.good()] * 4
+        bad = steady.refusal("signature does not match", steady.body(mint.token("42", key=stranger)))
         if revoked:
-            yield steady.refusal("the key with this kid is revoked", steady.body(revoked[0]))
-        else:
-            yield steady.refusal("signature does not match", steady.body(mint.token("42", key=stranger)))
+            bad = steady.refusal("the key with this kid is revoked", steady.body(revoked[0]))
+        yield from [*[mint.good()] * 4, bad] * 4
 
 
 async def drive(

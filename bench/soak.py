@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import os
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -90,16 +89,15 @@ def claims(parts: list[Sample], run: Run) -> list[Claim]:
 def requests(mint: steady.Mint) -> Iterator[steady.Ask]:
     """Four times a good sign-in, with the same new token, then one that is refused, each for another reason."""
     while True:
-        yield from [mint.good()] * 4
-        yield refusal("unknown application or wrong secret", body(mint.token("42"), secret="wrong" * 5))
-        yield from [mint.good()] * 4
-        yield refusal("code is not a compact JWS of three parts", body("garbage" * 50))
-        yield from [mint.good()] * 4
-        yield refusal("exp is in the past", body(mint.token("42", age_s=1000)))
-        yield from [mint.good()] * 4
-        yield refusal("the body is not JSON", b'{"code":', 400)
-        yield from [mint.good()] * 4
-        yield refusal("no such path", b"{}", 404, "/profil")
+        for refused in (
+            refusal("unknown application or wrong secret", body(mint.token("42"), secret="wrong" * 5)),
+            refusal("code is not a compact JWS of three parts", body("garbage" * 50)),
+            refusal("exp is in the past", body(mint.token("42", age_s=1000))),
+            refusal("the body is not JSON", b'{"code":', 400),
+            refusal("no such path", b"{}", 404, "/profil"),
+        ):
+            yield from [mint.good()] * 4
+            yield refused
 
 
 async def idle(port: int, seconds: float) -> None:
@@ -110,15 +108,11 @@ async def idle(port: int, seconds: float) -> None:
         writer.close()
 
 
-async def watch(
-    pid: int, ports: tuple[int, int], keys: Path, load: steady.Load, count: int, every_s: float
-) -> list[Sample]:
+async def watch(pid: int, metrics: int, keys: Path, load: steady.Load, count: int, every_s: float) -> list[Sample]:
     """Each minute what happens beside the load, then, when that is long over, a sample."""
-    port, metrics = ports
-    samples, began, used = list[Sample](), clock(), bench.cpu_s([pid])
-    rotated = began
+    samples, began, rotated, used = list[Sample](), clock(), clock(), bench.cpu_s([pid])
     for number in range(1, count + 1):
-        await idle(port, min(IDLE_S, every_s / 3))
+        await idle(load.port, min(IDLE_S, every_s / 3))
         os.kill(pid, signal.SIGHUP)
         if clock() - rotated >= ROTATION_S:
             rotated = clock()
@@ -142,11 +136,11 @@ async def watch(
     return samples
 
 
-async def drive(pid: int, ports: tuple[int, int], keys: Path, rate: float, count: int, every_s: float) -> Run:
-    load = steady.Load(ports[0], requests(steady.Mint(keys)), bench.CONNECTIONS)
+async def drive(pid: int, port: int, metrics: int, keys: Path, rate: float, count: int, every_s: float) -> Run:
+    load = steady.Load(port, requests(steady.Mint(keys)), bench.CONNECTIONS)
     async with asyncio.TaskGroup() as group:  # what fails in one of them ends both
         group.create_task(load.run(rate, (count + 1) * every_s))
-        samples = await watch(pid, ports, keys, load, count, every_s)
+        samples = await watch(pid, metrics, keys, load, count, every_s)
         load.running = False
     return Run(rate, samples, load.unexpected)
 
@@ -163,7 +157,7 @@ def soak(folder: Path, count: int, every_s: float) -> Run:
     try:
         bench.first_answer(process, port, bodies.read_bytes().splitlines()[0], 200, time.monotonic())
         rate = steady.half(f"http://127.0.0.1:{port}", bodies, bench.CLIENT_CORE)
-        run = uvloop.run(drive(process.pid, (port, metrics), keys, rate, count, every_s))
+        run = uvloop.run(drive(process.pid, port, metrics, keys, rate, count, every_s))
     finally:
         process.terminate()
         process.wait()
@@ -187,8 +181,6 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=60, help="seconds between two samples")
     parser.add_argument("--quick", action="store_true", help="3 minutes, sampled every 5 s, printed only")
     options = parser.parse_args()
-    if not shutil.which("wrk") or not shutil.which("taskset"):
-        raise SystemExit("needs wrk and taskset (Debian: wrk, util-linux)")
     if options.quick:
         options.minutes, options.every = 3, 5
     with tempfile.TemporaryDirectory() as scratch:

@@ -214,6 +214,7 @@ class Load:
 
 def half(origin: str, bodies: Path, cores: str) -> float:
     """Half of the requests per second that wrk reaches."""
+    bench.need_wrk()
     for seconds in (bench.WARM_S, CAPACITY_S):
         done = bench.wrk(origin, bodies, 200, seconds, cores)
     rate = float(done["requests"] / done["seconds"] / 2)
