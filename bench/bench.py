@@ -242,14 +242,9 @@ def parse_wrk(output: str) -> dict[str, Any]:
     return json.loads(output.strip().splitlines()[-1])
 
 
-def need_wrk() -> None:
-    if not shutil.which("wrk") or not shutil.which("taskset"):
-        raise SystemExit("needs wrk and taskset (Debian: wrk, util-linux)")
-
-
-def wrk(origin: str, bodies: Path, wanted: int, seconds: float, core: str) -> dict[str, Any]:
+def wrk(port: int, world: World, wanted: int, seconds: float, core: str) -> dict[str, Any]:
     line = ["taskset", "-c", core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", HERE / "walk.lua"]
-    line += [f"{origin}/profile", "--", bodies, wanted]
+    line += [f"http://127.0.0.1:{port}/profile", "--", world.bodies, wanted]
     done = subprocess.run([str(part) for part in line], capture_output=True, text=True, check=True)
     return parse_wrk(done.stdout)
 
@@ -279,11 +274,10 @@ def measure(row: Row, line: list[str], world: World, seconds: float) -> Figures:
         answer, first_s = first_answer(process, port, body, wanted, since)
         if wanted == 200 and row.server != BARE and row.octets > 300 and answer != world.profile:
             raise SystemExit(f"{row.server} answers {answer}")
-        origin = f"http://127.0.0.1:{port}"
-        wrk(origin, world.bodies, wanted, WARM_S, client_core)
+        wrk(port, world, wanted, WARM_S, client_core)
         pids = tree(process.pid)
         before = cpu_s(pids)
-        done = wrk(origin, world.bodies, wanted, seconds, client_core)
+        done = wrk(port, world, wanted, seconds, client_core)
         cpu_us = (cpu_s(pids) - before) / done["requests"] * 1e6
         per_s = done["requests"] / done["seconds"]
         return Figures(per_s, cpu_us, done["p50_ms"], done["p99_ms"], rss_mib(pids), first_s, done["errors"])
@@ -393,7 +387,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s, printed only")
     options = parser.parse_args()
-    need_wrk()
+    if not shutil.which("wrk") or not shutil.which("taskset"):
+        raise SystemExit("needs wrk and taskset (Debian: wrk, util-linux)")
     if options.quick:
         options.rounds, options.seconds = 2, 1.0
     partial = options.quick or options.only

@@ -13,18 +13,18 @@ import ssl
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httptools
 
-from bench import bench
 from bench.rotation import APPLICATION_ID, ISSUER, SECRET
 from verifier import tokens
 from verifier.keystore import Keystore, PrivateKey
 
-CAPACITY_S, PATIENCE_S = 5.0, 10.0
+WARM_S, CAPACITY_S, PATIENCE_S = 1.0, 5.0, 10.0
 clock = time.perf_counter
 
 
@@ -73,11 +73,6 @@ class Mint:
         self.count += 1
         player = f"player-{self.count}"
         return Ask("good", 200, f'"_id":"{player}"'.encode(), post(body(self.token(player))))
-
-    def write(self, file: Path, count: int = 5000) -> Path:
-        """Bodies for wrk, one a line."""
-        file.write_bytes(b"".join(body(self.token(f"player-{number}")) + b"\n" for number in range(count)))
-        return file
 
 
 class Connection(asyncio.Protocol):
@@ -134,7 +129,7 @@ class Load:
         self.took: list[tuple[float, float, str]] = []  # due, seconds, kind; of every answer, who likes may empty it
         self.unexpected: Counter[str] = Counter()
         self.connections: set[Connection] = set()
-        self.wanted, self.running = connections, True
+        self.wanted, self.running, self.eager = connections, True, False
         self.idle: deque[Connection] = deque()
         self.waiting: deque[tuple[float, Ask]] = deque()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -158,7 +153,9 @@ class Load:
             task.add_done_callback(self.tasks.discard)
 
     def free(self, connection: Connection) -> None:
-        if self.waiting:
+        if self.eager:
+            connection.ask(clock(), next(self.asks))
+        elif self.waiting:
             connection.ask(*self.waiting.popleft())
         else:
             self.idle.append(connection)
@@ -186,16 +183,36 @@ class Load:
                 return
             loop.call_soon_threadsafe(self.due, at)
 
-    async def run(self, rate: float, seconds: float) -> None:
-        sys.setswitchinterval(0.0005)
-        gc.disable()  # its pauses would be taken for the server's; there is nothing here that goes round in circles
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
         for _ in range(self.wanted):
             self.connect()
         while len(self.connections) < self.wanted:
             await asyncio.sleep(0.01)
-        pacing = asyncio.create_task(asyncio.to_thread(self.pace, asyncio.get_running_loop(), rate, seconds))
-        last = clock() + seconds + 2 * PATIENCE_S
         try:
+            yield
+        finally:
+            self.running = False
+            for connection in tuple(self.connections):
+                connection.transport.abort()
+
+    async def half(self) -> float:
+        """Half of the requests per second that it reaches when every answer is followed by the next request."""
+        self.eager = True
+        async with self.connected():
+            await asyncio.sleep(WARM_S)
+            self.took.clear()
+            await asyncio.sleep(CAPACITY_S)
+            rate = len(self.took) / CAPACITY_S / 2
+        print(f"{rate:,.0f}/s, half of what it can do", flush=True)
+        return rate
+
+    async def run(self, rate: float, seconds: float) -> None:
+        sys.setswitchinterval(0.0005)
+        gc.disable()  # its pauses would be taken for the server's; there is nothing here that goes round in circles
+        async with self.connected():
+            pacing = asyncio.create_task(asyncio.to_thread(self.pace, asyncio.get_running_loop(), rate, seconds))
+            last = clock() + seconds + 2 * PATIENCE_S
             while not pacing.done() or self.waiting or any(connection.asked for connection in self.connections):
                 await asyncio.sleep(0.5)
                 if clock() > last:
@@ -205,21 +222,7 @@ class Load:
                     if connection.asked and clock() - connection.asked[1] > PATIENCE_S:
                         connection.transport.abort()
             await pacing
-        finally:
-            self.running = False
-            gc.enable()
-            for connection in tuple(self.connections):
-                connection.transport.abort()
-
-
-def half(origin: str, bodies: Path, cores: str) -> float:
-    """Half of the requests per second that wrk reaches."""
-    bench.need_wrk()
-    for seconds in (bench.WARM_S, CAPACITY_S):
-        done = bench.wrk(origin, bodies, 200, seconds, cores)
-    rate = float(done["requests"] / done["seconds"] / 2)
-    print(f"{rate:,.0f}/s, half of what it can do", flush=True)
-    return rate
+        gc.enable()
 
 
 def quantile(ordered: list[float], share: float) -> float:
