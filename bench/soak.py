@@ -26,7 +26,7 @@ from bench import bench, rotation, steady
 from bench.namespaces import verifier
 from bench.steady import body, clock, refusal
 
-WARM_UP_S, ROTATION_S = 300.0, 180.0
+WARM_UP_S, ROTATION = 300.0, 3  # samples
 IDLE, IDLE_S = 300, 8.0  # the server itself closes after 5 s what has sent nothing
 MORE_MEMORY, SLOWER, MORE_DESCRIPTORS = 1.02, 1.20, 2
 
@@ -110,12 +110,11 @@ async def idle(port: int, seconds: float) -> None:
 
 async def watch(pid: int, metrics: int, keys: Path, load: steady.Load, count: int, every_s: float) -> list[Sample]:
     """Each minute what happens beside the load, then, when that is long over, a sample."""
-    samples, began, rotated, used = list[Sample](), clock(), clock(), bench.cpu_s([pid])
+    samples, began, used = list[Sample](), clock(), bench.cpu_s([pid])
     for number in range(1, count + 1):
         await idle(load.port, min(IDLE_S, every_s / 3))
         os.kill(pid, signal.SIGHUP)
-        if clock() - rotated >= ROTATION_S:
-            rotated = clock()
+        if number % ROTATION == 0:
             for words in (["rotate", "--lead", "5s", "--force"], ["prune", "--retention", "0s"]):
                 await asyncio.to_thread(verifier, "keys", *words, "--keys", keys)
         await asyncio.sleep(began + number * every_s - clock())
@@ -198,7 +197,7 @@ def main() -> None:
   next request.
 - Four fifths good sign-ins, with ever new tokens; one fifth wrong secrets, garbage, expired tokens, broken JSON and
   a wrong path.
-- Every {every} {IDLE} connections that send nothing and a SIGHUP; every {ROTATION_S:g} s a rotation and a prune.
+- Every {every} {IDLE} connections that send nothing and a SIGHUP; every third time a rotation and a prune.
 - A part is a tenth of the time after {warm * options.every:g} s of warm-up: the median of samples, one every {every}.
 """
     print(text)
