@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check bench profile startup fuzz openapi mutants lock sbom clean
+.PHONY: run test check bench profile startup soak hosts fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -28,6 +28,12 @@ profile: bench/.venv/stamp  ## where the time of one request goes: make profile 
 
 startup: bench/.venv/stamp  ## imports and the first answer
 	bench/.venv/bin/python bench/startup.py
+
+soak: bench/.venv/stamp  ## an hour at half of what one server can do, is it still the same: make soak SOAK="--minutes 60"
+	bench/.venv/bin/python -m bench.soak $(SOAK)
+
+hosts: bench/.venv/stamp  ## three hosts behind HAProxy, what players see while hosts die and keys rotate; needs root
+	bench/.venv/bin/python -m bench.hosts
 
 bench/.venv/stamp: requirements.lock bench/requirements.lock bench/peers/package-lock.json pyproject.toml
 	$(PYTHON) -m venv bench/.venv

@@ -73,6 +73,16 @@ class Volume:
         return swapped
 
 
+def environment(keys: Path) -> dict[str, str]:
+    """The least that `verifier serve` needs."""
+    return os.environ | {
+        "VERIFIER_ISSUER": ISSUER,
+        "VERIFIER_KEYS": str(keys),
+        "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+        "VERIFIER_SECRET_KEY": SECRET,
+    }
+
+
 class Replica:
     """`verifier serve` in a process of its own, which can be killed."""
 
@@ -80,11 +90,7 @@ class Replica:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.log = log
-        self.environment = os.environ | {
-            "VERIFIER_ISSUER": ISSUER,
-            "VERIFIER_KEYS": str(keys),
-            "VERIFIER_APPLICATION_ID": APPLICATION_ID,
-            "VERIFIER_SECRET_KEY": SECRET,
+        self.environment = environment(keys) | {
             "VERIFIER_MAX_LIFETIME": str(lifetime_s),
             "VERIFIER_LEEWAY": str(LEEWAY_S),
             "VERIFIER_PORT": str(self.port),

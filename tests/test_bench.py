@@ -1,20 +1,18 @@
 """The benchmark: what it parses, what it computes, and that every peer keeps the same contract."""
 
-import importlib.util
+import asyncio
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from bench import bench, hosts, soak, steady
+
 FOLDER = Path(__file__).parent.parent / "bench"
-spec = importlib.util.spec_from_file_location("bench_harness", FOLDER / "bench.py")
-assert spec is not None
-assert spec.loader is not None
-bench = importlib.util.module_from_spec(spec)
-sys.modules["bench_harness"] = bench  # where its dataclasses look for it; "bench" is the folder
-spec.loader.exec_module(bench)
 
 WRK = """Running 1s test @ http://127.0.0.1:8000/profile
 Requests/sec:   2938.14
@@ -84,6 +82,84 @@ def test_the_processor_time_of_a_process_and_its_children_is_counted():
         for pid in reversed(bench.tree(process.pid)):
             subprocess.run(["kill", str(pid)])
         process.wait()
+
+
+def test_quantiles_are_times_that_were_measured():
+    ordered = [float(n) for n in range(1, 1001)]
+    assert [steady.quantile(ordered, share) for share in (0.0, 0.5, 0.99, 0.999, 1.0)] == [1, 500, 990, 999, 1000]
+    assert steady.quantile([7.0], 0.999) == 7
+    assert steady.spread_ms([0.003, 0.001, 0.002]) == (2, 3, 3, 3)
+
+
+def test_a_steady_load_asks_on_while_the_server_hangs_and_counts_from_when_a_request_was_due():
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"{}"):
+                asked.append(time.perf_counter())
+                number = len(asked)
+                if number == 3:
+                    await asyncio.sleep(0.3)
+                if number == 7:
+                    break
+                status = {5: b"500 Oops", 6: b"200 OK"}.get(number, b"401 Unauthorized")
+                writer.write(b'HTTP/1.1 %s\r\nContent-Length: 5\r\n\r\n"no"\n' % status)
+        writer.close()
+
+    async def run() -> steady.Load:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        asks = iter([steady.refusal("no", b"{}")] * 40)
+        load = steady.Load(server.sockets[0].getsockname()[1], asks, 1)
+        await load.run(100, 0.4)
+        server.close()
+        await asyncio.sleep(0.05)  # for the connections' ends
+        return load
+
+    asked: list[float] = []
+    load = asyncio.run(run())
+    assert len(load.took) == 40
+    dues = sorted(due for due, _, _ in load.took)
+    assert dues[-1] - dues[0] == pytest.approx(0.39)
+    # What was due while nothing was answered has waited, though it was sent later.
+    assert sum(seconds > 0.1 for _, seconds, _ in load.took) >= 15
+    assert sorted(text[:8] for text in load.unexpected) == ["bad: 0 N", "bad: 200", "bad: 500"]
+
+
+def test_tenths_are_medians_of_even_parts():
+    samples = [soak.Sample(*[float(n)] * 8) for n in range(25)]
+    assert [part.rss_mib for part in soak.tenths(samples)] == [0.5, 3, 5.5, 8, 10.5, 13, 15.5, 18, 20.5, 23]
+    assert [part.max_ms for part in soak.tenths(samples[:3])] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "unexpected", "fails"),
+    [
+        ({"rss_mib": 50.9, "descriptors": 32, "p50_ms": 1.1, "p99_ms": 1.0}, Counter(), []),
+        ({"rss_mib": 51.1}, Counter(), ["RSS, MiB"]),
+        ({"descriptors": 33}, Counter(), ["descriptors"]),
+        ({"p50_ms": 1.3, "p99_ms": 2.5}, Counter(), ["p50, ms", "p99, ms"]),
+        ({}, Counter({"good: 500": 1}), ["unexpected answers"]),
+    ],
+)
+def test_a_soak_fails_when_something_grows(change, unexpected, fails):
+    first = soak.Sample(50, 30, 30, 200, 1, 2, 3, 4)
+    parts = [first, first._replace(rss_mib=70), first._replace(**change)]
+    judged = soak.claims(parts, soak.Run(1000, parts, unexpected))
+    assert [claim.what for claim in judged if not claim.holds] == fails
+    assert soak.report(parts, judged).count("**fails**") == len(fails)
+
+
+def test_good_sign_ins_are_judged_by_all_of_them_and_shown_by_what_was_done_before():
+    answers = [(float(n), 0.002, "good") for n in range(1000)] + [(5.0, 0.3, "bad"), (700.0, 0.3, "good")]
+    result = hosts.Result(100, answers, Counter(), [(-1.0, "nothing yet"), (500.0, "kill")])
+    assert result.holds()
+    assert result.within() == pytest.approx(1000 / 1001)
+    assert [(name, len(times), max(times)) for name, times in result.phases()] == [
+        ("nothing yet", 500, 0.002),
+        ("kill", 501, 0.3),
+    ]
+    assert not result._replace(answers=[*answers, (701.0, 0.3, "good")]).holds()
+    assert not result._replace(unexpected=Counter({"bad: 200 ...": 1})).holds()
+    assert "| kill | 501 | 1 | 2.0 | 2.0 | 300 |" in hosts.report(result, 60)
 
 
 @pytest.fixture(scope="module")
