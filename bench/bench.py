@@ -51,6 +51,11 @@ class Row(NamedTuple):
     workers: int = 1
     keys: int = 1  # and as many applications
     octets: int = 500  # of a token
+    log: str = "info"  # the least that is logged; at info a line per request
+
+    def conditions(self) -> "Row":
+        """What its world depends on."""
+        return self._replace(label="", server="", workers=1, log="info")
 
 
 class Figures(NamedTuple):
@@ -75,7 +80,8 @@ class Target(NamedTuple):
 
 
 def peers(alg: str) -> list[Row]:
-    return [Row(name, name, alg) for name in (OURS, FASTAPI, STARLETTE, FASTIFY, GO, BARE, RAW)]
+    rows = [Row(name, name, alg) for name in (OURS, FASTAPI, STARLETTE, FASTIFY, GO, BARE, RAW)]
+    return [*rows, Row("verifier without a log line per request", OURS, alg, log="warning")]
 
 
 TABLES: dict[str, list[Row]] = {
@@ -364,14 +370,13 @@ def run(name: str, rows: list[Row], rounds: int, seconds: float) -> str:
                 notes.append(f"Left out: {row.label} ({line}).\n")
                 continue
             lines[row] = line
-            conditions = row._replace(label="", server="", workers=1)
+            conditions = row.conditions()
             if conditions not in worlds:
                 worlds[conditions] = prepare(Path(scratch) / str(len(worlds)), row)
         for number in range(rounds):
             for row, line in lines.items():
-                # The settings of workers are the row's own.
-                world = worlds[row._replace(label="", server="", workers=1)]
-                world.environment["VERIFIER_WORKERS"] = str(row.workers)
+                world = worlds[row.conditions()]
+                world.environment.update(VERIFIER_WORKERS=str(row.workers), VERIFIER_LOG_LEVEL=row.log)
                 one = measure(row, line, world, seconds)
                 figures.setdefault(row.label, []).append(one)
                 print(f"{name} {number + 1}/{rounds} {row.label}: {one.cpu_us:.1f} µs", file=sys.stderr, flush=True)

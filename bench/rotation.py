@@ -96,9 +96,11 @@ class Replica:
             "VERIFIER_PORT": str(self.port),
         }
         self.down = True
+        self.starts = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self.starts += 1
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "verifier.cli", "serve"]
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
@@ -133,11 +135,18 @@ class Client:
 
     def __init__(self) -> None:
         self.open: dict[int, http.client.HTTPConnection] = {}
+        self.opened_at: dict[int, int] = {}  # which of the replica's starts a connection is to
+
+    def is_stale(self, replica: Replica) -> bool:
+        """Whether the connection is to a process that was killed, which shows at its next use."""
+        return self.opened_at.get(replica.port, replica.starts) != replica.starts
 
     def ask(self, replica: Replica, token: str) -> tuple[int, str]:
         """Status and text of the answer; raises one of LOST when there is none."""
-        connection = self.open.get(replica.port) or http.client.HTTPConnection("127.0.0.1", replica.port, timeout=10)
-        self.open[replica.port] = connection
+        connection = self.open.get(replica.port)
+        if connection is None:
+            connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=10)
+            self.open[replica.port], self.opened_at[replica.port] = connection, replica.starts
         body = json.dumps({"code": token, "secretKey": SECRET, "applicationId": APPLICATION_ID})
         try:
             connection.request("POST", "/profile", body, JSON)
@@ -234,13 +243,13 @@ class Game:
         parsed = tokens.parse(token)
         for attempt in range(len(self.replicas)):
             replica = self.replicas[(turn + attempt) % len(self.replicas)]
-            was_down = replica.down
+            excused = replica.down or client.is_stale(replica)
             try:
                 status, text = client.ask(replica, token)
             except LOST as exc:
                 with self.lock:
                     self.result.good["tried again"] += 1
-                    if not (was_down or replica.down or self.killed_lately(replica)):
+                    if not (excused or replica.down or client.is_stale(replica)):
                         self.result.failures.append(f"{type(exc).__name__} from replica {replica.port}")
                 continue
             with self.lock:
@@ -255,18 +264,6 @@ class Game:
             return
         with self.lock:
             self.result.failures.append("no replica answers")
-
-    def killed_lately(self, replica: Replica) -> bool:
-        return replica is self.victim and time.monotonic() < self.victim_until
-
-    victim: Replica | None = None
-    victim_until = 0.0
-
-    def kill(self, replica: Replica) -> None:
-        # Connections that were open to it are found broken at their next use.
-        self.victim, self.victim_until = replica, time.monotonic() + 60
-        replica.kill_and_restart(0.3)
-        self.victim_until = time.monotonic() + 5
 
     def attack(self) -> None:
         """Tokens that are good in everything but their key, which has ended, to every replica, all the time."""
@@ -304,7 +301,7 @@ class Game:
         _, new = sorted(KeyDirectory(self.source / "public").load().keys.values(), key=lambda key: key.nbf)[-2:]
         if kill:
             time.sleep(max(0.0, new.nbf - time.time() - 0.4))
-            self.kill(self.replicas[1])  # dead at the switch, and back in the overlap
+            self.replicas[1].kill_and_restart(0.3)  # dead at the switch, and back in the overlap
         end = new.nbf + self.lifetime_s + 2 * LEEWAY_S
         time.sleep(max(0.0, end + 0.7 - time.time()))
         self.result.rotations += 1

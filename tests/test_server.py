@@ -466,8 +466,9 @@ class Transport(asyncio.Transport):
 GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
 
 
-def connect(app) -> tuple[Protocol, Transport]:
-    state = {"verifier": SimpleNamespace(settings=Settings(issuer="https://game.example"))}
+def connect(app, bugs: list[Exception] | None = None) -> tuple[Protocol, Transport]:
+    telemetry = SimpleNamespace(bug=[].append if bugs is None else bugs.append)
+    state = {"verifier": SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)}
     protocol = Protocol(Config(app, lifespan="off", log_config=None), ServerState(), state)
     transport = Transport()
     protocol.connection_made(transport)
@@ -503,6 +504,36 @@ def test_an_application_that_waits_is_run_as_a_task():
         assert transport.written == b""
         await asyncio.sleep(0.01)
         assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+def test_a_bug_after_the_answer_costs_no_later_request():
+    async def then_fail(scope, receive, send):
+        await at_once(scope, receive, send)
+        raise LookupError
+
+    async def run():
+        bugs: list[Exception] = []
+        protocol, transport = connect(then_fail, bugs)
+        protocol.data_received(GET)
+        protocol.data_received(GET)
+        assert transport.written == ANSWER * 2
+        assert [type(bug) for bug in bugs] == [LookupError] * 2
+
+    asyncio.run(run())
+
+
+def test_a_bug_before_the_answer_is_a_500():
+    async def fail(_scope, _receive, _send):
+        raise LookupError
+
+    async def run():
+        protocol, transport = connect(fail)
+        protocol.data_received(GET)
+        await asyncio.sleep(0.01)
+        assert transport.written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert transport.written.endswith(b"connection: close\r\n\r\nInternal Server Error")
 
     asyncio.run(run())
 

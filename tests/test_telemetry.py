@@ -4,10 +4,12 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -267,6 +269,25 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time():
     os.close(writing)
     output.write(line)
     assert output.dropped == 100 - kept + 2
+
+
+def test_threads_write_their_lines_one_after_the_other():
+    reading, writing = os.pipe()
+    output = Output(writing)
+
+    def write(name):
+        for number in range(1000):
+            output.write(f"{name}-{number}\n")
+
+    with ThreadPoolExecutor() as threads, open(reading) as lines:
+        writers = [threads.submit(write, name) for name in "abc"]
+        whole = threads.submit(lines.readlines)
+        for writer in writers:
+            writer.result()
+        os.close(writing)
+        found = whole.result()
+    assert len(found) == 3000 - output.dropped
+    assert all(re.fullmatch(r"[abc]-\d+\n", line) for line in found)
     output.flush()
 
 

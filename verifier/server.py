@@ -149,6 +149,10 @@ class Protocol(HttpToolsProtocol):
                 self.app(scope, cycle.receive, functools.partial(self._send, cycle)).send(None)
             except StopIteration:
                 return
+            except Exception as exc:  # noqa: BLE001 - raised here it would end the connection, and the answer with it
+                self.verifier.telemetry.bug(exc)
+                if cycle.response_complete:
+                    return
         self._start_task(cycle)  # where it did wait after all, it begins again
 
     def _start_task(self, cycle: RequestResponseCycle) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import select
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol, cast
@@ -77,20 +78,22 @@ class Output:
         self.dropped = 0
         self._descriptor = descriptor
         self._poll = None
+        self._lock = threading.Lock()  # the reading of files tells from a thread of its own
         if os.name == "posix":  # pragma: no branch - the suite runs on POSIX
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLOUT)
 
     def write(self, line: bytes | str) -> None:
         """Write one line, or drop it. It is one system call, so lines of several processes do not mix."""
-        try:
-            # What poll calls writable takes 4,096 bytes (PIPE_BUF) without waiting; a request's line is shorter.
-            if self._poll is None or self._poll.poll(0):
-                os.write(self._descriptor, line if isinstance(line, bytes) else line.encode())
-                return
-        except OSError:
-            pass  # nobody reads any more
-        self.dropped += 1
+        with self._lock:
+            try:
+                # What poll calls writable takes 4,096 bytes (PIPE_BUF) without waiting; a request's line is shorter.
+                if self._poll is None or self._poll.poll(0):
+                    os.write(self._descriptor, line if isinstance(line, bytes) else line.encode())
+                    return
+            except OSError:
+                pass  # nobody reads any more
+            self.dropped += 1
 
     def flush(self) -> None:
         """Nothing is kept back."""
