@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -269,6 +269,7 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time():
     os.close(writing)
     output.write(line)
     assert output.dropped == 100 - kept + 2
+    output.flush()
 
 
 def test_threads_write_their_lines_one_after_the_other():
@@ -282,13 +283,12 @@ def test_threads_write_their_lines_one_after_the_other():
     with ThreadPoolExecutor() as threads, open(reading) as lines:
         writers = [threads.submit(write, name) for name in "abc"]
         whole = threads.submit(lines.readlines)
-        for writer in writers:
-            writer.result()
+        wait(writers)
         os.close(writing)
         found = whole.result()
+    assert [writer.exception() for writer in writers] == [None] * 3
     assert len(found) == 3000 - output.dropped
     assert all(re.fullmatch(r"[abc]-\d+\n", line) for line in found)
-    output.flush()
 
 
 @pytest.fixture
