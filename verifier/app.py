@@ -296,6 +296,7 @@ class Verifier:
     async def lifespan(self, _app: Any) -> AsyncIterator[dict[str, "Verifier"]]:
         """Say what runs, and watch the files while it does."""
         self._started()
+        self.telemetry.soon = asyncio.get_running_loop().call_soon
         task = asyncio.create_task(self._watch())
         with _on_hup(self._reload.set):
             try:
@@ -303,6 +304,7 @@ class Verifier:
             finally:
                 task.cancel()
                 self._close_metrics()
+                self.telemetry.flush()
                 self.telemetry.log.info("stop", pid=os.getpid())
 
     def _started(self) -> None:
