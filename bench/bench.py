@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import socket
 import statistics
@@ -18,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +39,8 @@ RESULTS = HERE / "RESULTS.md"
 ISSUER, SECRET, LIFETIME_S = "https://game.example", "a-secret-of-the-benchmark", 3600
 TOKENS, CONNECTIONS, WARM_S = 10_000, 16, 1.0
 SERVER_CORE, CLIENT_CORE = "0", "1"
+SLOW = 2000
+HEAD = b"POST /profile HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 GOLANG_JWT = Path("/usr/share/gocode/src/github.com/golang-jwt/jwt")  # where Debian puts it
 OURS, FASTAPI, STARLETTE, FASTIFY = "verifier", "FastAPI + PyJWT", "Starlette + PyJWT decode", "Fastify + fast-jwt"
 GO, BARE, RAW = "Go net/http + golang-jwt", "floor: bare ASGI", "floor: signature check"
@@ -52,10 +57,11 @@ class Row(NamedTuple):
     keys: int = 1  # and as many applications
     octets: int = 500  # of a token
     log: str = "info"  # the least that is logged; at info a line per request
+    slow: bytes | None = None  # what each of SLOW other connections has sent, and no more; None: there are none
 
     def conditions(self) -> "Row":
         """What its world depends on."""
-        return self._replace(label="", server="", workers=1, log="info")
+        return self._replace(label="", server="", workers=1, log="info", slow=None)
 
 
 class Figures(NamedTuple):
@@ -91,6 +97,12 @@ TABLES: dict[str, list[Row]] = {
     "refused": [Row(load, load=load) for load in ("good", "wrong secret", "garbage", "expired")],
     "workers": [Row(f"{n} workers", workers=n) for n in (1, 2)],
     "keys": [Row(f"{n} keys and applications", keys=n) for n in (1, 10, 1000)],
+    "slow senders": [
+        Row("no other connection"),
+        Row(f"{SLOW} that send nothing", slow=b""),
+        Row(f"{SLOW} in the middle of a head", slow=b"POST /profile HTTP/1.1\r\nX: "),
+        Row(f"{SLOW} in the middle of a body", slow=HEAD + b"Content-Length: 500\r\n\r\n{"),
+    ],
     "tokens": [Row(f"tokens of {n} octets", octets=n) for n in (300, 2000, 8000)],
 }
 _AGAINST_PEERS = [Target(OURS, (FASTAPI,), 0.45), Target(OURS, (STARLETTE,), 0.60), Target(OURS, (FASTIFY,), 0.95)]
@@ -260,6 +272,17 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@contextmanager
+def slow_senders(port: int, sent: bytes | None) -> Iterator[None]:
+    """SLOW connections that have begun and do not go on. A server cuts them after 5 s; wrk is done before."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with ExitStack() as stack:
+        for _ in range(0 if sent is None else SLOW):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(sent or b"")
+        yield
+
+
 def measure(row: Row, line: list[str], world: World, seconds: float) -> Figures:
     """One round of one row."""
     # Two workers and wrk have two cores between them.
@@ -282,9 +305,10 @@ def measure(row: Row, line: list[str], world: World, seconds: float) -> Figures:
             raise SystemExit(f"{row.server} answers {answer}")
         wrk(port, world, wanted, WARM_S, client_core)
         pids = tree(process.pid)
-        before = cpu_s(pids)
-        done = wrk(port, world, wanted, seconds, client_core)
-        cpu_us = (cpu_s(pids) - before) / done["requests"] * 1e6
+        with slow_senders(port, row.slow):
+            before = cpu_s(pids)
+            done = wrk(port, world, wanted, seconds, client_core)
+            cpu_us = (cpu_s(pids) - before) / done["requests"] * 1e6
         per_s = done["requests"] / done["seconds"]
         return Figures(per_s, cpu_us, done["p50_ms"], done["p99_ms"], rss_mib(pids), first_s, done["errors"])
     finally:
