@@ -30,10 +30,18 @@ from verifier.settings import Settings
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
+# What waits or works longest begins first, so that no process still has one of these when the others are done.
+LONGEST = "limits hosts crash readme server rotation_load rotation_property canary deploy app".split()
+
 NOW = 1_800_000_000
 ISSUER = "https://game.example"
 APPLICATION_ID = "application-1"
 SECRET = "secret-of-application-1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @dataclass(frozen=True)
