@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from tests.conftest import APPLICATION_ID, JSON, NOW, SECRET, Answer
 from verifier import app as app_module
-from verifier.app import Verifier, create_app
+from verifier.app import Verifier, create_app, json_bytes
 from verifier.errors import ConfigError
 from verifier.settings import MAX_BODY_BYTES, Settings
 
@@ -324,6 +324,11 @@ def test_a_websocket_is_closed(environment):
     scope = {"type": "websocket", "path": "/profile", "headers": []}
     sent = run(create_app(Settings.from_environment(environment)), scope, [{"type": "websocket.connect"}])
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers(-(2**63), 2**63) | st.lists(st.text())))
+def test_answers_are_compact_json_in_ascii(value):
+    assert json_bytes(value) == json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def test_a_bug_is_answered_and_logged_without_what_was_sent(environment, monkeypatch, told):

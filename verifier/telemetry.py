@@ -118,7 +118,7 @@ class Telemetry:
     """The log of one process, and what its metrics are made of."""
 
     metrics: Metrics | None = None
-    soon: Callable[[Callable[[], None]], object] = staticmethod(lambda call: call())  # call_soon of a loop
+    soon: Callable[[Callable[[], None]], object] = staticmethod(lambda call: call())  # `call_soon`, where a loop runs
     in_flight = 0  # requests
     reloaded_at = 0.0
     reload_s = 0.0  # how long the last reading took
@@ -147,7 +147,7 @@ class Telemetry:
                 self.soon(self.flush)
 
     def flush(self) -> None:
-        """Write the lines of the requests since the last time together; one by one they cost twice as much."""
+        """Write the lines of the requests since the last time, with the system calls of one (8 µs each, under load)."""
         told, self._told = self._told, []
         block = b""
         for line in told:
