@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.load.connections.discard(self)
+        self.parser = None  # it knows this connection, and nobody collects circles here
         if self.asked:
             self.content = repr(exc).encode()
             self.answered(0)
@@ -209,7 +210,7 @@ class Load:
 
     async def run(self, rate: float, seconds: float) -> None:
         sys.setswitchinterval(0.0005)
-        gc.disable()  # its pauses would be taken for the server's; there is nothing here that goes round in circles
+        gc.disable()  # its pauses would be taken for the server's
         async with self.connected():
             pacing = asyncio.create_task(asyncio.to_thread(self.pace, asyncio.get_running_loop(), rate, seconds))
             last = clock() + seconds + 2 * PATIENCE_S

@@ -157,6 +157,14 @@ def test_a_head_has_its_seconds(limited, live):
         assert took < 3
 
 
+def test_a_head_that_begins_with_the_end_of_another_request_has_its_seconds(limited, live):
+    server = limited(head_timeout=1)
+    with connections(server.port, 1, post(live) + post(live)[:30]) as [sock]:
+        _, found = seconds_until_closed(sock)
+    assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 408 ") == 1
+    assert NO_HEAD[1].encode() in found
+
+
 def trickle(sock: socket.socket, data: bytes, stop: threading.Event) -> None:
     for byte in data:
         if stop.wait(0.1):

@@ -24,6 +24,11 @@ from verifier.settings import Settings
 NOT_HTTP = (400, "the request is not HTTP/1.1")
 
 
+BAD_CHUNK = (
+    b"POST /profile HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+)
+
+
 def exchange(port: int, data: bytes, *, half_close: bool = True, timeout: float = 10) -> list[tuple[int, str]]:
     """Send raw bytes, read to the end; status and text of every answer (the profile's id for a 200)."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
@@ -173,13 +178,14 @@ def test_a_sign_in(shared, live):
         pytest.param(lambda b: post(b, HOST, b"Content-Length: 3"), [NOT_HTTP], id="two-lengths"),
         pytest.param(lambda b: post(b, length=-1), [NOT_HTTP], id="negative-length"),
         pytest.param(lambda b: post(b, line=b"POST /prof\xc3\xa9 HTTP/1.1"), [NOT_HTTP], id="path-not-ascii"),
+        pytest.param(lambda b: BAD_CHUNK, [NOT_HTTP], id="bad-chunk"),
+        pytest.param(lambda b: post(b) + BAD_CHUNK, [OK], id="then-bad-chunk"),
+        pytest.param(lambda b: post(b) * 2 + post(b)[:-1], [OK, OK], id="pipelined-then-half"),
+        pytest.param(lambda b: post(b) * 33 + post(b)[:-1], [OK] * 33, id="many-then-half"),
         pytest.param(
-            lambda b: (
-                b"POST /profile HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
-            ),
-            [NOT_HTTP],
-            id="bad-chunk",
+            lambda b: post(b, HOST, b"Expect: 100-continue", length=20_000),
+            [(413, "the body is over 16384 bytes")],
+            id="expect-too-much",
         ),
         pytest.param(
             lambda b: (
@@ -194,6 +200,17 @@ def test_a_sign_in(shared, live):
 )
 def test_framing(shared, live, request_, answers):
     assert exchange(shared.port, request_(live())) == answers
+
+
+def test_a_body_that_ends_before_the_next_request_breaks_has_its_answer(shared, live):
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        sock.sendall(post(live())[:-1])
+        time.sleep(0.2)
+        sock.sendall(post(live())[-1:] + BAD_CHUNK)
+        raw = b""
+        while block := sock.recv(65_536):
+            raw += block
+    assert raw.count(b"HTTP/1.1 ") == raw.count(b"HTTP/1.1 200 ") == 1
 
 
 def test_head_gets_the_head_alone(shared):
@@ -450,17 +467,24 @@ class Transport(asyncio.Transport):
     """Keeps what is written."""
 
     written = b""
+    closing = False
 
     def write(self, data):
         self.written += data
 
     def is_closing(self):
-        return False
+        return self.closing
+
+    def close(self):
+        self.closing = True
+
+    def get_write_buffer_size(self):
+        return 0
 
     def nothing(self):
         pass
 
-    close = pause_reading = resume_reading = nothing
+    pause_reading = resume_reading = nothing
 
 
 GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
@@ -493,6 +517,39 @@ def test_a_request_that_is_all_here_is_answered_before_anything_else_runs():
         protocol, transport = connect(at_once)
         protocol.data_received(GET)
         assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+def test_what_was_sent_is_not_kept_after_the_answer():
+    async def run():
+        protocol, transport = connect(at_once)
+        protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\ncanary")
+        assert transport.written == ANSWER
+        assert protocol.cycle.body == b""
+        assert "canary" not in repr(protocol.scope)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([GET], id="answered"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", b"x"], id="answered-before-its-body"),
+    ],
+)
+def test_a_connection_with_nothing_to_do_is_closed_after_its_seconds(parts):
+    async def run():
+        protocol, transport = connect(at_once)
+        for part in parts:
+            protocol.data_received(part)
+            await asyncio.sleep(0.01)
+        now = asyncio.get_running_loop().time()
+        protocol.cut(now + 74)
+        assert (transport.written, transport.closing) == (ANSWER, False)
+        protocol.cut(now + 76)
+        assert transport.closing
 
     asyncio.run(run())
 

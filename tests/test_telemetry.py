@@ -1,6 +1,7 @@
 """The log: one line per request from an allow-list, one form for every line, and no request that waits for it."""
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -270,6 +272,26 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time():
     output.write(line)
     assert output.dropped == 100 - kept + 2
     output.flush()
+
+
+def test_the_lines_of_a_turn_of_the_loop_are_written_together(settings):
+    blocks: list[bytes] = []
+    later: list[Callable[[], None]] = []
+    output = Output()
+    output.write = blocks.append
+    told = Telemetry(settings(log_format="json"), output)
+    told.soon = later.append
+    for number in range(100):
+        told.finish(Request(f"/{number}"))
+    assert (len(later), blocks) == (1, [])
+    later[0]()
+    assert [json.loads(line)["path"] for line in b"".join(blocks).splitlines()] == [f"/{n}" for n in range(100)]
+    assert len(blocks) > 2
+    assert all(len(block) <= 4096 < len(block) + len(following) for block, following in itertools.pairwise(blocks))
+    told.flush()  # there is nothing left
+    told.finish(Request("/last"))
+    later[1]()
+    assert len(blocks[-1].splitlines()) == 1
 
 
 def test_threads_write_their_lines_one_after_the_other():

@@ -71,7 +71,7 @@ _ECDSA = ECDSA(SHA256())
 
 
 ALGORITHMS = {
-    "ES256": Algorithm("ES256", "EC", "P-256", ("x", "y"), 32, _ES256(ECAlgorithm.SHA256, SECP256R1)),
+    "ES256": Algorithm("ES256", "EC", "P-256", ("x", "y"), 32, _ES256(ECAlgorithm.SHA256)),
     "EdDSA": Algorithm("EdDSA", "OKP", "Ed25519", ("x",), 32, OKPAlgorithm()),
     "RS256": Algorithm("RS256", "RSA", None, ("e", "n"), None, RSAAlgorithm(RSAAlgorithm.SHA256)),
 }

@@ -41,7 +41,7 @@ class PublicKey:
     reason: str = ""  # why it was revoked; anyone's words
 
     def verify(self, signing_input: bytes, signature: bytes) -> bool:
-        """Whether the signature is this key's. The signature only: dates are `Keyring.refusal`'s business."""
+        """Whether the signature is this key's. The signature only: dates are the business of `tokens`."""
         return self.algorithm.pyjwt.verify(signing_input, self.key, signature)
 
     def is_dead(self, now: float) -> bool:

@@ -47,6 +47,7 @@ class Protocol(HttpToolsProtocol):
     since: float | None = None  # when the request that is being read began; None: none is
     idle_since: float | None = None  # when its last answer was given; None: there is something to do
     fresh: RequestResponseCycle | None = None  # begins when all that came with its head has been read
+    whole: RequestResponseCycle | None = None  # the last request that was read to its end
     refused = False  # answered for good: what still comes is not looked at
     unread_sweeps = 0  # for how many sweeps its answer has not been taken
 
@@ -101,7 +102,9 @@ class Protocol(HttpToolsProtocol):
             self._start(self.fresh)
 
     def on_message_begin(self) -> None:
-        self.head_bytes = 0
+        self.head_bytes = 1
+        if self.since is None:  # it came with the end of the one before it
+            self.since = self.loop.time()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -111,6 +114,9 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self.head_bytes, self.since = 0, None
         super().on_message_complete()
+        self.whole = self.cycle
+        if self.cycle is not None and self.cycle.response_complete:  # refused before its body came
+            self.idle_since = self.loop.time()
 
     def on_headers_complete(self) -> None:
         self.head_bytes = None
@@ -148,6 +154,9 @@ class Protocol(HttpToolsProtocol):
                 # There is nothing it could wait for: no task, no timer and no turn of the loop (14 µs).
                 self.app(scope, cycle.receive, functools.partial(self._send, cycle)).send(None)
             except StopIteration:
+                # With its token and secret; the connection may stay open for long.
+                del scope[WHOLE_BODY]
+                cycle.body.clear()
                 return
             except Exception as exc:  # noqa: BLE001 - raised here it would end the connection, and the answer with it
                 self.verifier.telemetry.bug(exc)
@@ -156,8 +165,10 @@ class Protocol(HttpToolsProtocol):
         self._start_task(cycle)  # where it did wait after all, it begins again
 
     def _start_task(self, cycle: RequestResponseCycle) -> None:
-        cycle.send = functools.partial(self._send, cycle)  # type: ignore[method-assign]
-        super()._start_asgi_task(cycle, self.app)
+        async def app(scope: Any, receive: Any, _send: Any) -> None:
+            await self.app(scope, receive, functools.partial(self._send, cycle))
+
+        super()._start_asgi_task(cycle, app)
 
     async def _send(self, cycle: RequestResponseCycle, message: Any) -> None:
         """Write an answer in one piece.
@@ -166,13 +177,14 @@ class Protocol(HttpToolsProtocol):
         """
         if self.flow.write_paused:
             await self.flow.drain()
-        if cycle.disconnected:
+        if cycle.disconnected or self.refused or self.transport.is_closing():
+            cycle.disconnected = True
             return
         if message["type"] == "http.response.start":
             self.answer = message
             return
         if not cycle.response_started:
-            cycle.response_started = True
+            cycle.response_started, cycle.waiting_for_100_continue = True, False
             headers = tuple(self.answer["headers"])
             if CLOSE[0] in headers:
                 cycle.keep_alive = False
@@ -223,11 +235,11 @@ class Protocol(HttpToolsProtocol):
         return self._finish_cycle()
 
     def _finish_cycle(self) -> bool:
-        """Whether a complete request still waits for its answer, which is then the connection's last."""
-        waiting = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
-        if waiting:
-            self.cycle.keep_alive = False
-        return waiting
+        """Whether a complete request still waits for its answer; the last of them ends the connection."""
+        if self.whole is None or self.whole.response_complete:
+            return False
+        self.whole.keep_alive = False
+        return True
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what the application never sees, after the answer to the complete request before it, and close."""
@@ -247,6 +259,9 @@ class Protocol(HttpToolsProtocol):
         # Closing with unread bytes would reset the connection, and the client could lose the answer.
         self.refused = True
         self.transport.write_eof()
+        if self.cycle is not None:  # whose body will never be whole
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.loop.call_later(LINGER_S, self.transport.close)
         self.verifier.telemetry.finish(request)
 
@@ -338,7 +353,6 @@ def serve(settings: Settings) -> None:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=settings.graceful_shutdown_s,
-            timeout_keep_alive=settings.keep_alive_s,
         )
         if settings.workers > 1:
             supervisor = Supervisor(config, sockets=[sock])
