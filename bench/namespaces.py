@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,6 @@ def strays(names: str) -> list[str]:
     """Of what `ip` lists: made here, by a process that is gone."""
     found = re.findall(r"(?m)^(?:\d+: )?(vf(\d+)-\w+)", names)
     alive = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
-    alive |= {pid % 10_000 for pid in alive}  # once a name had only these digits
     return [name for name, pid in found if int(pid) not in alive]
 
 
@@ -105,8 +104,10 @@ def sweep() -> None:
     """Remove what killed runs left: replicas, namespaces and links."""
     for name in strays(command("ip", "netns", "list")):
         for pid in command("ip", "netns", "pids", name).split():
-            os.kill(int(pid), signal.SIGKILL)
-        command("ip", "netns", "delete", name)
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        # Another run may be doing the same.
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True)
     for name in strays(command("ip", "-oneline", "link", "show", "type", "veth")):
         # One of a namespace may go with it meanwhile.
         subprocess.run(["ip", "link", "delete", name], capture_output=True)

@@ -26,7 +26,7 @@ from verifier.app import create_app
 from verifier.keyring import Keyring, parse_public_key
 from verifier.settings import Settings
 
-# No test of this suite judges by wall time.
+# How long an example takes is no test's business.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 

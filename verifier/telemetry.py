@@ -1,6 +1,7 @@
 """What is told about requests, reloads, start and stop: one line each on standard output.
 
-Only what this package wrote itself or read from its own files gets here; nothing a sender wrote does.
+Only what this package wrote itself or read from its own files gets here; nothing a sender wrote does, but for the
+age of a token that a loaded key signed.
 """
 
 import json
