@@ -280,6 +280,7 @@ def slow_senders(port: int, sent: bytes | None) -> Iterator[None]:
     with ExitStack() as stack:
         for _ in range(0 if sent is None else SLOW):
             stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(sent or b"")
+        time.sleep(0 if sent is None else 1)  # until they are all read
         yield
 
 
