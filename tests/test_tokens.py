@@ -162,6 +162,7 @@ KEY_ALG = "alg is not the algorithm of the key with this kid"
         ({"crit": ["exp"], "exp": 1}, "crit in the header is not supported"),
         ({"crit": []}, "crit in the header is not supported"),
         ({"b64": True}, "b64 in the header is not supported"),
+        ({"b64": False, "crit": ["b64"]}, "crit in the header is not supported"),
         ({"zip": "DEF"}, "zip in the header is not supported"),
         ({"kid": ABSENT}, "kid is missing from the header"),
         ({"kid": "x"}, "no key has this kid"),
