@@ -138,6 +138,27 @@ def test_a_body_has_its_seconds(limited, live):
         assert b"408 " in sock.recv(100)
 
 
+@contextmanager
+def trickling(sock: socket.socket, data: bytes):
+    """Meanwhile, send a byte every 0.1 s."""
+    stop = threading.Event()
+
+    def send():
+        with suppress(OSError):
+            for byte in data:
+                if stop.wait(0.1):
+                    return
+                sock.sendall(bytes([byte]))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_head_has_its_seconds(limited, live):
     server = limited(head_timeout=1)
     whole = post(live)
@@ -146,12 +167,8 @@ def test_a_head_has_its_seconds(limited, live):
         sock.sendall(whole[30:])
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
     with connections(server.port, 1) as [sock]:
-        stop = threading.Event()
-        thread = threading.Thread(target=trickle, args=(sock, whole, stop))
-        thread.start()
-        took, found = seconds_until_closed(sock)
-        stop.set()
-        thread.join()
+        with trickling(sock, whole):
+            took, found = seconds_until_closed(sock)
         assert b"HTTP/1.1 408 " in found
         assert NO_HEAD[1].encode() in found
         assert took < 3
@@ -163,16 +180,6 @@ def test_a_head_that_begins_with_the_end_of_another_request_has_its_seconds(limi
         _, found = seconds_until_closed(sock)
     assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 408 ") == 1
     assert NO_HEAD[1].encode() in found
-
-
-def trickle(sock: socket.socket, data: bytes, stop: threading.Event) -> None:
-    for byte in data:
-        if stop.wait(0.1):
-            return
-        try:
-            sock.sendall(bytes([byte]))
-        except OSError:
-            return
 
 
 def test_a_connection_that_sends_nothing_is_closed_without_a_word(limited):
@@ -198,12 +205,8 @@ def test_empty_lines_do_not_keep_a_connection(limited, live):
     server = limited(head_timeout=1)
     with connections(server.port, 1, post(live)) as [sock]:
         assert answer(sock).startswith(b"HTTP/1.1 200 ")
-        stop = threading.Event()
-        thread = threading.Thread(target=trickle, args=(sock, b"\r\n" * 100, stop))
-        thread.start()
-        took, found = seconds_until_closed(sock)
-        stop.set()
-        thread.join()
+        with trickling(sock, b"\r\n" * 100):
+            took, found = seconds_until_closed(sock)
     assert NO_HEAD[1].encode() in found
     assert took < 4
 
@@ -213,12 +216,8 @@ def test_a_body_after_the_answer_does_not_keep_a_connection(limited):
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     with connections(server.port, 1, head) as [sock]:
         assert sock.recv(1000).startswith(b"HTTP/1.1 404 ")
-        stop = threading.Event()
-        thread = threading.Thread(target=trickle, args=(sock, b"x" * 1000, stop))
-        thread.start()
-        took, _ = seconds_until_closed(sock)
-        stop.set()
-        thread.join()
+        with trickling(sock, b"x" * 1000):
+            took, _ = seconds_until_closed(sock)
     assert 4 < took < 10
 
 

@@ -107,10 +107,14 @@ class NotFound:
         self.telemetry.finish(request)
 
 
+def answer_headers(body: bytes, headers: Iterable[Header] = ()) -> tuple[Header, ...]:
+    """The headers of every answer, and these."""
+    return (JSON, (b"content-length", b"%d" % len(body)), NO_STORE, *headers)
+
+
 async def send_answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (), more: bool = False) -> None:
     """Write one JSON answer."""
-    start = (JSON, (b"content-length", b"%d" % len(body)), NO_STORE, *headers)
-    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.start", "status": status, "headers": answer_headers(body, headers)})
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 

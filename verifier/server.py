@@ -17,7 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from verifier.app import CLOSE, LINGER_S, WHOLE_BODY, Header, Verifier, create_app, refusal_body
+from verifier.app import CLOSE, LINGER_S, WHOLE_BODY, Header, Verifier, answer_headers, create_app, refusal_body
 from verifier.errors import ConfigError, InvalidRequest, Refusal, Unavailable
 from verifier.settings import Settings
 from verifier.telemetry import Request, take_over_logging
@@ -190,15 +190,18 @@ class Protocol(HttpToolsProtocol):
                 cycle.keep_alive = False
             elif not cycle.keep_alive:
                 headers = (*headers, *CLOSE)
-            date, head = kept_lines(tuple(self.server_state.default_headers)), kept_lines(headers)
             body = b"" if cycle.scope["method"] == "HEAD" else message["body"]
-            self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[self.answer["status"]], date, head, body))
+            self._write(self.answer["status"], headers, body)
         if not message.get("more_body"):
             cycle.response_complete = True
             cycle.message_event.set()
             if not cycle.keep_alive:
                 self.transport.close()
             self.on_response_complete()
+
+    def _write(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
+        date = kept_lines(tuple(self.server_state.default_headers))
+        self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[status], date, kept_lines(headers), body))
 
     def on_response_complete(self) -> None:
         """Begin the next request that is here already, or be idle: `cut` ends that, without a timer for each."""
@@ -252,10 +255,7 @@ class Protocol(HttpToolsProtocol):
         request = Request()
         request.refused(refusal)
         body = refusal_body(refusal)
-        head = [STATUS_LINE[refusal.status], header_lines((*self.server_state.default_headers, *refusal.headers))]
-        head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
-        head += [b"cache-control: no-store\r\nconnection: close\r\n\r\n", body]
-        self.transport.write(b"".join(head))
+        self._write(refusal.status, answer_headers(body, (*refusal.headers, *CLOSE)), body)
         # Closing with unread bytes would reset the connection, and the client could lose the answer.
         self.refused = True
         self.transport.write_eof()

@@ -23,7 +23,8 @@ from structlog.typing import EventDict, Processor
 from verifier.errors import InvalidToken, Refusal
 from verifier.settings import Settings
 
-PIPE_BUF = 4096  # bytes that a pipe takes whole or not at all (pipe(7))
+# Bytes that a pipe takes whole or not at all (pipe(7)), and without waiting where poll calls it writable.
+PIPE_BUF: int = getattr(select, "PIPE_BUF", 4096)  # Windows has none
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -95,7 +96,6 @@ class Output:
         data = line if isinstance(line, bytes) else line.encode()
         with self._lock:
             try:
-                # What poll calls writable takes so many bytes (4,096) without waiting.
                 if self._poll is None or self._poll.poll(0):
                     os.write(self._descriptor, data)
                     return
@@ -128,7 +128,7 @@ class Telemetry:
     def __init__(self, settings: Settings, output: Output | None = None) -> None:
         self.output = output or Output()
         self._least = _LEVELS[settings.log_level]
-        self._told: list[dict[str, Any]] = []
+        self._told: list[Any] = []  # the fields of each line
         self._renderers = _renderers(settings)
         self.log = structlog.wrap_logger(
             structlog.BytesLogger(cast(BinaryIO, self.output)),
@@ -152,13 +152,12 @@ class Telemetry:
         told, self._told = self._told, []
         block = b""
         for line in told:
-            rendered: Any = line
             for render in self._renderers:
-                rendered = render(None, "", rendered)
-            if block and len(block) + len(rendered) >= PIPE_BUF:
+                line = render(None, "", line)
+            if block and len(block) + len(line) >= PIPE_BUF:
                 self.output.write(block)
                 block = b""
-            block += rendered + b"\n"
+            block += line + b"\n"
         if block:
             self.output.write(block)
 
