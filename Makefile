@@ -70,8 +70,10 @@ sbom: tests/deploy/.venv  ## what the package is made of, as CycloneDX: sbom.jso
 	  --output-reproducible --of JSON -o sbom.json requirements.lock
 
 tests/deploy/.venv: tests/deploy/requirements.lock
+tests/signers/.venv: requirements.lock tests/signers/requirements.lock
+tests/deploy/.venv tests/signers/.venv:
 	$(PYTHON) -m venv $@
-	$@/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	$@/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes $(addprefix -r ,$^)
 	@touch $@
 
 clean:

@@ -97,7 +97,7 @@ def test_a_signature_in_der_verifies_once_it_is_raw(pairs: dict[str, forge.Pair]
 def _minted(*arguments: Any, **environment: str) -> tuple[dict[str, Any], list[str]]:
     """The public key and the tokens that tests/signers/mint.py prints."""
     if not PYTHON.exists():
-        pytest.skip("tests/signers/.venv is not installed (see tests/signers/requirements.in)")
+        pytest.skip("tests/signers/.venv is not installed: make tests/signers/.venv")
     done = subprocess.run(
         [str(PYTHON), "-m", "tests.signers.mint", *map(str, arguments)],
         cwd=FOLDER.parent.parent,
