@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from uvicorn import Config
@@ -18,7 +19,7 @@ from uvicorn.server import ServerState
 
 from tests import conftest
 from tests.conftest import SECRET, Answer, free_port, lines, start
-from verifier.server import MAX_HEAD_BYTES, Protocol
+from verifier.server import MAX_HEAD_BYTES, TOGETHER, Protocol
 from verifier.settings import Settings
 
 NOT_HTTP = (400, "the request is not HTTP/1.1")
@@ -490,9 +491,10 @@ class Transport(asyncio.Transport):
 GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
 
 
-def connect(app, bugs: list[Exception] | None = None) -> tuple[Protocol, Transport]:
+def connect(app, bugs: list[Exception] | None = None, state: Any = None) -> tuple[Protocol, Transport]:
     telemetry = SimpleNamespace(bug=[].append if bugs is None else bugs.append)
-    state = {"verifier": SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)}
+    state = {} if state is None else state
+    state["verifier"] = SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)
     protocol = Protocol(Config(app, lifespan="off", log_config=None), ServerState(), state)
     transport = Transport()
     protocol.connection_made(transport)
@@ -512,19 +514,31 @@ async def later(scope, receive, send):
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
-def test_a_request_that_is_all_here_is_answered_before_anything_else_runs():
+def test_requests_of_one_turn_are_answered_before_the_first_is_written():
+    turn: list[str] = []
+
+    async def told(scope, receive, send):
+        turn.append("asked")
+        await at_once(scope, receive, send)
+
     async def run():
-        protocol, transport = connect(at_once)
-        protocol.data_received(GET)
-        assert transport.written == ANSWER
+        state: dict[str, Any] = {}
+        connections = [connect(told, state=state) for _ in range(TOGETHER + 1)]
+        for protocol, transport in connections:
+            transport.write = lambda data: turn.append("written")
+            protocol.data_received(GET)
+        assert turn == []
+        await asyncio.sleep(0)
 
     asyncio.run(run())
+    assert turn == ["asked"] * TOGETHER + ["written"] * TOGETHER + ["asked", "written"]
 
 
 def test_what_was_sent_is_not_kept_after_the_answer():
     async def run():
         protocol, transport = connect(at_once)
         protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\ncanary")
+        await asyncio.sleep(0)
         assert transport.written == ANSWER
         assert protocol.cycle.body == b""
         assert "canary" not in repr(protocol.scope)
@@ -573,9 +587,10 @@ def test_a_bug_after_the_answer_costs_no_later_request():
     async def run():
         bugs: list[Exception] = []
         protocol, transport = connect(then_fail, bugs)
-        protocol.data_received(GET)
-        protocol.data_received(GET)
-        assert transport.written == ANSWER * 2
+        for number in (1, 2):
+            protocol.data_received(GET)
+            await asyncio.sleep(0)
+            assert transport.written == ANSWER * number
         assert [type(bug) for bug in bugs] == [LookupError] * 2
 
     asyncio.run(run())

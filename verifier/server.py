@@ -28,6 +28,7 @@ NOT_HTTP = "the request is not HTTP/1.1"
 SWEEP_S = 1.0
 LINGERING = 32  # connections above the limit that may still read why
 SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
+TOGETHER = 32  # requests of one turn of the loop that are answered before the first of them is written
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 
@@ -54,6 +55,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.verifier: Verifier = self.app_state["verifier"]
+        self.turn: Turn = self.app_state.setdefault("turn", [])
         self.since = self.loop.time()
         if "sweep" not in self.app_state:
             self.app_state["sweep"] = True
@@ -144,25 +146,39 @@ class Protocol(HttpToolsProtocol):
         self.fresh = cycle
 
     def _start(self, cycle: RequestResponseCycle) -> None:
-        """Have a request answered: at once where it is all here, else by a task."""
+        """Have a request answered: with the others of this turn of the loop where it is all here, else by a task."""
         self.fresh = None
         here = not cycle.more_body and len(cycle.body) <= self.verifier.settings.max_body_bytes
-        if here and not cycle.waiting_for_100_continue and not self.flow.write_paused:
-            scope: Any = cycle.scope
-            scope[WHOLE_BODY] = bytes(cycle.body)
-            try:
-                # There is nothing it could wait for: no task, no timer and no turn of the loop (14 µs).
-                self.app(scope, cycle.receive, functools.partial(self._send, cycle)).send(None)
-            except StopIteration:
-                # With its token and secret; the connection may stay open for long.
-                del scope[WHOLE_BODY]
-                cycle.body.clear()
-                return
-            except Exception as exc:  # noqa: BLE001 - raised here it would end the connection, and the answer with it
-                self.verifier.telemetry.bug(exc)
-                if cycle.response_complete:
-                    return
+        if not here or cycle.waiting_for_100_continue or self.flow.write_paused:
+            self._start_task(cycle)
+            return
+        self.turn.append((self, cycle))
+        if len(self.turn) == 1:
+            self.loop.call_soon(answer, self.turn)
+
+    def ask(self, cycle: RequestResponseCycle) -> list[Any]:
+        """What the application says to a request that is all here: the two messages of its answer."""
+        said: list[Any] = []
+
+        async def say(message: Any) -> None:
+            said.append(message)
+
+        scope: Any = cycle.scope
+        scope[WHOLE_BODY] = bytes(cycle.body)
+        try:
+            # There is nothing it could wait for: no task, no timer and no turn of the loop (14 µs).
+            self.app(scope, cycle.receive, say).send(None)
+        except StopIteration:
+            # With its token and secret; the connection may stay open for long.
+            del scope[WHOLE_BODY]
+            cycle.body.clear()
+            return said
+        except Exception as exc:  # noqa: BLE001 - raised here it would cost the others their answers
+            self.verifier.telemetry.bug(exc)
+            if len(said) == 2:
+                return said
         self._start_task(cycle)  # where it did wait after all, it begins again
+        return []
 
     def _start_task(self, cycle: RequestResponseCycle) -> None:
         async def app(scope: Any, receive: Any, _send: Any) -> None:
@@ -171,27 +187,30 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     async def _send(self, cycle: RequestResponseCycle, message: Any) -> None:
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if message["type"] == "http.response.start":
+            self.answer = message
+        else:
+            self.tell(cycle, self.answer, message)
+
+    def tell(self, cycle: RequestResponseCycle, start: Any, message: Any) -> None:
         """Write an answer in one piece.
 
         A process that is killed in between would have sent half an answer, which no proxy can ask for again.
         """
-        if self.flow.write_paused:
-            await self.flow.drain()
         if cycle.disconnected or self.refused or self.transport.is_closing():
             cycle.disconnected = True
             return
-        if message["type"] == "http.response.start":
-            self.answer = message
-            return
         if not cycle.response_started:
             cycle.response_started, cycle.waiting_for_100_continue = True, False
-            headers = tuple(self.answer["headers"])
+            headers = tuple(start["headers"])
             if CLOSE[0] in headers:
                 cycle.keep_alive = False
             elif not cycle.keep_alive:
                 headers = (*headers, *CLOSE)
             body = b"" if cycle.scope["method"] == "HEAD" else message["body"]
-            self._write(self.answer["status"], headers, body)
+            self._write(start["status"], headers, body)
         if not message.get("more_body"):
             cycle.response_complete = True
             cycle.message_event.set()
@@ -264,6 +283,20 @@ class Protocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.loop.call_later(LINGER_S, self.transport.close)
         self.verifier.telemetry.finish(request)
+
+
+Turn = list[tuple[Protocol, RequestResponseCycle]]
+
+
+def answer(turn: Turn) -> None:
+    """Answer the requests of one turn of the loop, and only then write: each write may wake a client (12 µs)."""
+    while turn:
+        asked = turn[:TOGETHER]
+        del turn[:TOGETHER]
+        said = [connection.ask(cycle) for connection, cycle in asked]
+        for (connection, cycle), messages in zip(asked, said, strict=True):
+            if messages:
+                connection.tell(cycle, *messages)
 
 
 def sweep(loop: asyncio.AbstractEventLoop, connections: Iterable[Any]) -> None:
