@@ -262,8 +262,12 @@ class Verifier:
         )
         player = tokens.verify(code, policy)
         request.kid = player.kid
-        profile = {"_id": player.id, "email": player.email, "username": player.username}
-        return 200, json_bytes({name: value for name, value in profile.items() if value is not None})
+        profile = {"_id": player.id}
+        if player.email is not None:
+            profile["email"] = player.email
+        if player.username is not None:
+            profile["username"] = player.username
+        return 200, json_bytes(profile)
 
     async def healthz(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The process answers."""

@@ -52,7 +52,8 @@ def json_object(data: bytes) -> dict[str, Any]:
     Refuses what parsers disagree about: a member twice at any depth, NaN, a byte order mark, other encodings.
     Raises ValueError whose text continues the sentence "the body ...".
     """
-    if _too_deep(data):
+    flat = data.find(b"[") < 0 and data.rfind(b"{") <= 0  # a tenth of the time of counting them
+    if not flat and _too_deep(data):
         raise ValueError("is nested too deeply")
     try:
         # What is the same when written again has no member twice and no second spelling (2 µs for a token).
@@ -87,7 +88,7 @@ def b64url_encode(data: bytes) -> str:
 
 
 def b64url_decode(text: str) -> bytes:
-    """The bytes of canonical base64url without padding; raises ValueError for anything else.
+    """The bytes of canonical base64url without padding; raises ValueError for anything else ("header ...").
 
     No padding, no white space, no other alphabet, and no spare bits that are not zero: one value has one spelling.
     """
@@ -98,7 +99,7 @@ def b64url_decode(text: str) -> bytes:
         # A third of the time of encoding it again to compare.
         return binascii.a2b_base64(text.encode("ascii").translate(_TO_STANDARD) + padding, strict_mode=True)
     except ValueError as exc:
-        raise ValueError("is not canonical base64url") from exc
+        raise ValueError("is not canonical base64url without padding") from exc
 
 
 def is_text(value: object) -> bool:

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterable
+from itertools import chain
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -29,6 +31,7 @@ SWEEP_S = 1.0
 LINGERING = 32  # connections above the limit that may still read why
 SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
 TOGETHER = 32  # requests of one turn of the loop that are answered before the first of them is written
+TRAILERS: Any = deque(maxlen=0)  # never merged into the head (RFC 9110 §6.5.1), nor kept
 HEAD_TOO_LARGE = f"the request head is over {MAX_HEAD_BYTES} bytes"
 
 
@@ -109,10 +112,6 @@ class Protocol(HttpToolsProtocol):
             self.since = self.loop.time()
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head_bytes is not None:  # else a trailer: never merged into the head (RFC 9110 §6.5.1), nor kept
-            super().on_header(name, value)
-
     def on_message_complete(self) -> None:
         self.head_bytes, self.since = 0, None
         super().on_message_complete()
@@ -122,13 +121,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.head_bytes = None
-        size, hosts = len(self.url), 0
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            hosts += name == b"host"
-        if size > MAX_HEAD_BYTES:
+        parts = list(chain.from_iterable(self.headers))  # names and values in turn
+        if len(self.url) + sum(map(len, parts)) > MAX_HEAD_BYTES:
             raise InvalidRequest(HEAD_TOO_LARGE, status=431)
-        version = self.parser.get_http_version()
+        version, hosts = self.parser.get_http_version(), parts[::2].count(b"host")
         # Two servers that read different hosts or versions can be played off against each other (RFC 9112 §3.2).
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
             raise InvalidRequest(NOT_HTTP)
@@ -138,6 +134,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.parser.should_upgrade() and self._should_upgrade():
             return  # it is read once more, without the offer
+        self.headers = TRAILERS
         if self.expect_100_continue:
             # Whether the body follows a refusal is the client's choice: the next head could be taken for it.
             self.cycle.keep_alive = False

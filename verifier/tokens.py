@@ -23,6 +23,7 @@ MAX_SUB_CHARACTERS = 255
 MAX_EMAIL_CHARACTERS = 320
 MAX_USERNAME_CHARACTERS = 255
 _MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
+_NUMBERS = (int, float)  # and not bool, which is a kind of int
 _LONG_S = 10**6  # eleven days: how far off a time is beyond that tells nobody anything
 
 
@@ -76,17 +77,18 @@ def parse(text: str) -> Token:
     return Token(
         members(header, "header"),
         members(payload, "payload"),
-        text[: text.rindex(".")].encode("ascii"),
+        text[: -len(signature) - 1].encode("ascii"),
         octets(signature, "signature"),
     )
 
 
-def split(text: str) -> list[str]:
+def split(text: str) -> tuple[str, str, str]:
     """Header, payload and signature, still encoded; raises InvalidToken."""
-    parts = text.split(".")
-    if len(parts) != 3:
+    signing_input, _, signature = text.rpartition(".")
+    header, dot, payload = signing_input.partition(".")
+    if not dot or "." in payload:
         raise InvalidToken("code is not a compact JWS of three parts")
-    return parts
+    return header, payload, signature
 
 
 def octets(part: str, name: str) -> bytes:
@@ -94,13 +96,13 @@ def octets(part: str, name: str) -> bytes:
     try:
         return b64url_decode(part)
     except ValueError as exc:
-        raise InvalidToken(f"{name} is not canonical base64url without padding") from exc
+        raise InvalidToken(f"{name} {exc}") from exc
 
 
 def members(part: str, name: str) -> dict[str, Any]:
     """The JSON object a part encodes; raises InvalidToken."""
     try:
-        return json_object(octets(part, name))
+        return json_object(b64url_decode(part))
     except ValueError as exc:
         raise InvalidToken(f"{name} {exc}") from exc
 
@@ -265,26 +267,22 @@ def _sub(token: Token, _: Policy) -> None:
 
 
 def _email(token: Token, _: Policy) -> None:
-    _optional_text(token.claims.get("email"), "email", MAX_EMAIL_CHARACTERS)
+    _text(token.claims.get("email"), "email", MAX_EMAIL_CHARACTERS)
 
 
 def _username(token: Token, _: Policy) -> None:
-    _optional_text(token.claims.get("username"), "username", MAX_USERNAME_CHARACTERS)
+    _text(token.claims.get("username"), "username", MAX_USERNAME_CHARACTERS)
 
 
-def _optional_text(value: object, name: str, most: int) -> None:
+def _text(value: object, name: str, most: int) -> None:
     # Serializers of C# and Go write null or "" for a field that is not set.
     if value is None:
         return
     if not isinstance(value, str):
         raise InvalidToken(f"{name} must be a string")
-    _text(value, name, most)
-
-
-def _text(value: str, name: str, most: int) -> None:
     if len(value) > most:
         raise InvalidToken(f"{name} is longer than {most} characters")
-    if not is_text(value):
+    if not value.isascii() and not is_text(value):
         raise InvalidToken(f"{name} has half a surrogate pair (half an emoji)")
 
 
@@ -320,11 +318,9 @@ def _lifetime(token: Token, policy: Policy) -> None:
 
 def _instant(token: Token, name: str) -> float:
     """A NumericDate (RFC 7519 §2): a JSON number of seconds, fractions allowed."""
-    if name not in token.claims:
-        raise InvalidToken(f"{name} is missing")
-    value: float = token.claims[name]
-    if type(value) not in (int, float):
-        raise InvalidToken(f"{name} must be a number of seconds")
+    value: float = token.claims.get(name, "")
+    if type(value) not in _NUMBERS:
+        raise InvalidToken(f"{name} must be a number of seconds" if name in token.claims else f"{name} is missing")
     if not math.isfinite(value):
         raise InvalidToken(f"{name} must be finite")
     if value > _MILLISECONDS:
