@@ -38,7 +38,7 @@ DEEP = "nested too deeply"  # how deep that is depends on the Python and on what
 WORDS = (
     "the body|header|payload|signature|code|secretKey|applicationId|crit|b64|zip|sub|email|username|exp|iat|nbf|"
     "is not JSON|is not UTF-8|is not a JSON object|has a member twice|is nested too deeply|"
-    "is not canonical base64url|POST|GET, HEAD|5|30|255|300|320|16384"
+    "is not canonical base64url without padding|POST|GET, HEAD|5|30|255|300|320|16384"
 )
 
 

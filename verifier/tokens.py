@@ -320,7 +320,9 @@ def _instant(token: Token, name: str) -> float:
     """A NumericDate (RFC 7519 §2): a JSON number of seconds, fractions allowed."""
     value: float = token.claims.get(name, "")
     if type(value) not in _NUMBERS:
-        raise InvalidToken(f"{name} must be a number of seconds" if name in token.claims else f"{name} is missing")
+        if name not in token.claims:
+            raise InvalidToken(f"{name} is missing")
+        raise InvalidToken(f"{name} must be a number of seconds")
     if not math.isfinite(value):
         raise InvalidToken(f"{name} must be finite")
     if value > _MILLISECONDS:
