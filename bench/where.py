@@ -23,8 +23,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 import bench
-from verifier import server
 from verifier.app import create_app
+from verifier.protocol import Protocol
 from verifier.settings import Settings
 
 BATCH, TURN = 200, 10  # requests; as many as come in one turn of the loop
@@ -62,11 +62,12 @@ async def drive(settings: Settings, sent: list[bytes], profiler: cProfile.Profil
     """Microseconds of processor time per request, of the best batch; under a profiler the mean."""
     app = create_app(settings)
     config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False)
+    config.load()
     transport = Transport()
     times = []
     async with app.lifespan_context(app) as state:
         told, server_state = dict(state or {}), ServerState()
-        protocols = [server.Protocol(config, server_state, told) for _ in range(TURN)]
+        protocols = [Protocol(config, server_state, told) for _ in range(TURN)]
         for protocol in protocols:
             protocol.connection_made(transport)
         for start in range(0, len(sent), BATCH):

@@ -21,7 +21,7 @@ from tests.conftest import APPLICATION_ID, SECRET, free_port, lines, start
 from tests.test_server import exchange, post, until
 from verifier import server as server_module
 from verifier.errors import ConfigError
-from verifier.server import LINGERING, MAX_PIPELINED
+from verifier.protocol import LINGERING, MAX_PIPELINED
 
 OK = (200, "42")
 TOO_MANY_REQUESTS = (503, "too many requests at once")

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from tests import conftest
 from tests.conftest import SECRET, Answer, free_port, lines, start
-from verifier.server import MAX_HEAD_BYTES, TOGETHER, Protocol
+from verifier.protocol import MAX_HEAD_BYTES, TOGETHER, Protocol
 from verifier.settings import Settings
 
 NOT_HTTP = (400, "the request is not HTTP/1.1")
@@ -495,7 +495,9 @@ def connect(app, bugs: list[Exception] | None = None, state: Any = None) -> tupl
     telemetry = SimpleNamespace(bug=[].append if bugs is None else bugs.append)
     state = {} if state is None else state
     state["verifier"] = SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)
-    protocol = Protocol(Config(app, lifespan="off", log_config=None), ServerState(), state)
+    config = Config(app, lifespan="off", log_config=None)
+    config.load()
+    protocol = Protocol(config, ServerState(), state)
     transport = Transport()
     protocol.connection_made(transport)
     return protocol, transport
@@ -540,8 +542,8 @@ def test_what_was_sent_is_not_kept_after_the_answer():
         protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\ncanary")
         await asyncio.sleep(0)
         assert transport.written == ANSWER
-        assert protocol.cycle.body == b""
-        assert "canary" not in repr(protocol.scope)
+        assert protocol.exchange.body == b""
+        assert "canary" not in repr(protocol.exchange.scope)
 
     asyncio.run(run())
 
@@ -579,9 +581,10 @@ def test_an_application_that_waits_is_run_as_a_task():
     asyncio.run(run())
 
 
-def test_a_bug_after_the_answer_costs_no_later_request():
+@pytest.mark.parametrize("answering", [pytest.param(at_once, id="at-once"), pytest.param(later, id="by-a-task")])
+def test_a_bug_after_the_answer_costs_no_later_request(answering):
     async def then_fail(scope, receive, send):
-        await at_once(scope, receive, send)
+        await answering(scope, receive, send)
         raise LookupError
 
     async def run():
@@ -589,23 +592,36 @@ def test_a_bug_after_the_answer_costs_no_later_request():
         protocol, transport = connect(then_fail, bugs)
         for number in (1, 2):
             protocol.data_received(GET)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
             assert transport.written == ANSWER * number
         assert [type(bug) for bug in bugs] == [LookupError] * 2
 
     asyncio.run(run())
 
 
-def test_a_bug_before_the_answer_is_a_500():
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(GET, id="all-here"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", id="by-a-task"),
+    ],
+)
+def test_a_bug_before_the_answer_is_a_500(request_):
     async def fail(_scope, _receive, _send):
         raise LookupError
 
     async def run():
-        protocol, transport = connect(fail)
-        protocol.data_received(GET)
+        bugs: list[Exception] = []
+        protocol, transport = connect(fail, bugs)
+        protocol.data_received(request_)
         await asyncio.sleep(0.01)
-        assert transport.written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
-        assert transport.written.endswith(b"connection: close\r\n\r\nInternal Server Error")
+        assert transport.written == (
+            b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ncontent-length: 61\r\n"
+            b"cache-control: no-store\r\nconnection: close\r\n\r\n"
+            b'{"error":"server_error","error_description":"internal error"}'
+        )
+        assert transport.closing
+        assert [type(bug) for bug in bugs] == [LookupError]
 
     asyncio.run(run())
 
@@ -640,7 +656,7 @@ def test_a_connection_that_does_not_take_its_answer_is_cut():
 
     taken: list[str] = []
     connection = Protocol.__new__(Protocol)
-    connection.verifier = SimpleNamespace(settings=SimpleNamespace(head_timeout_s=2, body_timeout_s=5))
+    connection.settings = SimpleNamespace(head_timeout_s=2, body_timeout_s=5)
     connection.transport = SimpleNamespace(get_write_buffer_size=lambda: 1, abort=lambda: taken.append("cut"))
     for _ in range(2):
         connection.cut(0.0)

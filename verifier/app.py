@@ -32,6 +32,7 @@ Answer = tuple[int, bytes]
 PLAIN = {b"content-encoding": (b"", b"identity"), b"transfer-encoding": (b"chunked",)}
 JSON, NO_STORE = (b"content-type", b"application/json"), (b"cache-control", b"no-store")
 CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
+BUG = b'{"error":"server_error","error_description":"internal error"}'
 WHOLE_BODY = "verifier.body"  # in the scope, from a server that had the body before it began
 
 
@@ -82,7 +83,7 @@ class Endpoint(BaseRoute):
         except Exception as exc:  # noqa: BLE001 - nothing may pass here
             request.outcome, request.status, request.level = "server_error", 500, "error"
             self.telemetry.bug(exc)
-            await send_answer(send, 500, b'{"error":"server_error","error_description":"internal error"}')
+            await send_answer(send, 500, BUG)
         else:
             await send_answer(send, request.status, body)
         finally:
