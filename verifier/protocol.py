@@ -42,20 +42,21 @@ kept_lines = functools.lru_cache(1024)(header_lines)
 class Exchange:
     """A request and its answer."""
 
-    body = b""  # what has come of it and was not taken
-    whole = False  # it has been read to its end
-    taken = False  # to its end, by the application
-    keep_alive = True
-    expects_continue = False
-    gone = False  # nobody is there to answer
-    started = False  # the answer has been
-    answered = False
-    start: Any = None  # of the answer: status and headers, which leave together with the body
-    news: asyncio.Future[None] | None = None  # who waits for more of the body, or for the end
-
-    def __init__(self, connection: "Protocol", scope: dict[str, Any]) -> None:
+    def __init__(
+        self, connection: "Protocol", scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool
+    ) -> None:
         self.connection = connection
         self.scope = scope
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.body = b""  # what has come of it and was not taken
+        self.whole = False  # it has been read to its end
+        self.taken = False  # to its end, by the application
+        self.gone = False  # nobody is there to answer
+        self.start: Any = None  # of the answer: status and headers, which leave together with the body
+        self.started = False  # the answer has been
+        self.answered = False
+        self.news: asyncio.Future[None] | None = None  # who waits for more of the body, or for the end
 
     def tell(self) -> None:
         """Wake who waits in `receive`."""
@@ -92,16 +93,6 @@ class Protocol(asyncio.Protocol):
 
     transport: asyncio.Transport
     flow: FlowControl
-    head_bytes: int | None = 0  # of the head that is being read; None while a body is
-    piece_bytes = 0  # of what is being read now
-    since: float | None = None  # when the request that is being read began; None: none is
-    idle_since: float | None = None  # when its last answer was given; None: there is something to do
-    exchange: Exchange | None = None  # the last that was begun
-    fresh: Exchange | None = None  # begins when all that came with its head has been read
-    whole: Exchange | None = None  # the last that was read to its end
-    offers_upgrade = False
-    refused = False  # answered for good: what still comes is not looked at
-    unread_sweeps = 0  # for how many sweeps its answer has not been taken
 
     def __init__(
         self,
@@ -116,7 +107,17 @@ class Protocol(asyncio.Protocol):
         self.verifier: Verifier = app_state["verifier"]
         self.settings = self.verifier.settings
         self.turn: Turn = app_state.setdefault("turn", [])
-        self.pipeline: deque[Exchange] = deque()
+        self.head_bytes: int | None = 0  # of the head that is being read; None while a body is
+        self.piece_bytes = 0  # of what is being read now
+        self.since: float | None = None  # when the request that is being read began; None: none is
+        self.idle_since: float | None = None  # when its last answer was given; None: there is something to do
+        self.exchange: Exchange | None = None  # the last that was begun
+        self.fresh: Exchange | None = None  # begins when all that came with its head has been read
+        self.whole: Exchange | None = None  # the last that was read to its end
+        self.pipeline: deque[Exchange] = deque()  # those that wait for the answers before them
+        self.offers_upgrade = False
+        self.refused = False  # answered for good: what still comes is not looked at
+        self.unread_sweeps = 0  # for how many sweeps its answer has not been taken
         self.parser = httptools.HttpRequestParser(self)
         # What comes after a request that closes is no error: that request gets its answer.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -232,11 +233,10 @@ class Protocol(asyncio.Protocol):
             "headers": headers,
         }
         self.headers = TRAILERS
-        before, exchange = self.exchange, Exchange(self, scope)
         # Whether the body follows a refusal is the client's choice: the next head could be taken for it.
-        exchange.keep_alive = version == "1.1" and parser.should_keep_alive() and not expects
-        exchange.expects_continue = expects
-        self.exchange = exchange
+        keep_alive = version == "1.1" and parser.should_keep_alive() and not expects
+        before = self.exchange
+        self.exchange = exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects)
         if before is None or before.answered:
             self.fresh = exchange
         else:
