@@ -653,15 +653,18 @@ def test_who_has_gone_is_not_written_to():
 
 
 def test_a_connection_that_does_not_take_its_answer_is_cut():
-
     taken: list[str] = []
-    connection = Protocol.__new__(Protocol)
-    connection.settings = SimpleNamespace(head_timeout_s=2, body_timeout_s=5)
-    connection.transport = SimpleNamespace(get_write_buffer_size=lambda: 1, abort=lambda: taken.append("cut"))
-    for _ in range(2):
-        connection.cut(0.0)
-    assert taken == []
-    connection.cut(0.0)
+
+    async def run():
+        protocol, transport = connect(at_once)
+        transport.get_write_buffer_size = lambda: 1
+        transport.abort = lambda: taken.append("cut")
+        for _ in range(protocol.settings.head_timeout_s):
+            protocol.cut(protocol.since)
+        assert taken == []
+        protocol.cut(protocol.since)
+
+    asyncio.run(run())
     assert taken == ["cut"]
 
 
