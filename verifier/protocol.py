@@ -206,8 +206,8 @@ class Protocol(asyncio.Protocol):
         for name, value in headers:
             if name == b"host":
                 hosts += 1
-            elif name == b"expect":
-                expects = value.lower() == b"100-continue"
+            elif name == b"expect" and value.lower() == b"100-continue":
+                expects = True
         version = parser.get_http_version()
         # Two servers that read different hosts or versions can be played off against each other (RFC 9112 §3.2).
         if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version == "1.1"):
@@ -287,9 +287,6 @@ class Protocol(asyncio.Protocol):
             # There is nothing it could wait for: no task, no timer and no turn of the loop (14 µs).
             self.app(scope, exchange.receive, say).send(None)
         except StopIteration:
-            # With its token and secret; the connection may stay open for long.
-            del scope[WHOLE_BODY]
-            exchange.body = b""
             return said
         except Exception as exc:  # noqa: BLE001 - raised here it would cost the others their answers
             self.verifier.telemetry.bug(exc)
@@ -330,6 +327,9 @@ class Protocol(asyncio.Protocol):
         if not message.get("more_body"):
             exchange.answered = True
             exchange.tell()
+            # Its token and secret: the connection may stay open for long.
+            exchange.body = b""
+            exchange.scope.pop(WHOLE_BODY, None)
             self._go_on(exchange.keep_alive)
 
     def _write(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
