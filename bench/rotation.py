@@ -221,14 +221,14 @@ class Game:
             if key.exp is not None and key.revoked_at is None:
                 self.ends[kid] = key.exp
 
-    def sign_in(self, sign_ins: int) -> None:
+    def sign_in(self, pause_s: float) -> None:
         """One client: mints all the time, and presents each token at once or when it is older."""
         minter = TokenIssuer.from_directory(
             self.source, issuer=ISSUER, application_id=APPLICATION_ID, lifetime_s=self.lifetime_s
         )
-        client, waiting, done = Client(), [], 0
+        client, waiting = Client(), []
         turn = random.randrange(len(self.replicas))  # noqa: S311
-        while not self.stopping.is_set() and done < sign_ins:
+        while not self.stopping.wait(pause_s):
             held_s = random.choice((0, 0, random.uniform(0, self.lifetime_s - 1)))  # noqa: S311
             waiting.append((time.monotonic() + held_s, minter.issue("player")))
             due = [token for at, token in waiting if at <= time.monotonic()]
@@ -236,7 +236,6 @@ class Game:
             for token in due:
                 turn += 1
                 self.present(client, token, turn)
-                done += 1
         client.close()
 
     def present(self, client: Client, token: str, turn: int) -> None:
@@ -354,7 +353,7 @@ def run(
     clients: int = 4,
     lifetime_s: int = 3,
     lead_s: int = 4,
-    most: int = 10**9,
+    pause_s: float = 0,
 ) -> Result:
     """Rotate under load, then revoke twice: alone, and while another file is broken."""
     game = Game(folder, mode, lifetime_s, lead_s)
@@ -365,7 +364,7 @@ def run(
             replica.wait_until_ready()
         game.remember()
         began = time.monotonic()
-        threads = [threading.Thread(target=game.sign_in, args=(most // clients,)) for _ in range(clients)]
+        threads = [threading.Thread(target=game.sign_in, args=(pause_s,)) for _ in range(clients)]
         threads.append(threading.Thread(target=game.attack))
         for thread in threads:
             thread.start()

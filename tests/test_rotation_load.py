@@ -4,7 +4,7 @@ from bench import rotation
 
 
 def test_no_good_token_is_refused_and_none_of_an_ended_key_accepted_while_keys_rotate_under_load(tmp_path):
-    result = rotation.run(tmp_path, mode="kubelet", rotations=1, clients=3, lifetime_s=2, lead_s=3)
+    result = rotation.run(tmp_path, mode="kubelet", rotations=1, clients=3, lifetime_s=2, lead_s=3, pause_s=0.005)
     assert result.refusals == []
     assert result.failures == []
     assert result.good["accepted"] > 100
