@@ -267,9 +267,9 @@ class Web(HTTPServer):
         return profile
 
     def verify(self, code: str, application_id: str) -> tokens.Token:
-        token = (
-            tokens.parse(code + ".") if self.wrong == "no signature" and code.count(".") == 1 else tokens.parse(code)
-        )
+        if self.wrong == "no signature" and code.count(".") == 1:
+            code += "."
+        token = tokens.parse(code, self.keyring)
         policy = tokens.Policy(ISSUER, application_id, self.keyring, int(time.time()))
         for rule in tokens.RULES:
             if rule.name not in SKIPPED_RULES.get(self.wrong, ()):

@@ -41,7 +41,8 @@ def diagnose(text: str, policy: tokens.Policy) -> list[Verdict]:
         form = "base64url" if name == "signature" else "base64url of a JSON object in UTF-8"
         verdicts.append(Verdict(name, "RFC 7515 §5.2", form, f"{len(part)} characters", failure))
     signing_input = f"{parts['header']}.{parts['payload']}".encode("utf-8", "surrogatepass")
-    token = tokens.Token(read["header"], read["payload"], signing_input, read["signature"])
+    key = policy.keyring.find(read["header"].get("kid"))
+    token = tokens.Token(read["header"], read["payload"], signing_input, read["signature"], key)
     for rule in tokens.RULES:
         failure = ""
         try:

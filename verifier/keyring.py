@@ -104,9 +104,9 @@ class Keyring:
         # Two replicas with the same digest accept and refuse the same keys at every moment.
         self.digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
-    def find(self, kid: str) -> PublicKey | None:
+    def find(self, kid: object) -> PublicKey | None:
         """The key with this id, whatever its stage, or None."""
-        return self.keys.get(kid)
+        return self.keys.get(kid) if isinstance(kid, str) else None
 
     def current(self, now: float) -> PublicKey | None:
         """The key that signs now: the newest with `nbf <= now` that is neither expired nor revoked."""

@@ -24,6 +24,7 @@ MAX_EMAIL_CHARACTERS = 320
 MAX_USERNAME_CHARACTERS = 255
 _MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
 _NUMBERS = (int, float)  # and not bool, which is a kind of int
+_NO_KEYS = Keyring()
 _LONG_S = 10**6  # eleven days: how far off a time is beyond that tells nobody anything
 
 
@@ -55,6 +56,7 @@ class Token(NamedTuple):
     claims: dict[str, Any]
     signing_input: bytes
     signature: bytes
+    key: PublicKey | None = None  # the one its kid names, whatever its stage
 
 
 class Signer(Protocol):
@@ -71,14 +73,16 @@ class Signer(Protocol):
         ...
 
 
-def parse(text: str) -> Token:
+def parse(text: str, keyring: Keyring = _NO_KEYS) -> Token:
     """Take a compact JWS (RFC 7515 §7.1) apart, strictly; raises InvalidToken."""
-    header, payload, signature = split(text)
+    encoded_header, payload, signature = split(text)
+    header = members(encoded_header, "header")
     return Token(
-        members(header, "header"),
+        header,
         members(payload, "payload"),
         text[: -len(signature) - 1].encode("ascii"),
         octets(signature, "signature"),
+        keyring.find(header.get("kid")),
     )
 
 
@@ -112,13 +116,12 @@ def verify(text: str, policy: Policy) -> Player:
 
     A token can be verified again until it expires: there is no memory of tokens seen.
     """
-    token = parse(text)
+    token = parse(text, policy.keyring)
     try:
         for check in _CHECKS:
             check(token, policy)
     except InvalidToken as refusal:
-        key = _key(token, policy)
-        refusal.kid = key.kid if key else ""
+        refusal.kid = token.key.kid if token.key else ""
         raise
     claims = token.claims
     return Player(claims["sub"], claims.get("email") or None, claims.get("username") or None, token.header["kid"])
@@ -172,9 +175,6 @@ def issue(
     return f"{signing_input}.{b64url_encode(signature)}"
 
 
-_NO_KEYS = Keyring()
-
-
 def _segment(members: dict[str, Any]) -> str:
     return b64url_encode(json.dumps(members, separators=(",", ":")).encode())
 
@@ -207,7 +207,7 @@ def _crit(token: Token, _: Policy) -> None:
 def _kid(token: Token, policy: Policy) -> None:
     if "kid" not in token.header:
         raise InvalidToken("kid is missing from the header")
-    key = _key(token, policy)
+    key = token.key
     if key is None:
         raise InvalidToken("no key has this kid")
     if key.revoked_at is not None:
@@ -218,13 +218,8 @@ def _kid(token: Token, policy: Policy) -> None:
         raise InvalidToken("the key with this kid is not valid yet")
 
 
-def _key(token: Token, policy: Policy) -> PublicKey | None:
-    kid = token.header.get("kid")
-    return policy.keyring.find(kid) if isinstance(kid, str) else None
-
-
-def _alg(token: Token, policy: Policy) -> None:
-    alg, key = token.header.get("alg"), _key(token, policy)
+def _alg(token: Token, _: Policy) -> None:
+    alg, key = token.header.get("alg"), token.key
     algorithm = jwk.ALGORITHM_NAMES.get(alg) if isinstance(alg, str) else None
     if algorithm is None:
         raise InvalidToken("alg must be ES256, EdDSA or RS256")
@@ -232,8 +227,8 @@ def _alg(token: Token, policy: Policy) -> None:
         raise InvalidToken("alg is not the algorithm of the key with this kid")
 
 
-def _signature(token: Token, policy: Policy) -> None:
-    key, signature = _key(token, policy), token.signature
+def _signature(token: Token, _: Policy) -> None:
+    key, signature = token.key, token.signature
     if key is not None and key.verify(token.signing_input, signature):
         return
     if token.header.get("alg") == "ES256" and 70 <= len(signature) <= 72 and signature[0] == 0x30:
