@@ -1,6 +1,7 @@
 """The real server over real sockets: framing, signals, reload, hang-ups, load."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -212,6 +214,43 @@ def test_a_body_that_ends_before_the_next_request_breaks_has_its_answer(shared, 
         while block := sock.recv(65_536):
             raw += block
     assert raw.count(b"HTTP/1.1 ") == raw.count(b"HTTP/1.1 200 ") == 1
+
+
+def test_the_head_of_a_later_request_is_refused_in_words(shared, live):
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as sock:
+        sock.sendall(post(live()))
+        first = sock.recv(65_536)
+        sock.sendall(post(live(), b"X: y"))
+        rest = sock.makefile("rb").read()
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert rest.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(rest.partition(b"\r\n\r\n")[2])["error_description"] == "the request is not HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        pytest.param(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 20 + b"zz\r\n\r\n", 20, id="garbage"),
+        pytest.param(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 40, 33, id="too-many"),
+        pytest.param(
+            b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 4
+            + b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            5,
+            id="close",
+        ),
+    ],
+)
+def test_no_answer_is_lost_when_more_comes_after_the_last(shared, sent, answers):
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", shared.port))
+        sock.sendall(sent)
+        time.sleep(0.001)
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        assert sock.makefile("rb").read().count(b"HTTP/1.1 200 OK") == answers
 
 
 def test_head_gets_the_head_alone(shared):
@@ -469,8 +508,10 @@ class Transport(asyncio.Transport):
 
     written = b""
     closing = False
+    ended = False
 
     def write(self, data):
+        assert not self.ended
         self.written += data
 
     def is_closing(self):
@@ -478,6 +519,9 @@ class Transport(asyncio.Transport):
 
     def close(self):
         self.closing = True
+
+    def write_eof(self):
+        self.ended = True
 
     def get_write_buffer_size(self):
         return 0
@@ -492,7 +536,7 @@ GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
 
 
 def connect(app, bugs: list[Exception] | None = None, state: Any = None) -> tuple[Protocol, Transport]:
-    telemetry = SimpleNamespace(bug=[].append if bugs is None else bugs.append)
+    telemetry = SimpleNamespace(bug=[].append if bugs is None else bugs.append, finish=[].append)
     state = {} if state is None else state
     state["verifier"] = SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)
     config = Config(app, lifespan="off", log_config=None)
@@ -620,10 +664,146 @@ def test_a_bug_before_the_answer_is_a_500(request_):
             b"cache-control: no-store\r\nconnection: close\r\n\r\n"
             b'{"error":"server_error","error_description":"internal error"}'
         )
-        assert transport.closing
+        assert transport.ended
         assert [type(bug) for bug in bugs] == [LookupError]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("request_", [GET, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        pytest.param([], b"HTTP/1.1 500 Internal Server Error", id="nothing"),
+        pytest.param([{"type": "http.response.start", "status": 200, "headers": []}], b"HTTP/1.1 500", id="half"),
+        pytest.param(
+            [
+                {"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]},
+                {"type": "http.response.body", "body": b"", "more_body": True},
+            ],
+            (b"HTTP/1.1 500", b"HTTP/1.1 413"),  # at once, and by a task
+            id="no-end",
+        ),
+    ],
+)
+def test_an_application_that_does_not_end_its_answer_keeps_no_connection(request_, said, written):
+    async def half(_scope, _receive, send):
+        for message in said:
+            await send(message)
+
+    async def run():
+        protocol, transport = connect(half)
+        protocol.data_received(request_)
+        await asyncio.sleep(0.01)
+        assert transport.written.startswith(written)
+        protocol.cut(asyncio.get_running_loop().time() + 3)
+        assert transport.ended
+        assert transport.closing
+
+    asyncio.run(run())
+
+
+def test_one_connection_that_fails_costs_no_other():
+    bugs: list[Exception] = []
+
+    async def run():
+        state: dict[str, Any] = {}
+        connections = [connect(at_once, bugs, state) for _ in range(TOGETHER + 8)]
+        aborted = []
+        connections[3][1].write = lambda data: 1 / 0
+        connections[3][1].abort = lambda: aborted.append(3)
+        for protocol, _ in connections:
+            protocol.data_received(GET)
+        await asyncio.sleep(0.01)
+        good = [transport for number, (_, transport) in enumerate(connections) if number != 3]
+        assert [transport.written for transport in good] == [ANSWER] * (TOGETHER + 7)
+        assert aborted == [3]
+        connections[0][0].data_received(GET)
+        await asyncio.sleep(0)
+        assert connections[0][1].written == ANSWER * 2
+
+    asyncio.run(run())
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+
+
+def test_pipelined_requests_leave_other_events_their_turn():
+    async def run():
+        protocol, transport = connect(at_once)
+        protocol.data_received(GET * 3)
+        for number in (1, 2, 3):
+            await asyncio.sleep(0)
+            assert transport.written == ANSWER * number
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("octets", "status"), [(MAX_HEAD_BYTES, b"200"), (MAX_HEAD_BYTES + 1, b"431"), (250_000, b"431")]
+)
+@pytest.mark.parametrize("cut", [1, 40, 30_000, -1])
+def test_the_largest_head_in_two_pieces(octets, status, cut):
+    counted = len(b"/HostxX")
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * (octets - counted) + b"\r\n\r\n"
+
+    async def run(before):
+        protocol, transport = connect(at_once)
+        protocol.data_received(before + head[:cut])
+        await asyncio.sleep(0)
+        protocol.data_received(head[cut:])
+        await asyncio.sleep(0.01)
+        return re.findall(rb"HTTP/1.1 (\d+)", transport.written)
+
+    assert asyncio.run(run(b"")) == [status]
+    assert asyncio.run(run(GET)) == [b"200", status]
+
+
+def test_nobody_is_asked_to_go_on_who_was_refused():
+    bugs: list[Exception] = []
+
+    async def reads(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await at_once(scope, receive, send)
+
+    async def run():
+        protocol, transport = connect(reads, bugs)
+        protocol.data_received(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        protocol.data_received(b"zz\r\n")
+        await asyncio.sleep(0.01)
+        assert transport.written.startswith(b"HTTP/1.1 400 ")
+
+    asyncio.run(run())
+    assert bugs == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param([GET], id="answered"),
+        pytest.param([GET * 3], id="pipelined"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"], id="refused"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"], id="no-body"),
+        pytest.param([b"GET / HT"], id="half-a-head"),
+    ],
+)
+def test_a_connection_that_is_lost_is_forgotten_at_once(sent):
+    async def run():
+        protocol, _ = connect(at_once)
+        for part in sent:
+            protocol.data_received(part)
+        protocol.connection_lost(None)
+        gone = weakref.ref(protocol)
+        del protocol
+        await asyncio.sleep(0.01)
+        assert gone() is None
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_who_does_not_read_is_not_written_to():

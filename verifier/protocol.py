@@ -49,7 +49,7 @@ class Exchange:
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
-        self.body = b""  # what has come of it and was not taken
+        self.body = bytearray()  # what has come of it and was not taken
         self.whole = False  # it has been read to its end
         self.taken = False  # to its end, by the application
         self.gone = False  # nobody is there to answer
@@ -66,7 +66,7 @@ class Exchange:
     async def receive(self) -> dict[str, Any]:
         """The next part of the body, or that there is nobody to answer any more (ASGI)."""
         connection = self.connection
-        if self.expects_continue and not connection.transport.is_closing():
+        if self.expects_continue and not self.gone and not connection.transport.is_closing():
             connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.expects_continue = False
         connection.flow.resume_reading()
@@ -75,7 +75,8 @@ class Exchange:
             await self.news
         if self.gone or self.answered:
             return {"type": "http.disconnect"}
-        body, self.body, self.taken = self.body, b"", self.whole
+        body, self.taken = bytes(self.body), self.whole
+        self.body.clear()
         return {"type": "http.request", "body": body, "more_body": not self.whole}
 
     async def send(self, message: Any) -> None:
@@ -109,6 +110,7 @@ class Protocol(asyncio.Protocol):
         self.turn: Turn = app_state.setdefault("turn", [])
         self.head_bytes: int | None = 0  # of the head that is being read; None while a body is
         self.piece_bytes = 0  # of what is being read now
+        self.first_bytes = 0  # of the piece in which the head began
         self.since: float | None = None  # when the request that is being read began; None: none is
         self.idle_since: float | None = None  # when its last answer was given; None: there is something to do
         self.exchange: Exchange | None = None  # the last that was begun
@@ -116,11 +118,10 @@ class Protocol(asyncio.Protocol):
         self.whole: Exchange | None = None  # the last that was read to its end
         self.pipeline: deque[Exchange] = deque()  # those that wait for the answers before them
         self.offers_upgrade = False
-        self.refused = False  # answered for good: what still comes is not looked at
+        self.half_closed = False  # by the client, which waits for its answer
+        self.ended: float | None = None  # since when no more is answered, and what still comes is not looked at
         self.unread_sweeps = 0  # for how many sweeps its answer has not been taken
-        self.parser = httptools.HttpRequestParser(self)
-        # What comes after a request that closes is no error: that request gets its answer.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser = self._new_parser()
         if "sweep" not in app_state:
             app_state["sweep"] = True
             self.loop.call_later(SWEEP_S, sweep, self.loop, server_state.connections)
@@ -145,12 +146,13 @@ class Protocol(asyncio.Protocol):
             self._abandon(self.exchange)
         self.flow.resume_writing()
         # What holds on to this, and this to it.
-        self.exchange = self.whole = None
+        self.exchange = self.fresh = self.whole = None
         self.pipeline.clear()
         del self.parser
 
     def eof_received(self) -> bool:
         """Stay open when a client closes its half after a whole request and waits for the answer."""
+        self.half_closed = True
         return self._ends_with_answer()
 
     def pause_writing(self) -> None:
@@ -160,7 +162,7 @@ class Protocol(asyncio.Protocol):
         self.flow.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self.refused:
+        if self.ended is not None:
             return
         self.idle_since = None
         if self.since is None:
@@ -178,13 +180,19 @@ class Protocol(asyncio.Protocol):
         else:
             if self.head_bytes is not None and self.head_bytes > MAX_HEAD_BYTES:
                 self._refuse(InvalidRequest(HEAD_TOO_LARGE, status=431))
-        if self.fresh is not None and not self.refused:
+        if self.fresh is not None and self.ended is None:
             self._start(self.fresh)
 
     # What the parser calls.
 
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpRequestParser(self)
+        # What comes after a request that closes is no error: that request gets its answer.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     def on_message_begin(self) -> None:
-        self.head_bytes = 1
+        self.head_bytes, self.first_bytes = 1, self.piece_bytes
         if self.since is None:  # it came with the end of the one before it
             self.since = self.loop.time()
         self.url = b""
@@ -199,7 +207,7 @@ class Protocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         parser, headers, hosts, expects = self.parser, self.headers, 0, False
         # It is counted where it could be too large.
-        counted = (self.head_bytes or 0) + self.piece_bytes > MAX_HEAD_BYTES
+        counted = (self.head_bytes or 0) + self.first_bytes > MAX_HEAD_BYTES
         if counted and len(self.url) + sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
             raise InvalidRequest(HEAD_TOO_LARGE, status=431)
         self.head_bytes = None
@@ -282,17 +290,18 @@ class Protocol(asyncio.Protocol):
             said.append(message)
 
         scope: Any = exchange.scope
-        scope[WHOLE_BODY] = exchange.body
+        scope[WHOLE_BODY] = bytes(exchange.body)
         try:
             # There is nothing it could wait for: no task, no timer and no turn of the loop (14 µs).
             self.app(scope, exchange.receive, say).send(None)
         except StopIteration:
-            return said
+            pass
         except Exception as exc:  # noqa: BLE001 - raised here it would cost the others their answers
             self.verifier.telemetry.bug(exc)
-            return said if len(said) == 2 else BROKEN
-        self._start_task(exchange)  # where it did wait after all, it begins again
-        return []
+        else:
+            self._start_task(exchange)  # it did wait after all, and begins again
+            return []
+        return said if len(said) == 2 and not said[1].get("more_body") else BROKEN
 
     def _start_task(self, exchange: Exchange) -> None:
         task = self.loop.create_task(self._run(exchange))
@@ -304,15 +313,16 @@ class Protocol(asyncio.Protocol):
             await self.app(exchange.scope, exchange.receive, exchange.send)
         except Exception as exc:  # noqa: BLE001 - asyncio would write its message, which could quote the request
             self.verifier.telemetry.bug(exc)
-            if not exchange.started:
-                self.write_answer(exchange, *BROKEN)
+        if not exchange.answered:
+            exchange.keep_alive = False
+            self.write_answer(exchange, *BROKEN)
 
     def write_answer(self, exchange: Exchange, start: Any, message: Any) -> None:
         """Write an answer in one piece.
 
         A process that is killed in between would have sent half an answer, which no proxy can ask for again.
         """
-        if exchange.gone or self.refused or self.transport.is_closing():
+        if exchange.gone or self.ended is not None or self.transport.is_closing():
             exchange.gone = True
             return
         if not exchange.started:
@@ -328,7 +338,7 @@ class Protocol(asyncio.Protocol):
             exchange.answered = True
             exchange.tell()
             # Its token and secret: the connection may stay open for long.
-            exchange.body = b""
+            exchange.body.clear()
             exchange.scope.pop(WHOLE_BODY, None)
             self._go_on(exchange.keep_alive)
 
@@ -339,7 +349,7 @@ class Protocol(asyncio.Protocol):
     def _go_on(self, keep_alive: bool) -> None:
         """Begin the next request that is here already, or be idle: `cut` ends that, without a timer for each."""
         if not keep_alive:
-            self.transport.close()
+            self._end()
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -364,7 +374,10 @@ class Protocol(asyncio.Protocol):
         self.unread_sweeps = self.unread_sweeps + 1 if self.transport.get_write_buffer_size() else 0
         if self.unread_sweeps > settings.head_timeout_s:
             self.transport.abort()
-        elif self.refused or self.since is None or now - self.since < settings.head_timeout_s:
+        elif self.ended is not None:
+            if now - self.ended >= LINGER_S:
+                self.transport.close()
+        elif self.since is None or now - self.since < settings.head_timeout_s:
             return
         elif self.head_bytes:
             self._refuse(InvalidRequest(f"the request head was not here within {settings.head_timeout_s} s", 408))
@@ -385,7 +398,7 @@ class Protocol(asyncio.Protocol):
         version = self.parser.get_http_version().encode()
         head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
         head += header_lines(kept)
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser = self._new_parser()
         self.data_received(head + b"\r\n" + rest)
 
     def _ends_with_answer(self) -> bool:
@@ -400,20 +413,29 @@ class Protocol(asyncio.Protocol):
         if self._ends_with_answer():
             self.flow.pause_reading()
             return
-        if self.head_bytes is None and self.exchange is not None and self.exchange.started:
+        if self.exchange is not None and self.exchange.started and not self.exchange.whole:
             self.transport.close()  # it is the rest of a request that has its answer
             return
         request = Request()
         request.refused(refusal)
         body = refusal_body(refusal)
         self._write(refusal.status, answer_headers(body, (*refusal.headers, *CLOSE)), body)
-        # Closing with unread bytes would reset the connection, and the client could lose the answer.
-        self.refused = True
-        self.transport.write_eof()
         if self.exchange is not None:  # whose body will never be whole
             self._abandon(self.exchange)
-        self.loop.call_later(LINGER_S, self.transport.close)
+        self._end()
         self.verifier.telemetry.finish(request)
+
+    def _end(self) -> None:
+        """Close when the client does, or `cut` in its place.
+
+        Closing with unread bytes would reset the connection, and the client could lose the answers on their way.
+        """
+        self.ended = self.loop.time()
+        self.flow.resume_reading()
+        if self.half_closed:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
 
     def _abandon(self, exchange: Exchange) -> None:
         exchange.gone = True
@@ -425,13 +447,19 @@ Turn = list[Exchange]
 
 def answer(turn: Turn) -> None:
     """Answer the requests of one turn of the loop, and only then write: each write may wake a client (12 µs)."""
-    while turn:
-        asked = turn[:TOGETHER]
-        del turn[:TOGETHER]
-        said = [exchange.connection.ask(exchange) for exchange in asked]
-        for exchange, messages in zip(asked, said, strict=True):
+    asked = turn[:TOGETHER]
+    said = [exchange.connection.ask(exchange) for exchange in asked]
+    for exchange, messages in zip(asked, said, strict=True):
+        try:
             if messages:
                 exchange.connection.write_answer(exchange, *messages)
+        except Exception as exc:  # noqa: BLE001 - it costs one connection, not those behind it
+            exchange.connection.verifier.telemetry.bug(exc)
+            exchange.connection.transport.abort()
+    # Only now: what came in the meantime does not call this once more, and other events have their turn.
+    del turn[: len(asked)]
+    if turn:
+        asked[0].connection.loop.call_soon(answer, turn)
 
 
 def sweep(loop: asyncio.AbstractEventLoop, connections: Iterable[Any]) -> None:
