@@ -234,7 +234,7 @@ def test_the_least_level_is_a_setting(settings):
     request = Request("/profile")
     assert written(settings(log_level="info"), request)
     assert not written(settings(log_level="warning"), request)
-    request.level = "debug"
+    request["level"] = "debug"
     assert written(settings(log_level="debug"), request)
     assert not written(settings(log_level="info"), request)
 

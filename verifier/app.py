@@ -69,23 +69,24 @@ class Endpoint(BaseRoute):
         try:
             if scope["method"] not in self.methods:
                 raise InvalidRequest(f"the method must be {', '.join(self.methods)}", status=405, headers=self.allow)
-            request.status, body = await self.answer(scope, receive, request)
+            status, body = await self.answer(scope, receive, request)
         except Refusal as refusal:
             request.refused(refusal)
             await send_refusal(refusal, receive, send)
         except ClientGone:
-            request.outcome, request.status = "gone", 0
+            request |= {"outcome": "gone", "status": 0}
         except asyncio.CancelledError:
             # The time to shut down in has passed. uvicorn would answer 500 in plain text.
             stopping = Unavailable("the server is stopping")
             request.refused(stopping)
             await send_refusal(stopping, receive, send)
         except Exception as exc:  # noqa: BLE001 - nothing may pass here
-            request.outcome, request.status, request.level = "server_error", 500, "error"
+            request |= {"outcome": "server_error", "status": 500, "level": "error"}
             self.telemetry.bug(exc)
             await send_answer(send, 500, BUG)
         else:
-            await send_answer(send, request.status, body)
+            request["status"] = status
+            await send_answer(send, status, body)
         finally:
             self.telemetry.in_flight -= 1
         # After the answer: what is told of an unknown application and of a wrong secret differs.
@@ -251,8 +252,9 @@ class Verifier:
             body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_s)
         code, secret, application_id = parse_body(body)
         applications = self.applications.applications
-        request.application = application_id if application_id in applications.by_id else ""
-        request.slot = applications.authenticate(application_id=application_id, secret=secret) + 1
+        if application_id in applications.by_id:
+            request["application"] = application_id
+        request["slot"] = applications.authenticate(application_id=application_id, secret=secret) + 1
         policy = tokens.Policy(
             settings.issuer,
             application_id,
@@ -262,7 +264,7 @@ class Verifier:
             settings.max_lifetime_s,
         )
         player = tokens.verify(code, policy)
-        request.kid = player.kid
+        request["kid"] = player.kid
         profile = {"_id": player.id}
         if player.email is not None:
             profile["email"] = player.email
@@ -272,7 +274,7 @@ class Verifier:
 
     async def healthz(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The process answers."""
-        request.level = "debug"
+        request["level"] = "debug"
         return 200, b'{"status":"alive"}'
 
     async def readyz(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
@@ -281,7 +283,7 @@ class Verifier:
         usable = len(keyring.usable(int(time.time()), self.settings.leeway_s))
         applications = len(self.applications.applications.by_id)
         ready = bool(usable and applications)
-        request.level = "debug" if ready else "error"
+        request["level"] = "debug" if ready else "error"
         return (200 if ready else 503), json_bytes(
             {
                 "status": "ready" if ready else "not ready",
@@ -294,13 +296,13 @@ class Verifier:
 
     async def jwks(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The public keys it trusts now, or will from their nbf on (RFC 7517 §5)."""
-        request.level = "debug"
+        request["level"] = "debug"
         keyring = self.keys.keyring
         return 200, json_bytes({"keys": keyring.jwks(int(time.time())), "key_set_digest": keyring.digest})
 
     async def describe(self, _scope: Scope, _receive: Receive, request: Request) -> Answer:
         """The contract as OpenAPI."""
-        request.level = "debug"
+        request["level"] = "debug"
         return 200, self.openapi
 
     @asynccontextmanager

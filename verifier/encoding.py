@@ -94,7 +94,7 @@ def b64url_decode(text: str) -> bytes:
     """
     padding, last = _ENDS[len(text) % 4]
     try:
-        if text and text[-1] not in last:
+        if text[-1:] not in last:
             raise ValueError
         # A third of the time of encoding it again to compare.
         return binascii.a2b_base64(text.encode("ascii").translate(_TO_STANDARD) + padding, strict_mode=True)

@@ -29,51 +29,33 @@ PIPE_BUF: int = getattr(select, "PIPE_BUF", 4096)  # Windows has none
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-class Request:
-    """What may be told about one request; an empty field is left out."""
+class Request(dict[str, Any]):
+    """The log line of a request, while it comes to be. What is not known of it is not there.
 
-    __slots__ = ("age_s", "application", "kid", "level", "outcome", "path", "reason", "slot", "started", "status")
+    outcome, status: "ok", or the error code of the answer; reason: its error_description, one fixed phrase per cause;
+    path: one of our own; application: an id that is known; slot: 1 or 2, of the secret that matched; kid: of a key
+    that is loaded; age_s: of a token that it signed, where a time is wrong; ms: until the answer;
+    level: an operator must act soon (warning) or now (error).
+    """
+
+    __slots__ = ("started",)
 
     def __init__(self, path: str = "") -> None:
+        super().__init__(event="request", level="info", outcome="ok", status=200)
         self.started = time.perf_counter()
-        self.path = path  # only one of our own
-        self.status = 200
-        self.outcome = "ok"  # or the error code of the answer
-        self.reason = ""  # its error_description: one fixed phrase per cause
-        self.application = ""  # only an id that is known
-        self.slot = 0  # 1 or 2: the secret that matched
-        self.kid = ""  # only of a key that is loaded
-        self.level = "info"  # an operator must act: soon (warning), now (error)
+        if path:
+            self["path"] = path
 
     def refused(self, refusal: Refusal) -> None:
         """The answer is a refusal."""
-        self.status, self.outcome, self.reason = refusal.status, refusal.code, str(refusal)
-        self.age_s = None
+        self["status"], self["outcome"], self["reason"] = refusal.status, refusal.code, str(refusal)
         if isinstance(refusal, InvalidToken):
-            self.kid, self.age_s = refusal.kid, refusal.age_s
+            if refusal.kid:
+                self["kid"] = refusal.kid
+            if refusal.age_s is not None:
+                self["age_s"] = refusal.age_s
         elif refusal.status == 503:
-            self.level = "warning"
-
-    def fields(self) -> dict[str, Any]:
-        """What is told, with the milliseconds until now."""
-        told: dict[str, Any] = {
-            "outcome": self.outcome,
-            "status": self.status,
-            "ms": int((time.perf_counter() - self.started) * 1e6) / 1000,
-        }
-        if self.path:
-            told["path"] = self.path
-        if self.reason:
-            told["reason"] = self.reason
-            if self.age_s is not None:
-                told["age_s"] = self.age_s
-        if self.application:
-            told["application"] = self.application
-        if self.slot:
-            told["slot"] = self.slot
-        if self.kid:
-            told["kid"] = self.kid
-        return told
+            self["level"] = "warning"
 
 
 class Output:
@@ -139,11 +121,14 @@ class Telemetry:
 
     def finish(self, request: Request) -> None:
         """Take note of a request that has been answered."""
-        if self.metrics and request.path in ("/profile", ""):
-            self.metrics.count(request.outcome, request.reason, time.perf_counter() - request.started)
-            self.metrics.used(request.application, request.slot, request.kid if request.outcome == "ok" else "")
-        if _LEVELS[request.level] >= self._least:
-            self._told.append(request.fields() | {"event": "request", "level": request.level})
+        seconds = time.perf_counter() - request.started
+        if self.metrics and request.get("path", "/profile") == "/profile":
+            outcome, kid = request["outcome"], request.get("kid", "")
+            self.metrics.count(outcome, request.get("reason", ""), seconds)
+            self.metrics.used(request.get("application", ""), request.get("slot", 0), kid if outcome == "ok" else "")
+        if _LEVELS[request["level"]] >= self._least:
+            request["ms"] = int(seconds * 1e6) / 1000
+            self._told.append(request)
             if len(self._told) == 1:
                 self.soon(self.flush)
 
