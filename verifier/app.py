@@ -89,7 +89,6 @@ class Endpoint(BaseRoute):
             await send_answer(send, status, body)
         finally:
             self.telemetry.in_flight -= 1
-        # After the answer: what is told of an unknown application and of a wrong secret differs.
         self.telemetry.finish(request)
 
 
