@@ -12,6 +12,8 @@ import sys
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -410,6 +412,40 @@ def test_two_workers_serve_and_stop(environment, tmp_path, live):
     server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "log")
     try:
         assert {server.ask(live()).status for _ in range(20)} == {200}
+    finally:
+        assert server.stop() == 0
+
+
+def workers_of(server) -> dict[int, int]:
+    """The sockets of each worker process."""
+    found = {}
+    for child in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split():
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            links = subprocess.run(["ls", "-l", f"/proc/{child}/fd"], capture_output=True, text=True)
+            found[int(child)] = links.stdout.count("socket:")
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares connections out")
+def test_every_worker_gets_its_share_of_connections_and_one_that_dies_is_replaced(environment, tmp_path, live):
+    server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "log")
+    try:
+        assert until(lambda: len(workers_of(server)) == 2, 10)
+        before = workers_of(server)
+        with ExitStack() as stack:
+            for _ in range(64):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            assert until(lambda: sum(workers_of(server).values()) >= sum(before.values()) + 64, 10)
+            after = workers_of(server)
+            assert all(after[pid] - before[pid] >= 8 for pid in before), (before, after)
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        assert until(lambda: len(workers_of(server).keys() - {killed}) == 2, 15)
+        assert {server.ask(live()).status for _ in range(20)} == {200}
+        for number in (signal.SIGTTIN, signal.SIGTTOU):  # uvicorn would change their number
+            server.process.send_signal(number)
+        time.sleep(1.2)
+        assert len(workers_of(server)) == 2
     finally:
         assert server.stop() == 0
 

@@ -75,7 +75,7 @@ def _free_port(first: int) -> int:
 
     for port in range(first, first + 100):
         try:
-            listen("127.0.0.1", port).close()
+            listen("127.0.0.1", port)[0].close()
         except ConfigError:
             continue
         return port

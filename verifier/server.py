@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from types import FrameType
 from typing import NoReturn
 
@@ -22,7 +23,20 @@ SPARE_DESCRIPTORS = LINGERING + 64  # files, logs, the loop
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's parent of several workers."""
+    """uvicorn's parent of several workers, each with a socket of its own.
+
+    With one socket for all, the first to wake may take every connection, and the others have nothing to do.
+    """
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """That of the worker which starts next: in the place of one that ended, or behind the last."""
+        ended = [place for place, process in enumerate(self.processes) if process.exitcode is not None]
+        return [self._sockets[ended[0] if ended else len(self.processes)]]
+
+    @sockets.setter
+    def sockets(self, sockets: list[socket.socket]) -> None:
+        self._sockets = sockets
 
     def handle_hup(self) -> None:
         """Pass it on: a worker reads its files again. uvicorn would replace every worker."""
@@ -30,19 +44,30 @@ class Supervisor(Multiprocess):
             if process.pid is not None and process.exitcode is None:
                 os.kill(process.pid, signal.SIGHUP)
 
+    def handle_ttin(self) -> None:
+        """Nothing: the number of workers is a setting. uvicorn would start one more."""
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ConfigError when there is none to be had."""
+    handle_ttou = handle_ttin  # or stop one, whose socket nobody would answer
+
+
+def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
+    """A listening socket for each worker; port 0 takes a free one. Raises ConfigError when there is none to be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         # 2,048 connections may wait: Python's own default is 128 at most.
-        return socket.create_server((host, port), family=family, backlog=2048)
+        sock = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, TypeError, UnicodeError) as exc:  # the last two for what is no host name at all
         number = getattr(exc, "errno", None) or 0  # negative: the resolver's own
         raise ConfigError(
             f"cannot listen on {host} port {port} ({os.strerror(number) if number > 0 else 'no such address'})",
             hint="choose another with --port, or --host for an address of this machine",
         ) from exc
+    if workers == 1 or sys.platform != "linux":  # elsewhere the system does not share connections out
+        return [sock] * workers
+    # Only now: to share the port from the start would not notice that another program has it.
+    address = sock.getsockname()[:2]
+    sock.close()
+    return [socket.create_server(address, family=family, backlog=2048, reuse_port=True) for _ in range(workers)]
 
 
 def allow_connections(most: int) -> None:
@@ -85,12 +110,13 @@ def serve(settings: Settings) -> None:
     take_over_logging(settings)
     allow_connections(settings.max_connections)
     app = create_app(settings)
-    with listen(settings.host, settings.port) as sock:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(sock) for sock in listen(settings.host, settings.port, settings.workers)]
         config = Config(
             app if settings.workers == 1 else "verifier.server:app_from_environment",
             factory=settings.workers > 1,
             host=settings.host,
-            port=sock.getsockname()[1],
+            port=sockets[0].getsockname()[1],
             workers=settings.workers,
             http=Protocol,
             ws="none",
@@ -102,7 +128,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.graceful_shutdown_s,
         )
         if settings.workers > 1:
-            supervisor = Supervisor(config, sockets=[sock])
+            supervisor = Supervisor(config, sockets)
             supervisor.run()
             if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
                 raise ConfigError("a worker process could not start", hint="its own lines above say why")
@@ -110,7 +136,7 @@ def serve(settings: Settings) -> None:
         # uvicorn raises the signal again after it has drained; the default would end in 143, not 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _exit)
-        Server(config).run(sockets=[sock])
+        Server(config).run(sockets)
 
 
 def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
