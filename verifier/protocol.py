@@ -464,7 +464,7 @@ def answer(turn: Turn) -> None:
 
 def sweep(loop: asyncio.AbstractEventLoop, connections: Iterable[Any]) -> None:
     """Look at every connection once a second: cheaper than a timer for every request."""
+    loop.call_later(SWEEP_S, sweep, loop, connections)
     now = loop.time()
     for connection in tuple(connections):
         connection.cut(now)
-    loop.call_later(SWEEP_S, sweep, loop, connections)
