@@ -76,7 +76,7 @@ class Endpoint(BaseRoute):
         except ClientGone:
             request |= {"outcome": "gone", "status": 0}
         except asyncio.CancelledError:
-            # The time to shut down in has passed. uvicorn would answer 500 in plain text.
+            # The time to shut down in has passed, and nobody else would answer.
             stopping = Unavailable("the server is stopping")
             request.refused(stopping)
             await send_refusal(stopping, receive, send)

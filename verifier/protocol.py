@@ -63,6 +63,11 @@ class Exchange:
         if self.news is not None and not self.news.done():
             self.news.set_result(None)
 
+    def abandon(self) -> None:
+        """Nobody will be answered."""
+        self.gone = True
+        self.tell()
+
     async def receive(self) -> dict[str, Any]:
         """The next part of the body, or that there is nobody to answer any more (ASGI)."""
         connection = self.connection
@@ -105,6 +110,7 @@ class Protocol(asyncio.Protocol):
         self.app = config.loaded_app
         self.loop = _loop or asyncio.get_running_loop()
         self.server_state = server_state
+        self.connections: set[Any] = server_state.connections
         self.verifier: Verifier = app_state["verifier"]
         self.settings = self.verifier.settings
         self.turn: Turn = app_state.setdefault("turn", [])
@@ -124,26 +130,24 @@ class Protocol(asyncio.Protocol):
         self.parser = self._new_parser()
         if "sweep" not in app_state:
             app_state["sweep"] = True
-            self.loop.call_later(SWEEP_S, sweep, self.loop, server_state.connections)
+            self.loop.call_later(SWEEP_S, sweep, self.loop, self.connections)
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport, self.flow = transport, FlowControl(transport)
         self.since = self.loop.time()
-        connections: set[Any] = self.server_state.connections
-        connections.add(self)
-        above = len(connections) - self.settings.max_connections
+        self.connections.add(self)
+        above = len(self.connections) - self.settings.max_connections
         if above > 0:
             self._refuse(Unavailable("too many connections at once"))
         if above > LINGERING:
             transport.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        connections: set[Any] = self.server_state.connections
-        connections.discard(self)
+        self.connections.discard(self)
         if self.exchange is not None:
-            self._abandon(self.exchange)
+            self.exchange.abandon()
         self.flow.resume_writing()
         # What holds on to this, and this to it.
         self.exchange = self.fresh = self.whole = None
@@ -421,7 +425,7 @@ class Protocol(asyncio.Protocol):
         body = refusal_body(refusal)
         self._write(refusal.status, answer_headers(body, (*refusal.headers, *CLOSE)), body)
         if self.exchange is not None:  # whose body will never be whole
-            self._abandon(self.exchange)
+            self.exchange.abandon()
         self._end()
         self.verifier.telemetry.finish(request)
 
@@ -436,10 +440,6 @@ class Protocol(asyncio.Protocol):
             self.transport.close()
         else:
             self.transport.write_eof()
-
-    def _abandon(self, exchange: Exchange) -> None:
-        exchange.gone = True
-        exchange.tell()
 
 
 Turn = list[Exchange]

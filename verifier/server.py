@@ -1,5 +1,6 @@
 """The uvicorn server around the application: the socket, the workers and the signals."""
 
+import functools
 import os
 import signal
 import socket
@@ -53,21 +54,22 @@ class Supervisor(Multiprocess):
 def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
     """A listening socket for each worker; port 0 takes a free one. Raises ConfigError when there is none to be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # 2,048 connections may wait: Python's own default is 128 at most.
+    create = functools.partial(socket.create_server, family=family, backlog=2048)
     try:
-        # 2,048 connections may wait: Python's own default is 128 at most.
-        sock = socket.create_server((host, port), family=family, backlog=2048)
+        sock = create((host, port))
+        if workers == 1 or sys.platform != "linux":  # elsewhere the system does not share connections out
+            return [sock] * workers
+        # Only now: to share the port from the start would not notice that another program has it.
+        address = sock.getsockname()[:2]
+        sock.close()
+        return [create(address, reuse_port=True) for _ in range(workers)]
     except (OSError, TypeError, UnicodeError) as exc:  # the last two for what is no host name at all
         number = getattr(exc, "errno", None) or 0  # negative: the resolver's own
         raise ConfigError(
             f"cannot listen on {host} port {port} ({os.strerror(number) if number > 0 else 'no such address'})",
             hint="choose another with --port, or --host for an address of this machine",
         ) from exc
-    if workers == 1 or sys.platform != "linux":  # elsewhere the system does not share connections out
-        return [sock] * workers
-    # Only now: to share the port from the start would not notice that another program has it.
-    address = sock.getsockname()[:2]
-    sock.close()
-    return [socket.create_server(address, family=family, backlog=2048, reuse_port=True) for _ in range(workers)]
 
 
 def allow_connections(most: int) -> None:
