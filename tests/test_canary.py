@@ -117,11 +117,10 @@ def test_a_canary_is_found_however_it_is_spelled(value: str, spelled: Any):
     assert repr(value) in Canaries().found_in(spelled(value))
 
 
-# The real server with short timeouts, and with a bug for one player.
+# The real server, with a bug for one player.
 PROGRAM = """
 import sys
-from verifier import app, cli, tokens
-app.BODY_TIMEOUT_S = app.LINGER_S = 0.2
+from verifier import cli, tokens
 verify = tokens.verify
 def buggy(text, policy):
     if '"bug"' in text or tokens.parse(text).claims.get("bug"):

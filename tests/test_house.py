@@ -92,6 +92,7 @@ def test_what_is_imported_is_declared():
         "jinja2",
         "structlog",
         "orjson",
+        "pybase64",
         "prometheus_client",
     }
     for path in PACKAGE.glob("*.py"):

@@ -23,7 +23,6 @@ from verifier.keyring import KeyDirectory
 from verifier.settings import MAX_BODY_BYTES, Settings
 from verifier.telemetry import Request, Telemetry
 
-LINGER_S = 2.0
 RELOAD_S = 1.0
 
 Header = tuple[bytes, bytes]
@@ -72,14 +71,14 @@ class Endpoint(BaseRoute):
             status, body = await self.answer(scope, receive, request)
         except Refusal as refusal:
             request.refused(refusal)
-            await send_refusal(refusal, receive, send)
+            await send_refusal(send, refusal)
         except ClientGone:
             request |= {"outcome": "gone", "status": 0}
         except asyncio.CancelledError:
             # The time to shut down in has passed, and nobody else would answer.
             stopping = Unavailable("the server is stopping")
             request.refused(stopping)
-            await send_refusal(stopping, receive, send)
+            await send_refusal(send, stopping)
         except Exception as exc:  # noqa: BLE001 - nothing may pass here
             request |= {"outcome": "server_error", "status": 500, "level": "error"}
             self.telemetry.bug(exc)
@@ -104,7 +103,7 @@ class NotFound:
             return
         request, refusal = Request(), InvalidRequest("no such path", status=404)
         request.refused(refusal)
-        await send_refusal(refusal, receive, send)
+        await send_refusal(send, refusal)
         self.telemetry.finish(request)
 
 
@@ -113,27 +112,15 @@ def answer_headers(body: bytes, headers: Iterable[Header] = ()) -> tuple[Header,
     return (JSON, (b"content-length", b"%d" % len(body)), NO_STORE, *headers)
 
 
-async def send_answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (), more: bool = False) -> None:
+async def send_answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
     """Write one JSON answer."""
     await send({"type": "http.response.start", "status": status, "headers": answer_headers(body, headers)})
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+    await send({"type": "http.response.body", "body": body})
 
 
-async def send_refusal(refusal: Refusal, receive: Receive, send: Send) -> None:
+async def send_refusal(send: Send, refusal: Refusal) -> None:
     """Write one error, `{"error": code, "error_description": text}`."""
-    body = refusal_body(refusal)
-    closing = CLOSE[0] in refusal.headers
-    await send_answer(send, refusal.status, body, refusal.headers, more=closing)
-    if closing:
-        # The rest of the body is on its way. Closing now would reset the connection, and the
-        # client could lose the answer it has not read yet.
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while (await receive()).get("more_body"):
-                    pass
-        except TimeoutError:
-            pass
-        await send({"type": "http.response.body", "body": b""})
+    await send_answer(send, refusal.status, refusal_body(refusal), refusal.headers)
 
 
 def refusal_body(refusal: Refusal) -> bytes:

@@ -13,13 +13,14 @@ from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.server import ServerState
 
-from verifier.app import BUG, CLOSE, LINGER_S, WHOLE_BODY, Header, Verifier, answer_headers, refusal_body
+from verifier.app import BUG, CLOSE, WHOLE_BODY, Header, Verifier, answer_headers, refusal_body
 from verifier.errors import InvalidRequest, Refusal, Unavailable
 from verifier.telemetry import Request
 
 MAX_HEAD_BYTES = 32_768
 MAX_PIPELINED = 32  # requests of one connection that wait for the answers before them
 SWEEP_S = 1.0
+LINGER_S = 2.0  # for a client to read why, before the connection is closed
 LINGERING = 32  # connections above the limit that may still read why
 TOGETHER = 32  # requests of one turn of the loop that are answered before the first of them is written
 NOT_HTTP = "the request is not HTTP/1.1"
@@ -42,6 +43,13 @@ kept_lines = functools.lru_cache(1024)(header_lines)
 class Exchange:
     """A request and its answer."""
 
+    whole = False  # it has been read to its end
+    taken = False  # to its end, by the application
+    gone = False  # nobody is there to answer
+    answered = False
+    start: Any = None  # of the answer: status and headers, which leave together with the body
+    news: asyncio.Future[None] | None = None  # who waits for more of the body, or for the end
+
     def __init__(
         self, connection: "Protocol", scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool
     ) -> None:
@@ -50,13 +58,6 @@ class Exchange:
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.body = bytearray()  # what has come of it and was not taken
-        self.whole = False  # it has been read to its end
-        self.taken = False  # to its end, by the application
-        self.gone = False  # nobody is there to answer
-        self.start: Any = None  # of the answer: status and headers, which leave together with the body
-        self.started = False  # the answer has been
-        self.answered = False
-        self.news: asyncio.Future[None] | None = None  # who waits for more of the body, or for the end
 
     def tell(self) -> None:
         """Wake who waits in `receive`."""
@@ -305,7 +306,7 @@ class Protocol(asyncio.Protocol):
         else:
             self._start_task(exchange)  # it did wait after all, and begins again
             return []
-        return said if len(said) == 2 and not said[1].get("more_body") else BROKEN
+        return said if len(said) == 2 else BROKEN
 
     def _start_task(self, exchange: Exchange) -> None:
         task = self.loop.create_task(self._run(exchange))
@@ -321,30 +322,26 @@ class Protocol(asyncio.Protocol):
             exchange.keep_alive = False
             self.write_answer(exchange, *BROKEN)
 
-    def write_answer(self, exchange: Exchange, start: Any, message: Any) -> None:
+    def write_answer(self, exchange: Exchange, start: Any, body: Any) -> None:
         """Write an answer in one piece.
 
         A process that is killed in between would have sent half an answer, which no proxy can ask for again.
         """
-        if exchange.gone or self.ended is not None or self.transport.is_closing():
+        if exchange.gone or exchange.answered or self.ended is not None or self.transport.is_closing():
             exchange.gone = True
             return
-        if not exchange.started:
-            exchange.started, exchange.expects_continue = True, False
-            headers = tuple(start["headers"])
-            if CLOSE[0] in headers:
-                exchange.keep_alive = False
-            elif not exchange.keep_alive:
-                headers = (*headers, *CLOSE)
-            body = b"" if exchange.scope["method"] == "HEAD" else message["body"]
-            self._write(start["status"], headers, body)
-        if not message.get("more_body"):
-            exchange.answered = True
-            exchange.tell()
-            # Its token and secret: the connection may stay open for long.
-            exchange.body.clear()
-            exchange.scope.pop(WHOLE_BODY, None)
-            self._go_on(exchange.keep_alive)
+        headers = tuple(start["headers"])
+        if CLOSE[0] in headers:
+            exchange.keep_alive = False
+        elif not exchange.keep_alive:
+            headers = (*headers, *CLOSE)
+        self._write(start["status"], headers, b"" if exchange.scope["method"] == "HEAD" else body["body"])
+        exchange.answered, exchange.expects_continue = True, False
+        exchange.tell()
+        # Its token and secret: the connection may stay open for long.
+        exchange.body.clear()
+        exchange.scope.pop(WHOLE_BODY, None)
+        self._go_on(exchange.keep_alive)
 
     def _write(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
         date = kept_lines(tuple(self.server_state.default_headers))
@@ -364,11 +361,11 @@ class Protocol(asyncio.Protocol):
     # What ends it.
 
     def shutdown(self) -> None:
-        """uvicorn stops: what is under way gets its answer."""
-        if self.exchange is None or self.exchange.answered:
-            self.transport.close()
-        else:
+        """uvicorn stops: what is under way gets its answer, and time to read it."""
+        if self.exchange is not None and not self.exchange.answered:
             self.exchange.keep_alive = False
+        elif self.ended is None:
+            self.transport.close()
 
     def cut(self, now: float) -> None:
         """End the connection when its request does not get on, or its answer is not taken."""
@@ -385,7 +382,7 @@ class Protocol(asyncio.Protocol):
             return
         elif self.head_bytes:
             self._refuse(InvalidRequest(f"the request head was not here within {settings.head_timeout_s} s", 408))
-        # The application has its own deadline for a body, and LINGER_S for the rest of one it refused.
+        # The application has its own deadline for a body.
         elif self.head_bytes == 0 or now - self.since > settings.head_timeout_s + settings.body_timeout_s + 5:
             self.transport.close()
 
@@ -417,8 +414,8 @@ class Protocol(asyncio.Protocol):
         if self._ends_with_answer():
             self.flow.pause_reading()
             return
-        if self.exchange is not None and self.exchange.started and not self.exchange.whole:
-            self.transport.close()  # it is the rest of a request that has its answer
+        if self.exchange is not None and self.exchange.answered and not self.exchange.whole:
+            self._end()  # it is the rest of a request that has its answer
             return
         request = Request()
         request.refused(refusal)
