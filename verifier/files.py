@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,8 +28,8 @@ def snapshot(folder: Path) -> dict[str, bytes | str]:
     for _ in range(_ATTEMPTS):
         version = _version(folder)
         try:
-            content = {path.name: _read(path) for path in _listing(version)}
-            same = [path.name for path in _listing(version)] == list(content)
+            content = {name: _read(os.path.join(version, name)) for name in _names(version)}
+            same = _names(version) == list(content)
         except FileNotFoundError:
             if _version(folder) == version:
                 raise
@@ -38,22 +39,23 @@ def snapshot(folder: Path) -> dict[str, bytes | str]:
     raise OSError(f"{folder} changes faster than it can be read")
 
 
-def _version(folder: Path) -> Path:
+def _version(folder: Path) -> str:
     # The folder is the volume, with `..data` in it, or lies inside one, as a link into its `..data`.
     data = folder / "..data"
-    return Path(os.path.realpath(data if data.is_symlink() else folder))
+    return os.path.realpath(data if data.is_symlink() else folder)
 
 
-def _listing(version: Path) -> list[Path]:
-    names = sorted(os.listdir(version))
-    return [version / name for name in names if name.endswith(".json") and not name.startswith(".")]
+def _names(version: str) -> list[str]:
+    return [name for name in sorted(os.listdir(version)) if name.endswith(".json") and not name.startswith(".")]
 
 
-def _read(path: Path) -> bytes | str:
+# Without Path and buffers, which took half of the second's look at 1,000 keys.
+def _read(path: str) -> bytes | str:
     try:
-        if path.is_fifo():
+        if stat.S_ISFIFO(os.stat(path).st_mode):
             return "is a pipe"  # reading it could wait for ever
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
     except OSError as exc:
         if exc.errno in OURS:
             raise
