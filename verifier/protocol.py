@@ -72,7 +72,7 @@ class Exchange:
     async def receive(self) -> dict[str, Any]:
         """The next part of the body, or that there is nobody to answer any more (ASGI)."""
         connection = self.connection
-        if self.expects_continue and not self.gone and not connection.transport.is_closing():
+        if self.expects_continue and not (self.gone or self.answered or connection.transport.is_closing()):
             connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.expects_continue = False
         connection.flow.resume_reading()
@@ -336,7 +336,7 @@ class Protocol(asyncio.Protocol):
         elif not exchange.keep_alive:
             headers = (*headers, *CLOSE)
         self._write(start["status"], headers, b"" if exchange.scope["method"] == "HEAD" else body["body"])
-        exchange.answered, exchange.expects_continue = True, False
+        exchange.answered = True
         exchange.tell()
         # Its token and secret: the connection may stay open for long.
         exchange.body.clear()

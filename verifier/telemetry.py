@@ -28,6 +28,8 @@ PIPE_BUF: int = getattr(select, "PIPE_BUF", 4096)  # Windows has none
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+_GOOD = {"event": "request", "level": "info", "outcome": "ok", "status": 200}
+
 
 class Request(dict[str, Any]):
     """The log line of a request, while it comes to be. What is not known of it is not there.
@@ -41,7 +43,7 @@ class Request(dict[str, Any]):
     __slots__ = ("started",)
 
     def __init__(self, path: str = "") -> None:
-        super().__init__(event="request", level="info", outcome="ok", status=200)
+        super().__init__(_GOOD)
         self.started = time.perf_counter()
         if path:
             self["path"] = path
