@@ -136,11 +136,13 @@ def test_a_file_that_cannot_be_read_is_there_with_the_reason(folder):
 def test_an_error_without_words_is_named_by_its_kind(folder, monkeypatch):
     (folder / "a.json").write_bytes(b"1")
 
-    def fail(*_, **__):
+    def fail(*_):
         raise TimeoutError
 
-    monkeypatch.setattr(files, "open", fail, raising=False)
-    assert files.snapshot(folder) == {"a.json": "TimeoutError"}
+    with monkeypatch.context() as patched:
+        patched.setattr("os.read", fail)
+        found = files.snapshot(folder)
+    assert found == {"a.json": "TimeoutError"}
 
 
 def test_a_folder_that_is_missing_or_a_file_is_an_error(folder):
