@@ -145,6 +145,13 @@ def test_an_error_without_words_is_named_by_its_kind(folder, monkeypatch):
     assert found == {"a.json": "TimeoutError"}
 
 
+def test_a_file_that_comes_in_pieces_is_read_to_its_end(folder, monkeypatch):
+    (folder / "a.json").write_bytes(b"0123456789")
+    read = os.read
+    monkeypatch.setattr("os.read", lambda descriptor, _: read(descriptor, 3))
+    assert files.snapshot(folder) == {"a.json": b"0123456789"}
+
+
 def test_a_folder_that_is_missing_or_a_file_is_an_error(folder):
     assert files.snapshot(folder) == {}
     with pytest.raises(FileNotFoundError):

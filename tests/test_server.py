@@ -734,22 +734,36 @@ def test_an_application_that_does_not_end_its_answer_keeps_no_connection(request
 
 
 @pytest.mark.parametrize(
-    ("request_", "closing"),
+    ("request_", "waits"),
     [
-        pytest.param(GET, True, id="idle"),
-        pytest.param(b"GET / HTTP/1.0\r\n\r\n", False, id="still-reading-its-answer"),
+        pytest.param(GET, False, id="idle"),
+        pytest.param(b"GET / HTTP/1.0\r\n\r\n", False, id="ended"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", True, id="body-still-comes"),
+        pytest.param(b"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\n", True, id="ended-and-body-still-comes"),
     ],
 )
-def test_a_stop_leaves_the_time_to_read_an_answer(request_, closing):
+def test_a_stop_cuts_nobody_off_who_still_sends(request_, waits):
     async def run():
         protocol, transport = connect(at_once)
         protocol.data_received(request_)
         await asyncio.sleep(0.01)
         assert b"200 OK" in transport.written
         protocol.shutdown()
-        assert transport.closing is closing
+        assert (transport.closing, transport.ended) == ((False, True) if waits else (True, transport.ended))
         protocol.cut(asyncio.get_running_loop().time() + 3)
         assert transport.closing
+
+    asyncio.run(run())
+
+
+def test_a_client_that_closes_is_not_waited_for_when_the_answers_have_ended():
+    async def run():
+        protocol, _ = connect(at_once)
+        protocol.data_received(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx" + GET
+        )
+        await asyncio.sleep(0.01)
+        assert protocol.eof_received() is False
 
     asyncio.run(run())
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from verifier.errors import CommandRefused
 
 _ATTEMPTS = 100
-# A pipe is not waited for; Windows has no such flag, but one for bytes.
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # which Windows alone has
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # errors that say nothing about a file
 LOCK_ATTEMPTS, LOCK_PAUSE_S = 500, 0.02
 
@@ -54,12 +53,15 @@ def _names(version: str) -> list[str]:
 def _read(path: str) -> bytes | str:
     # Every call lets go of the interpreter, which a server at full load then shares: as few as there can be.
     try:
-        descriptor = os.open(path, _READ)
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            return "is a pipe"  # reading it could wait for ever
+        descriptor, content = os.open(path, _READ), b""
         try:
-            status = os.fstat(descriptor)
-            return "is a pipe" if stat.S_ISFIFO(status.st_mode) else os.read(descriptor, status.st_size + 65_536)
+            while part := os.read(descriptor, 65_536):
+                content += part
         finally:
             os.close(descriptor)
+        return content
     except OSError as exc:
         if exc.errno in OURS:
             raise

@@ -158,7 +158,7 @@ class Protocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Stay open when a client closes its half after a whole request and waits for the answer."""
         self.half_closed = True
-        return self._ends_with_answer()
+        return self.ended is None and self._ends_with_answer()
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -361,11 +361,13 @@ class Protocol(asyncio.Protocol):
     # What ends it.
 
     def shutdown(self) -> None:
-        """uvicorn stops: what is under way gets its answer, and time to read it."""
-        if self.exchange is not None and not self.exchange.answered:
-            self.exchange.keep_alive = False
-        elif self.ended is None:
+        """uvicorn stops: what is under way gets its answer."""
+        if self.exchange is None or (self.exchange.answered and self.exchange.whole):
             self.transport.close()
+        elif not self.exchange.answered:
+            self.exchange.keep_alive = False
+        elif self.ended is None:  # its body is still coming
+            self._end()
 
     def cut(self, now: float) -> None:
         """End the connection when its request does not get on, or its answer is not taken."""
