@@ -1,6 +1,7 @@
 """The benchmark: what it parses, what it computes, and that every peer keeps the same contract."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
@@ -49,6 +50,18 @@ def test_a_report_has_every_row_and_the_targets_of_the_rows_it_has():
     assert "| 2 |\n" in text
     assert "| CPU: verifier / FastAPI + PyJWT | 0.25 (0.25 to 0.25) | at most 0.45 |" in text
     assert "Fastify" not in text
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results():
+    readme = (FOLDER.parent / "README.md").read_text().partition("## How fast is it?")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| ([^|]+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
+    assert [label for label, *_ in shown] == [
+        *(bench.OURS, bench.FASTAPI, bench.STARLETTE, bench.FASTIFY, bench.GO, bench.RAW)
+    ]
+    for number, alg in enumerate(("ES256", "RS256"), start=1):
+        section = bench.RESULTS.read_text().partition(f"## {alg}\n")[2]
+        for row in shown:
+            assert f"\n| {row[0]} | {row[number]} " in section.partition("<!-- end")[0]
 
 
 def test_a_section_of_the_results_replaces_its_own_and_no_other(tmp_path, monkeypatch):
