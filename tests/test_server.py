@@ -714,6 +714,13 @@ def test_a_bug_before_the_answer_is_a_500(request_):
     [
         pytest.param([], id="nothing"),
         pytest.param([{"type": "http.response.start", "status": 200, "headers": []}], id="half"),
+        pytest.param(
+            [
+                {"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]},
+                {"type": "http.response.body", "body": b"", "more_body": True},
+            ],
+            id="no-end",
+        ),
     ],
 )
 def test_an_application_that_does_not_end_its_answer_keeps_no_connection(request_, said):

@@ -330,6 +330,8 @@ class Protocol(asyncio.Protocol):
         if exchange.gone or exchange.answered or self.ended is not None or self.transport.is_closing():
             exchange.gone = True
             return
+        if body.get("more_body"):
+            start, body = BROKEN
         headers = tuple(start["headers"])
         if CLOSE[0] in headers:
             exchange.keep_alive = False
