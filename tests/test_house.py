@@ -17,10 +17,10 @@ PACKAGE = Path(verifier.__file__).parent
 ROOT = PACKAGE.parent
 # An import points down, never sideways in a layer, never up.
 LAYERS = [
-    {"errors", "encoding", "times", "exchange"},
-    {"jwk", "settings", "files", "history", "replicas", "cases"},
+    {"errors", "encoding", "times"},
+    {"jwk", "settings", "files", "history", "replicas"},
     {"keyring", "applications"},
-    {"tokens", "rotation", "conformance"},
+    {"tokens", "rotation"},
     {"telemetry", "metrics"},
     {"keystore", "app", "audit", "diagnosis", "timeline"},
     {"issuer", "protocol", "report"},

@@ -179,62 +179,65 @@ cli.add_command(cli_applications.applications)
     type=click.File("rb"),
     envvar="VERIFIER_SECRET_KEY_FILE",
     show_envvar=True,
-    help="File with the secret key; or VERIFIER_SECRET_KEY, or it is asked for.",
+    help="File with the secret key; or VERIFIER_SECRET_KEY, or a prompt.",
 )
-@click.option("--token", type=click.File(), help="File with one good token, - for standard input; or VERIFIER_TOKEN.")
+@click.option("--token", type=click.File(), help="File with one valid token, - for standard input; or VERIFIER_TOKEN.")
 @click.option("--keys", type=click.Path(path_type=Path), help="Sign with the current key of this folder.")
 @click.option("--private-key", type=click.File("rb"), help="Sign with this PEM file.")
-@click.option("--kid", help="Its kid.")
-@click.option("--issuer", envvar="VERIFIER_ISSUER", show_envvar=True, help="iss of the tokens that are signed.")
-@click.option("--only", multiple=True, help="Only this case or group; can be given again.")
-@click.option("--list", "listing", is_flag=True, help="Show the cases and ask nothing.")
+@click.option("--kid", help="Key ID of --private-key.")
+@click.option("--issuer", envvar="VERIFIER_ISSUER", show_envvar=True, help="iss of the signed tokens.")
+@click.option("--only", multiple=True, help="Run only this case or group; repeatable.")
+@click.option("--list", "listing", is_flag=True, help="List test cases and exit.")
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Seconds per request."
 )
-@click.option("--insecure", is_flag=True, help="Allow plain http to another machine.")
-@click.option("--strict", is_flag=True, help="Exit 1 for a failed should, too.")
-@click.option("--junit", type=click.File("wb", lazy=True), help="Write JUnit XML here.")
+@click.option("--insecure", is_flag=True, help="Allow plain http to another host.")
+@click.option("--strict", is_flag=True, help="Exit 1 for a failed should as well.")
+@click.option("--junit", type=click.File("wb", lazy=True), help="File to write JUnit XML to.")
 @json_option
 def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, **options: Any) -> None:
-    """Ask URL as escs would, with good and hostile requests, and judge the answers.
+    """Run conformance checks against any Game API URL: send valid and hostile requests, grade the responses.
 
-    Tokens are signed on the way (--keys, or --private-key and --kid), or made from one good token (--token).
-    "must" is what escs needs and what keeps strangers out; "should" is what verifier answers beyond that.
+    Tokens are signed during the run (--keys, or --private-key and --kid), or derived from one valid token (--token).
+    "must": the interface of escs, and no unauthorized sign-in. "should": how verifier responds beyond that.
     """
     from verifier import conformance
-    from verifier.exchange import Url
 
     try:
         chosen = conformance.select(only)
         if listing:
-            for about in chosen:
-                click.echo(f"{about.group:<9}  {about.level:<6}  {about.id:<20}  {about.what}")
+            for item in chosen:
+                click.echo(f"{item.group:<9}  {item.level:<6}  {item.id:<20}  {item.description}")
             return
-        target = Url.parse(url or "", insecure=options["insecure"])
-        kit = check_kit(options)
+        target = conformance.Url.parse(url or "", allow_http=options["insecure"])
+        context = check_context(options)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     results = []
-    for result in conformance.run(target, kit, chosen, options["timeout"]):
+    for result in conformance.run(target, context, chosen, options["timeout"]):
         results.append(result)
         if sys.stderr.isatty():
-            click.echo(f"\r{len(results):>3} of {len(chosen)}  {result.about.id:<20}", err=True, nl=False)
+            click.echo(f"\r{len(results):>3} of {len(chosen)}  {result.item.id:<20}", err=True, nl=False)
     if sys.stderr.isatty():
         click.echo(f"\r{'':40}\r", err=True, nl=False)
-    click.echo(conformance.as_json(target, results) if as_json else conformance.as_text(results))
+    click.echo(conformance.render_json(target, results) if as_json else conformance.render_text(results))
     if options["junit"]:
-        options["junit"].write(conformance.as_junit(target, results))
+        options["junit"].write(conformance.render_junit(target, results))
     counts = conformance.tally(results)
-    asked = sum(counts[level][outcome] for level in counts for outcome in ("pass", "fail"))
-    if not asked:
-        raise click.UsageError("nothing was asked: the chosen cases cannot be made from this token")
+    sent = sum(counts[level][outcome] for level in counts for outcome in ("pass", "fail"))
+    if not sent:
+        raise click.UsageError("no request was sent: the chosen cases cannot be built from this token")
     if counts["must"]["fail"] or (options["strict"] and counts["should"]["fail"]):
         sys.exit(REFUSED)
 
 
-def check_kit(options: dict[str, Any]) -> Any:
-    """What `check` asks with; raises ValueError when something is missing."""
-    from verifier.cases import Key, Kit
+def check_context(options: dict[str, Any]) -> Any:
+    """Build the context of `check`.
+
+    Raises:
+        ValueError: something is missing.
+    """
+    from verifier import conformance
 
     kid, pem, token = options["kid"], options["private_key"] and options["private_key"].read(), ""
     if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
@@ -259,8 +262,8 @@ def check_kit(options: dict[str, Any]) -> Any:
         secret = click.prompt("Secret key", hide_input=True, err=True)
     if not secret:
         raise ValueError("the secret key is missing: --secret-file, or VERIFIER_SECRET_KEY")
-    key = Key.load(pem, kid, options["issuer"]) if pem else None
-    return Kit(options["application_id"], secret, token, key)
+    key = conformance.Key.load(pem, kid, options["issuer"]) if pem else None
+    return conformance.Context(options["application_id"], secret, token, key)
 
 
 def main() -> None:

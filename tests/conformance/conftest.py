@@ -1,0 +1,76 @@
+"""The key directory, the real server, broken endpoints and the command, for the tests of `verifier check`."""
+
+import contextlib
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.conformance.endpoint import Web
+from tests.conformance.support import dated, pem
+from tests.conftest import APPLICATION_ID, ISSUER, SECRET, Server, start
+from tests.forge import Pair
+from verifier.cli import cli
+
+
+@pytest.fixture(scope="module")
+def folder(pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key directory whose ES256 key is current by the real clock."""
+    folder = tmp_path_factory.mktemp("conformance")
+    for half in ("public", "private"):
+        (folder / half).mkdir()
+    for pair in pairs.values():
+        later = {"nbf": 1_700_000_001} if pair.alg == "ES256" else {}
+        (folder / "public" / f"{pair.kid}.json").write_text(json.dumps(json.loads(dated(pair)) | later))
+        (folder / "private" / f"{pair.kid}.pem").write_bytes(pem(pair.key))
+    (folder / "secret").write_text(f"{SECRET}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> Iterator[Server]:
+    environment = {
+        "VERIFIER_ISSUER": ISSUER,
+        "VERIFIER_KEYS": str(folder),
+        "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+        "VERIFIER_SECRET_KEY": SECRET,
+    }
+    running = start(environment, folder / "server.log")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def serve(pairs: dict[str, Pair]) -> Iterator[Callable[..., Web]]:
+    """Starts an endpoint that is wrong in one way."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(wrong: str = "", canned: Any = None, tls: ssl.SSLContext | None = None) -> Web:
+            web = stack.enter_context(Web(pairs["ES256"], wrong, canned))
+            if tls:
+                web.socket = tls.wrap_socket(web.socket, server_side=True, do_handshake_on_connect=False)
+            thread = threading.Thread(target=web.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(web.shutdown)
+            return web
+
+        yield serve
+
+
+@pytest.fixture
+def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`verifier check` in this process, with everything from the environment but what signs."""
+    monkeypatch.setenv("VERIFIER_APPLICATION_ID", APPLICATION_ID)
+    monkeypatch.setenv("VERIFIER_SECRET_KEY", SECRET)
+    monkeypatch.setenv("VERIFIER_ISSUER", ISSUER)
+
+    def check(*arguments: object, **options: Any) -> Result:
+        return CliRunner().invoke(cli, ["check", *map(str, arguments)], **options)
+
+    return check

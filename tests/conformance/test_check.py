@@ -1,0 +1,160 @@
+"""The command `verifier check`."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.conformance.support import PRIVATE, valid_token
+from tests.conftest import APPLICATION_ID, SECRET
+from verifier import conformance
+from verifier.conformance import cases
+
+
+def test_check_says_that_all_is_well(check, ours, folder):
+    result = check(f"http://127.0.0.1:{ours.port}/profile", "--keys", folder, "--strict")
+    must, should = result.stdout.splitlines()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.fullmatch(r"must    \d+ pass, 0 fail, 0 skipped", must)
+    assert re.fullmatch(r"should  \d+ pass, 0 fail, 0 skipped", should)
+
+
+def test_check_lists_the_cases_without_a_request(check):
+    lines = check("--list").stdout.splitlines()
+    assert len(lines) == len(conformance.CASES) + len(conformance.INVARIANTS)
+    assert lines[0].split(None, 3) == ["profile", "must", "profile-full", "a valid token"]
+    assert len(check("--list", "--only", "http").stdout.splitlines()) == sum(
+        c.group == "http" for c in conformance.CASES
+    )
+
+
+@pytest.mark.parametrize(("only", "requests"), [(["alg-none"], 1), (["http", "crit"], 8), (["no-store", "clock"], 1)])
+def test_check_sends_nothing_else(check, serve, folder, only, requests):
+    web = serve()
+    result = check(web.url, "--keys", folder, *(word for name in only for word in ("--only", name)))
+    assert (result.exit_code, web.requests) == (0, requests)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "options", "status"),
+    [("", ["--strict"], 0), ("cache", [], 0), ("cache", ["--strict"], 1), ("nulls", [], 1), ("redirect", [], 1)],
+)
+def test_check_exits_with_1_for_findings(check, serve, folder, wrong, options, status):
+    assert check(serve(wrong).url, "--keys", folder, *options).exit_code == status
+
+
+def test_check_shows_what_failed_and_how_to_fix_it(check, serve, folder, pairs):
+    result = check(serve("no secret").url, "--keys", folder, "--only", "secret-true", "--only", "kid-missing")
+    kid = pairs["ES256"].kid
+    assert result.stdout.splitlines() == [
+        "FAIL  must    secret-true: secretKey true: accepted",
+        f'      request   POST /profile, secretKey true; token header {{"alg": "ES256", "kid": "{kid}", '
+        '"typ": "at+jwt"}',
+        '      response  200, application/json: {"_id": "<withheld>", "email": "<withheld>", "username": "<withheld>"}',
+        f"      impact    {cases.SECRET.impact}",
+        f"      fix       {cases.SECRET.fix}",
+        "must    0 pass, 1 fail, 0 skipped",
+        "should  1 pass, 0 fail, 0 skipped",
+    ]
+
+
+def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
+    (tmp_path / "token").write_text(valid_token(pairs["ES256"]))
+    report = tmp_path / "report.xml"
+    result = check(serve("cache").url, "--token", tmp_path / "token", "--json", "--junit", report)
+    found = json.loads(result.stdout)
+    failed = [case for case in found["cases"] if case["outcome"] == "fail"]
+    assert [(case["id"], case["problem"]) for case in failed] == [("no-store", f"{found['requests']} responses")]
+    assert failed[0]["response"].endswith(f"and {found['requests'] - 5} more")
+    assert found["must"]["fail"] == 0
+    root = ElementTree.parse(report).getroot()  # noqa: S314
+    assert [suite.get("name") for suite in root] == ["must", "should"]
+    for suite in root:
+        counts = found[suite.get("name")]
+        assert (suite.get("failures"), suite.get("skipped")) == (str(counts["fail"]), str(counts["skip"]))
+        assert (len(suite), len(suite.findall(".//failure"))) == (sum(counts.values()), counts["fail"])
+    failure = root.find(".//failure")
+    assert failure.get("message") == failed[0]["problem"]
+    assert f"fix: {failed[0]['fix']}" in failure.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["http://game.example/", "--token", "-"], "plain http exposes the secret"),
+        (["--token", "-"], "expected https://host/path"),
+        (["https://game.example/", "--only", "alg-nome", "--token", "-"], "unknown case or group: alg-nome"),
+        (["https://game.example/"], "give --keys, --private-key and --kid, or --token"),
+        (["https://game.example/", "--keys", ".", "--token", "-"], "give one of --keys, --private-key and --token"),
+        (["https://game.example/", "--private-key", "{pem}"], "a key needs --issuer, and --private-key also --kid"),
+        (["https://game.example/", "--private-key", "{secret}", "--kid", "x"], "not an unencrypted private key"),
+        (["https://game.example/", "--token", "-", "--application-id", ""], "--application-id is missing"),
+        (["https://game.example/", "--token", "-", "--only", "exp-past"], "no request was sent"),
+        (["https://game.example/", "--token", "-", "--timeout", "0"], "0.1<=x<=600"),
+    ],
+)
+def test_a_wrong_use_of_check_exits_with_2(check, folder, pairs, arguments, says):
+    files = {"pem": folder / "private" / f"{pairs['ES256'].kid}.pem", "secret": folder / "secret"}
+    result = check(*(argument.format(**files) for argument in arguments), input="a-token")
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_check_needs_the_secret(check, monkeypatch):
+    monkeypatch.delenv("VERIFIER_SECRET_KEY")
+    result = check("https://game.example/", "--token", "-", input="a-token")
+    assert (result.exit_code, "the secret key is missing" in result.stderr) == (2, True)
+
+
+def test_check_takes_key_token_and_secret_from_files_or_the_environment(check, serve, folder, pairs, monkeypatch):
+    url, pair = serve().url, pairs["ES256"]
+    key_file = folder / "private" / f"{pair.kid}.pem"
+    assert check(url, "--private-key", key_file, "--kid", pair.kid).exit_code == 0
+    monkeypatch.setenv("VERIFIER_TOKEN", valid_token(pair))
+    assert check(url).exit_code == 0
+    monkeypatch.setenv("VERIFIER_SECRET_KEY", "another")
+    assert check(url).exit_code == 1
+    assert check(url, "--secret-file", folder / "secret").exit_code == 0
+
+
+def test_on_a_terminal_check_prompts_for_the_secret_and_shows_progress(serve, pairs):
+    parent, child = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "verifier.cli", "check", serve().url, "--only", "alg-none"],
+        env=environment | {"VERIFIER_APPLICATION_ID": APPLICATION_ID, "VERIFIER_TOKEN": valid_token(pairs["ES256"])},
+        stdin=child,
+        stdout=subprocess.PIPE,
+        stderr=child,
+        start_new_session=True,
+    )
+    seen = b""
+    while b"Secret key: " not in seen:
+        seen += os.read(parent, 1000)
+    os.write(parent, f"{SECRET}\n".encode())
+    output, _ = process.communicate(timeout=10)
+    seen += os.read(parent, 1000)
+    os.close(parent)
+    os.close(child)
+    assert process.returncode == 0
+    assert b"1 of 1  alg-none" in seen
+    assert SECRET.encode() not in seen
+    assert output.decode().splitlines()[0] == "must    1 pass, 0 fail, 0 skipped"
+
+
+@pytest.mark.parametrize("wrong", ["echo", "no signature", "no secret", "200", "redirect"])
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_check_never_shows_secret_token_or_player(check, serve, pairs, tmp_path, wrong, options):
+    token = valid_token(pairs["ES256"])
+    (tmp_path / "token").write_text(token)
+    web, report = serve(wrong), tmp_path / "report.xml"
+    result = check(f"{web.url}?api-key=canary-query", "--token", tmp_path / "token", "--junit", report, *options)
+    assert result.stdout
+    shown = result.output + report.read_text()
+    for private in (SECRET, SECRET[:-1], "canary-query", *PRIVATE, *token.split(".")):
+        assert private not in shown

@@ -1,0 +1,144 @@
+"""The likely cause when a valid request gets no usable response, and what to do about it."""
+
+import http.client
+import socket
+import ssl
+from collections.abc import Callable
+from typing import NamedTuple
+
+from verifier.conformance.messages import Response, Url
+
+
+class Cause(NamedTuple):
+    """What went wrong, and how to fix it."""
+
+    text: str
+    fix: str
+
+
+NO_CAUSE = Cause("", "")
+
+
+class ResponseTooLargeError(http.client.HTTPException):
+    """The response has more bytes than the client accepts."""
+
+
+_CERTIFICATE = {  # X509_V_ERR_* of OpenSSL
+    10: "the certificate has expired",
+    18: "the certificate is self-signed",
+    19: "the certificate chain ends in an unknown authority",
+    20: "the certificate is from an unknown authority, or an intermediate certificate is missing",
+    62: "the certificate is for another host name",
+    64: "the certificate is for another address",
+}
+
+
+def explain_failure(exc: Exception, url: Url, timeout_s: float) -> Cause:
+    """Explain why a request got no complete HTTP response."""
+    where = url.endpoint
+    if isinstance(exc, TimeoutError):
+        text = f"timeout: no complete response from {where} within {timeout_s:g} s"
+        return Cause(text, "make it respond faster, or open the firewall")
+    if isinstance(exc, socket.gaierror | UnicodeError):
+        return Cause(f"DNS: the name {url.host} does not resolve", "check its spelling, or publish a DNS record")
+    if isinstance(exc, ConnectionRefusedError):
+        text = f"connection refused: nothing listens on {where}"
+        return Cause(text, "start the server, or correct the port")
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        text = _CERTIFICATE.get(exc.verify_code, exc.verify_message)
+        return Cause(f"TLS: {text}", f"install a certificate for {url.host} from a public CA, with its full chain")
+    if isinstance(exc, ssl.SSLError):
+        text = f"TLS: the handshake with {where} failed ({exc.reason or type(exc).__name__})"
+        return Cause(text, "use its https port, or enable TLS on it")
+    if isinstance(exc, http.client.RemoteDisconnected | ConnectionResetError):
+        text = f"connection closed: {where} sent no response"
+        return Cause(text, "see its log, or use https if the port expects TLS")
+    if isinstance(exc, ResponseTooLargeError):
+        return Cause(f"too large: the response from {where} is over {exc} bytes", "use the URL of the endpoint itself")
+    if isinstance(exc, http.client.IncompleteRead):
+        text = f"incomplete response: {where} closed the connection before the end"
+        return Cause(text, "see its log and that of the proxy; compare Content-Length with the body")
+    if isinstance(exc, http.client.HTTPException):
+        text = f"not HTTP: {where} speaks another protocol ({type(exc).__name__})"
+        return Cause(text, "use the port of the endpoint")
+    return Cause(f"unreachable: {where} ({type(exc).__name__})", "check the address, the port and the route")
+
+
+def _has_error(code: str) -> Callable[[Response], bool]:
+    return lambda response: (response.members or {}).get("error") == code
+
+
+def _is_html(response: Response) -> bool:
+    return "html" in response.media_type or response.body.lstrip()[:1] == b"<"
+
+
+# The first that matches.
+_CAUSES: tuple[tuple[Callable[[Response], bool], Cause], ...] = (
+    (
+        lambda r: 300 <= r.status < 400,
+        Cause("redirect to {location}", "use that URL: following the redirect would resend the secret"),
+    ),
+    (
+        lambda r: r.status in (502, 503, 504),
+        Cause("proxy: {via} responds for an endpoint that it cannot reach", "start the endpoint"),
+    ),
+    (
+        lambda r: r.status == 404,
+        Cause("path: nothing is served at {path}", "compare it with the route, slash by slash"),
+    ),
+    (lambda r: r.status == 405, Cause("method: {path} does not accept POST", "compare it with the route")),
+    (
+        lambda r: r.status == 429,
+        Cause("rate limit: too many requests", "exempt this address during the check, and escs permanently"),
+    ),
+    (
+        _has_error("invalid_client"),
+        Cause("credentials: the endpoint has another application id or secret", "compare them with the dashboard"),
+    ),
+    (
+        _has_error("invalid_token"),
+        Cause(
+            "token: the endpoint has another issuer, key or application", "compare them, and see the response's reason"
+        ),
+    ),
+    (
+        lambda r: _is_html(r) and r.is_2xx,
+        Cause("HTML: a web page, such as a login or start page", "use the URL of the endpoint"),
+    ),
+    (
+        _is_html,
+        Cause("HTML: an error page of a firewall, proxy or framework", "see its log, and allow POST with JSON"),
+    ),
+    (
+        lambda r: r.status == 415,
+        Cause("media type: application/json is not accepted", "read the body as JSON"),
+    ),
+    (
+        lambda r: r.status in (401, 403),
+        Cause("credentials: the application id, the secret or the token is rejected", "compare them with the settings"),
+    ),
+    (
+        lambda r: r.status in (400, 422),
+        Cause("request: the endpoint expects other members", "read code, secretKey and applicationId"),
+    ),
+    (lambda r: r.status >= 500, Cause("crash: the endpoint failed", "see its log")),
+    (
+        lambda r: r.is_2xx and r.members is None,
+        Cause("not JSON: the body is not a JSON object", "respond with a JSON object in UTF-8"),
+    ),
+    (
+        lambda r: r.is_2xx and not r.is_profile,
+        Cause("members: _id is missing", "return the player id as _id"),
+    ),
+)
+
+
+def likely_cause(response: Response, url: Url) -> Cause:
+    """Explain why the response to a valid request is not a profile; NO_CAUSE where it is one, or nothing is known."""
+    names = {
+        "location": response.headers.get("location", "nowhere").partition("?")[0][:80],
+        "via": (response.headers.get("via") or response.headers.get("server") or "a proxy")[:80],
+        "path": url.path[:80],
+    }
+    cause = next((cause for matches, cause in _CAUSES if matches(response)), NO_CAUSE)
+    return cause._replace(text=cause.text.format(**names))
