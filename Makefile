@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check bench profile startup soak hosts fuzz openapi mutants lock sbom clean
+.PHONY: run example test check bench profile startup soak hosts fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
+
+example: .venv/test.stamp  ## a game with a login, a permission dialog and an escs button, in a browser
+	@$(BIN)/python examples/run.py
 
 test: .venv/test.stamp  ## the whole suite
 	$(BIN)/python -m pytest
@@ -77,7 +80,7 @@ tests/deploy/.venv tests/signers/.venv:
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
