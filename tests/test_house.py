@@ -38,7 +38,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module == "verifier":
             found |= {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("verifier."):
-            found.add((node.module or "").split(".")[1])
+            found |= {(node.module or "").split(".")[1]} & {path.stem for path in PACKAGE.glob("*.py")}
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("verifier.")}
     return found

@@ -201,29 +201,29 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
     Tokens are signed during the run (--keys, or --private-key and --kid), or derived from one valid token (--token).
     "must": the interface of escs, and no unauthorized sign-in. "should": how verifier responds beyond that.
     """
-    from verifier import conformance
+    from verifier.conformance import Url, output, runner
 
     try:
-        chosen = conformance.select(only)
+        chosen = runner.select(only)
         if listing:
             for item in chosen:
                 click.echo(f"{item.group:<9}  {item.level:<6}  {item.id:<20}  {item.description}")
             return
-        target = conformance.Url.parse(url or "", allow_http=options["insecure"])
+        target = Url.parse(url or "", allow_http=options["insecure"])
         context = check_context(options)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     results = []
-    for result in conformance.run(target, context, chosen, options["timeout"]):
+    for result in runner.run(target, context, chosen, options["timeout"]):
         results.append(result)
         if sys.stderr.isatty():
             click.echo(f"\r{len(results):>3} of {len(chosen)}  {result.item.id:<20}", err=True, nl=False)
     if sys.stderr.isatty():
         click.echo(f"\r{'':40}\r", err=True, nl=False)
-    click.echo(conformance.render_json(target, results) if as_json else conformance.render_text(results))
+    click.echo(output.render_json(target, results) if as_json else output.render_text(results))
     if options["junit"]:
-        options["junit"].write(conformance.render_junit(target, results))
-    counts = conformance.tally(results)
+        options["junit"].write(output.render_junit(target, results))
+    counts = output.tally(results)
     sent = sum(counts[level][outcome] for level in counts for outcome in ("pass", "fail"))
     if not sent:
         raise click.UsageError("no request was sent: the chosen cases cannot be built from this token")
@@ -237,7 +237,7 @@ def check_context(options: dict[str, Any]) -> Any:
     Raises:
         ValueError: something is missing.
     """
-    from verifier import conformance
+    from verifier.conformance.forge import Context, Key
 
     kid, pem, token = options["kid"], options["private_key"] and options["private_key"].read(), ""
     if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
@@ -262,8 +262,8 @@ def check_context(options: dict[str, Any]) -> Any:
         secret = click.prompt("Secret key", hide_input=True, err=True)
     if not secret:
         raise ValueError("the secret key is missing: --secret-file, or VERIFIER_SECRET_KEY")
-    key = conformance.Key.load(pem, kid, options["issuer"]) if pem else None
-    return conformance.Context(options["application_id"], secret, token, key)
+    key = Key.load(pem, kid, options["issuer"]) if pem else None
+    return Context(options["application_id"], secret, token, key)
 
 
 def main() -> None:

@@ -12,25 +12,23 @@ import pytest
 
 from tests.conformance.support import PRIVATE, valid_token
 from tests.conftest import APPLICATION_ID, SECRET
-from verifier import conformance
-from verifier.conformance import cases
+from verifier.conformance import cases, invariants
 
 
 def test_check_says_that_all_is_well(check, ours, folder):
     result = check(f"http://127.0.0.1:{ours.port}/profile", "--keys", folder, "--strict")
-    must, should = result.stdout.splitlines()
+    must, should, following = result.stdout.splitlines()
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.fullmatch(r"must    \d+ pass, 0 fail, 0 skipped", must)
     assert re.fullmatch(r"should  \d+ pass, 0 fail, 0 skipped", should)
+    assert following == "next    enter the URL in the escs dashboard, and run this command in CI"
 
 
 def test_check_lists_the_cases_without_a_request(check):
     lines = check("--list").stdout.splitlines()
-    assert len(lines) == len(conformance.CASES) + len(conformance.INVARIANTS)
+    assert len(lines) == len(cases.CASES) + len(invariants.INVARIANTS)
     assert lines[0].split(None, 3) == ["profile", "must", "profile-full", "a valid token"]
-    assert len(check("--list", "--only", "http").stdout.splitlines()) == sum(
-        c.group == "http" for c in conformance.CASES
-    )
+    assert len(check("--list", "--only", "http").stdout.splitlines()) == sum(c.group == "http" for c in cases.CASES)
 
 
 @pytest.mark.parametrize(("only", "requests"), [(["alg-none"], 1), (["http", "crit"], 8), (["no-store", "clock"], 1)])
@@ -60,6 +58,7 @@ def test_check_shows_what_failed_and_how_to_fix_it(check, serve, folder, pairs):
         f"      fix       {cases.SECRET.fix}",
         "must    0 pass, 1 fail, 0 skipped",
         "should  1 pass, 0 fail, 0 skipped",
+        "next    apply the fixes and run the same command again: the endpoint is not ready for escs",
     ]
 
 

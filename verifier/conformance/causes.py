@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from verifier.conformance.messages import Response, Url
+from verifier.conformance.redaction import escape
 
 
 class Cause(NamedTuple):
@@ -14,6 +15,7 @@ class Cause(NamedTuple):
 
     text: str
     fix: str
+    reason: str = ""  # where the endpoint's own text is known
 
 
 NO_CAUSE = Cause("", "")
@@ -73,62 +75,81 @@ def _is_html(response: Response) -> bool:
 
 
 # The first that matches.
-_CAUSES: tuple[tuple[Callable[[Response], bool], Cause], ...] = (
+_CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
     (
         lambda r: 300 <= r.status < 400,
-        Cause("redirect to {location}", "use that URL: following the redirect would resend the secret"),
+        "redirect to {location}",
+        "use that URL: following the redirect would resend the secret",
     ),
     (
         lambda r: r.status in (502, 503, 504),
-        Cause("proxy: {via} responds for an endpoint that it cannot reach", "start the endpoint"),
+        "proxy: {via} responds for an endpoint that it cannot reach",
+        "start the endpoint",
     ),
     (
         lambda r: r.status == 404,
-        Cause("path: nothing is served at {path}", "compare it with the route, slash by slash"),
+        "path: nothing is served at {path}",
+        "compare the path with the route, slash by slash",
     ),
-    (lambda r: r.status == 405, Cause("method: {path} does not accept POST", "compare it with the route")),
+    (
+        lambda r: r.status == 405,
+        "method: {path} does not accept POST",
+        "accept POST on this path, or use the path that does",
+    ),
     (
         lambda r: r.status == 429,
-        Cause("rate limit: too many requests", "exempt this address during the check, and escs permanently"),
+        "rate limit: too many requests",
+        "exempt this address during the check, and escs permanently",
     ),
     (
         _has_error("invalid_client"),
-        Cause("credentials: the endpoint has another application id or secret", "compare them with the dashboard"),
+        "credentials: the endpoint has another application id or secret",
+        "compare applicationId and secretKey with the escs dashboard",
     ),
     (
         _has_error("invalid_token"),
-        Cause(
-            "token: the endpoint has another issuer, key or application", "compare them, and see the response's reason"
-        ),
+        "token: the endpoint has another issuer, key or application",
+        "compare issuer, public keys and applicationId of the signer and the endpoint",
     ),
     (
         lambda r: _is_html(r) and r.is_2xx,
-        Cause("HTML: a web page, such as a login or start page", "use the URL of the endpoint"),
+        "HTML: a web page, such as a login or start page",
+        "use the URL of the endpoint",
     ),
     (
         _is_html,
-        Cause("HTML: an error page of a firewall, proxy or framework", "see its log, and allow POST with JSON"),
+        "HTML: an error page of a firewall, proxy or framework",
+        "see its log, and allow POST with JSON",
     ),
     (
         lambda r: r.status == 415,
-        Cause("media type: application/json is not accepted", "read the body as JSON"),
+        "media type: application/json is not accepted",
+        "read the body as JSON",
     ),
     (
         lambda r: r.status in (401, 403),
-        Cause("credentials: the application id, the secret or the token is rejected", "compare them with the settings"),
+        "credentials: the application id, the secret or the token is rejected",
+        "compare all three with the settings of the endpoint",
     ),
     (
         lambda r: r.status in (400, 422),
-        Cause("request: the endpoint expects other members", "read code, secretKey and applicationId"),
+        "request: the endpoint expects other members",
+        "read code, secretKey and applicationId",
     ),
-    (lambda r: r.status >= 500, Cause("crash: the endpoint failed", "see its log")),
+    (
+        lambda r: r.status >= 500,
+        "crash: the endpoint failed",
+        "see its log",
+    ),
     (
         lambda r: r.is_2xx and r.members is None,
-        Cause("not JSON: the body is not a JSON object", "respond with a JSON object in UTF-8"),
+        "not JSON: the body is not a JSON object",
+        "respond with a JSON object in UTF-8",
     ),
     (
         lambda r: r.is_2xx and not r.is_profile,
-        Cause("members: _id is missing", "return the player id as _id"),
+        "members: _id is missing",
+        "return the player id as _id",
     ),
 )
 
@@ -136,9 +157,23 @@ _CAUSES: tuple[tuple[Callable[[Response], bool], Cause], ...] = (
 def likely_cause(response: Response, url: Url) -> Cause:
     """Explain why the response to a valid request is not a profile; NO_CAUSE where it is one, or nothing is known."""
     names = {
-        "location": response.headers.get("location", "nowhere").partition("?")[0][:80],
-        "via": (response.headers.get("via") or response.headers.get("server") or "a proxy")[:80],
+        "location": _location(response),
+        "via": escape((response.headers.get("via") or response.headers.get("server") or "a proxy")[:80]),
         "path": url.path[:80],
     }
-    cause = next((cause for matches, cause in _CAUSES if matches(response)), NO_CAUSE)
-    return cause._replace(text=cause.text.format(**names))
+    text, fix = next(((text, fix) for matches, text, fix in _CAUSES if matches(response)), ("", ""))
+    return Cause(text.format(**names), fix)
+
+
+def explain_no_json(response: Response, url: Url) -> Cause:
+    """Explain why the response to a GET request is not a JSON object."""
+    if 300 <= response.status < 400:
+        return Cause(f"redirect: {url.endpoint} redirects to {_location(response)}", "use that URL")
+    kind = "HTML" if _is_html(response) else "not JSON"
+    text = f"{kind}: {url.endpoint} has no JSON object at {url.path[:80]} (status {response.status})"
+    return Cause(text, "use the host, the port and the path of the service itself")
+
+
+def _location(response: Response) -> str:
+    """Where a redirect leads, without the query, because it may hold credentials."""
+    return escape(response.headers.get("location", "nowhere").partition("?")[0][:80])

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from verifier.conformance.causes import Cause, ResponseTooLargeError, explain_failure
+from verifier.conformance.causes import Cause, ResponseTooLargeError, explain_failure, explain_no_json
 from verifier.conformance.messages import JSON_TYPE, Request, Response, Tls, Url
 
 MAX_RESPONSE_BYTES = 1_048_576  # head and body
@@ -21,7 +21,10 @@ _CHUNK_BYTES = 65_536
 
 
 class NoResponseError(Exception):
-    """No complete HTTP response arrived; `str()` is the likely cause, `fix` what to do about it."""
+    """No usable HTTP response arrived; `str()` is the likely cause, `fix` what to do about it.
+
+    Both are safe to print: text of the other party is escaped.
+    """
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause.text)
@@ -46,6 +49,20 @@ def get(url: str, *, timeout_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> R
     """
     request = Request(method="GET", headers={})
     return send(Url.parse(url, allow_http=True), request, timeout_s=timeout_s, max_bytes=max_bytes)
+
+
+def get_json(url: str, *, timeout_s: float) -> tuple[int, dict[str, Any]]:
+    """Send a GET request; return the status and the JSON object of the response.
+
+    Raises:
+        ValueError: the URL cannot be used.
+        NoResponseError: no complete response arrived, or it is a redirect or not a JSON object.
+    """
+    response = get(url, timeout_s=timeout_s)
+    members = None if 300 <= response.status < 400 else response.members
+    if members is None:
+        raise NoResponseError(explain_no_json(response, Url.parse(url, allow_http=True)))
+    return response.status, members
 
 
 def send(

@@ -118,21 +118,12 @@ class Response:
     tls: Tls | None = None
 
     def json_object(self) -> dict[str, Any]:
-        """Parse the body as a JSON object (RFC 8259), stricter than `json.loads`.
+        """Parse the body with `parse_object`.
 
         Raises:
-            ValueError: it is not UTF-8, not JSON or not an object, or holds NaN, a number beyond
-                the range of a float, an unpaired surrogate, or too many levels.
+            ValueError: the body is not a JSON object.
         """
-        try:
-            value = json.loads(self.body.decode(), parse_int=_parse_int)
-            # Because json.loads accepts NaN and unpaired surrogates, which fail later, when they are printed.
-            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except (ValueError, RecursionError):
-            raise ValueError("the body is not JSON") from None
-        if not isinstance(value, dict):
-            raise ValueError("the body is not a JSON object")
-        return value
+        return parse_object(self.body)
 
     @functools.cached_property
     def members(self) -> dict[str, Any] | None:
@@ -165,7 +156,25 @@ class Response:
             return 0.0
 
 
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object (RFC 8259), stricter than `json.loads`.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON or not an object, is nested too deeply, or holds NaN, a
+            number beyond the range of a float, or an unpaired surrogate.
+    """
+    try:
+        value = json.loads(data.decode(), parse_int=_parse_int)
+        # Because json.loads accepts NaN and unpaired surrogates, which fail later, when they are printed.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
 def _parse_int(digits: str) -> int:
     if math.isinf(float(digits)):
-        raise ValueError("the number is too large")
+        raise ValueError
     return int(digits)

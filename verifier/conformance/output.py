@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from verifier.conformance.cases import MUST, SHOULD, Case
+from verifier.conformance.cases import CASES, MUST, SHOULD, Case
+from verifier.conformance.forge import NEEDS_KEY
+from verifier.conformance.invariants import INVARIANTS
 from verifier.conformance.messages import Url
 from verifier.conformance.runner import FAIL, PASS, SKIP, Result
 
@@ -28,7 +30,21 @@ def render_text(results: list[Result]) -> str:
     lines += [f"skip  {number} {reason}" for reason, number in skipped.items()]
     for level, counts in tally(results).items():
         lines.append(f"{level:<6}  {counts[PASS]} pass, {counts[FAIL]} fail, {counts[SKIP]} skipped")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"next    {next_step(results)}"])
+
+
+def next_step(results: list[Result]) -> str:
+    """State what to do after a run."""
+    failed = {r.level for r in results if r.outcome == FAIL}
+    if MUST in failed:
+        return "apply the fixes and run the same command again: the endpoint is not ready for escs"
+    if SHOULD in failed:
+        return "apply the fixes, or accept the impact: the endpoint is ready for escs"
+    if any(r.problem == NEEDS_KEY for r in results):
+        return "run it with a signing key (--keys, or --private-key and --kid): it is needed for the skipped cases"
+    if len({r.item.id for r in results}) < len(CASES) + len(INVARIANTS):
+        return "run it without --only: the other cases decide whether the endpoint is ready for escs"
+    return "enter the URL in the escs dashboard, and run this command in CI"
 
 
 def render_json(url: Url, results: list[Result]) -> str:
@@ -47,7 +63,8 @@ def render_json(url: Url, results: list[Result]) -> str:
         for r in results
     ]
     requests = sum(isinstance(r.item, Case) and r.outcome != SKIP for r in results)
-    return json.dumps({"url": str(url), "requests": requests, **tally(results), "cases": rows}, indent=2)
+    summary = {"url": str(url), "requests": requests, **tally(results), "next": next_step(results)}
+    return json.dumps(summary | {"cases": rows}, indent=2)
 
 
 def render_junit(url: Url, results: list[Result]) -> bytes:

@@ -17,6 +17,7 @@ from verifier.conformance.client import NoResponseError, send
 from verifier.conformance.forge import CLAIMS, Context, decode
 from verifier.conformance.invariants import INVARIANTS, Interaction, Invariant, clock_skew
 from verifier.conformance.messages import Request, Response, Url
+from verifier.conformance.reasons import TIME_REASONS, description_of, find_rule
 from verifier.conformance.redaction import redact
 
 PASS, FAIL, SKIP = "pass", "fail", "skip"
@@ -51,11 +52,12 @@ class Result:
         impact, fix = self.item.advice
         if self.cause.text:
             impact = "no player can sign in while a valid request is rejected" if self.expects_profile else impact
-            fix = self.cause.fix
+            fix = self.cause.fix or fix
         texts = {
             "request": self.request,
             "response": self.response,
             "cause": self.cause.text,
+            "reason": self.cause.reason,
             "impact": impact,
             "fix": fix,
         }
@@ -170,22 +172,33 @@ def _profile_problem(i: Interaction, *, exact: bool) -> str:
 
 
 def _cause(url: Url, context: Context, i: Interaction) -> Cause:
-    """Find the likely cause of a rejected valid token: time first, because the response does not show it."""
-    if i.response.status not in (400, 401, 403) or (i.response.members or {}).get("error") == "invalid_client":
-        return likely_cause(i.response, url)
-    return _time_cause(context, i.response) or likely_cause(i.response, url)
+    """Find the likely cause of a rejected valid request: the endpoint's own reason, if it gives one.
+
+    The token's age and the clock skew come first where the reason is unknown or about time.
+    """
+    likely, description = likely_cause(i.response, url), description_of(i.response)
+    if i.response.status // 100 == 3:
+        return likely
+    rule, time = find_rule(description), _time_cause(context, i.response)
+    is_rejection = i.response.status in (400, 401, 403) and (i.response.members or {}).get("error") != "invalid_client"
+    if time.text and (rule.reason in TIME_REASONS or (is_rejection and not rule.reason)):
+        own = f" (the endpoint reports: {description})" if description else ""
+        return Cause(time.text + own, time.fix, rule.reason)
+    if description:
+        return Cause(f"the endpoint reports: {description}", rule.fix or likely.fix, rule.reason)
+    return likely
 
 
-def _time_cause(context: Context, response: Response) -> Cause | None:
+def _time_cause(context: Context, response: Response) -> Cause:
     try:
         exp = decode(context.valid_token())[1].get("exp")
     except ValueError:
         exp = None
-    if isinstance(exp, int | float) and exp < context.now:
-        return Cause(f"time: the token expired {context.now - exp:.0f} s ago", "use a new one")
+    if isinstance(exp, int | float) and not isinstance(exp, bool) and exp < context.now:
+        return Cause(f"time: the token expired {context.now - exp:.0f} s ago", "use a new token")
     if abs(response.clock_offset_s) > LEEWAY_S:
-        return Cause(f"time: the endpoint's clock is wrong ({clock_skew(response)})", "synchronize both clocks")
-    return None
+        return Cause(f"time: the endpoint's clock is wrong ({clock_skew(response)})", "synchronize both clocks (NTP)")
+    return NO_CAUSE
 
 
 def _private(context: Context, i: Interaction) -> list[Any]:
