@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -74,3 +75,38 @@ def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
         return CliRunner().invoke(cli, ["check", *map(str, arguments)], **options)
 
     return check
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., str]]:
+    """Listen on a socket, read a request, send these parts 20 ms apart, and close; None sends nothing.
+
+    Returns the URL of the socket.
+    """
+    done = threading.Event()
+    with contextlib.ExitStack() as stack:
+
+        def listen(
+            parts: list[bytes] | None, seen: list[bytes] | None = None, tls: ssl.SSLContext | None = None
+        ) -> str:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def speak() -> None:
+                with contextlib.suppress(OSError):  # the client hangs up, or never comes
+                    peer, _ = listener.accept()
+                    with tls.wrap_socket(peer, server_side=True) if tls else peer as connection:
+                        (seen if seen is not None else []).append(connection.recv(65_536))
+                        if parts is None:
+                            done.wait(10)
+                        for part in parts or ():
+                            connection.sendall(part)
+                            done.wait(0.02 if len(parts or ()) > 1 else 0)
+
+            thread = threading.Thread(target=speak)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            stack.callback(done.set)
+            return f"http{'s' * bool(tls)}://{'localhost' if tls else '127.0.0.1'}:{listener.getsockname()[1]}/"
+
+        yield listen

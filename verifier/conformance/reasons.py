@@ -68,7 +68,7 @@ RULES = (
     Rule("alg_mismatch", r"\balg is not the algorithm", "sign with the algorithm of the key that kid names"),
     Rule(
         "unknown_key",
-        r"\b(?:unknown|no|matching) (?:signing )?key\b|\bkey not found|\bkid\b",
+        r"\b(?:unknown|no|matching|find a) (?:signing )?key\b|\bkey not found|\bkid\b",
         "publish the public key to the endpoint, and set kid to the name that it has there",
     ),
     Rule("alg_unsupported", r"\balg(?:orithm)?\b", "sign with ES256, EdDSA or RS256"),
