@@ -1,5 +1,6 @@
 """The command `verifier check`."""
 
+import contextlib
 import json
 import os
 import pty
@@ -144,6 +145,56 @@ def test_on_a_terminal_check_prompts_for_the_secret_and_shows_progress(serve, pa
     assert b"1 of 1  alg-none" in seen
     assert SECRET.encode() not in seen
     assert output.decode().splitlines()[0] == "must    1 pass, 0 fail, 0 skipped"
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp\x00\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        f"HTTP/1.1 401 x\r\nContent-Type: a\x1b[31m\r\n\r\n{json.dumps({'error_description': HOSTILE})}",
+        f'HTTP/1.1 401 x\r\nWWW-Authenticate: Bearer error_description="\x1b[31mred"\r\n\r\n{HOSTILE}',
+        f"HTTP/1.1 200 x\r\n\r\n{json.dumps({'_id': 'player', HOSTILE: 'a'})}",
+        "HTTP/1.1 302 x\r\nLocation: /\x1b[31mred\r\n\r\n",
+        "HTTP/1.1 502 x\r\nVia: \x1b[31mred\r\n\r\n",
+        "HTTP/1.1 \x1b[31mred\r\n\r\n",
+    ],
+    ids=["description", "challenge", "member", "location", "via", "status-line"],
+)
+def test_nothing_that_an_endpoint_sends_reaches_the_terminal_unescaped(listen, pairs, sent):
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "verifier.cli", "check", listen([sent.encode()]), "--only", "profile-full"],
+        env={name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")}
+        | {
+            "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+            "VERIFIER_SECRET_KEY": SECRET,
+            "VERIFIER_TOKEN": valid_token(pairs["ES256"]),
+            "PYTHONIOENCODING": "utf-8",
+        },
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+    )
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal ends with the process
+        while data := os.read(parent, 65_536):
+            shown += data
+    os.close(parent)
+    assert process.wait(timeout=10) == 1
+    text = shown.decode()
+    assert "FAIL  must    profile-full" in text
+    assert all(c.isprintable() for c in text.replace("\r", "").replace("\n", ""))
+    assert "[31mred" not in re.sub(r"\\(x1b|u001b)\[31mred", "", text)
+    assert "[31mred" in text or "not HTTP" in text
+
+
+def test_an_unknown_case_is_named_without_control_characters(check):
+    result = check("https://game.example/", "--only", "a\x1b[31m", "--token", "-", input="a-token")
+    assert r"unknown case or group: a\x1b[31m; see --list" in result.stderr
 
 
 @pytest.mark.parametrize("wrong", ["echo", "no signature", "no secret", "200", "redirect"])

@@ -18,7 +18,7 @@ from verifier.conformance.forge import CLAIMS, Context, decode
 from verifier.conformance.invariants import INVARIANTS, Interaction, Invariant, clock_skew
 from verifier.conformance.messages import Request, Response, Url
 from verifier.conformance.reasons import TIME_REASONS, description_of, find_rule
-from verifier.conformance.redaction import redact
+from verifier.conformance.redaction import escape, redact
 
 PASS, FAIL, SKIP = "pass", "fail", "skip"
 LEEWAY_S = 30  # with more clock skew, valid tokens are rejected
@@ -74,7 +74,7 @@ def select(only: Iterable[str]) -> list[Case | Invariant]:
     wanted = set(only)
     unknown = wanted - {name for item in everything for name in (item.id, item.group)}
     if unknown:
-        raise ValueError(f"unknown case or group: {', '.join(sorted(unknown))}; see --list")
+        raise ValueError(f"unknown case or group: {escape(', '.join(sorted(unknown)))}; see --list")
     chosen = [item for item in everything if not wanted or wanted & {item.id, item.group}]
     # Invariants without a case are judged by one valid request.
     return chosen if any(isinstance(item, Case) for item in chosen) else [CASES[0], *chosen]
