@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run example test check bench profile startup soak hosts fuzz openapi mutants lock sbom clean
+.PHONY: run example test check languages bench profile startup soak hosts fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -22,6 +22,9 @@ check: .venv/test.stamp  ## style, types, and the suite with branch coverage
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+languages: .venv/test.stamp  ## the recipes of docs/issuing, built for their tests; downloads their libraries
+	$(BIN)/python -m tests.languages.build
 
 bench: bench/.venv/stamp  ## beside its peers and floors: make bench BENCH="--quick ES256 RS256"
 	bench/.venv/bin/python bench/bench.py $(BENCH)
@@ -65,6 +68,8 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) bench/requirements.in -c requirements.lock -o bench/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) tests/languages/python/requirements.in -c requirements.lock -o tests/languages/python/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) --no-deps tests/languages/dotnet/requirements.in -o tests/languages/dotnet/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/deploy/requirements.in -o tests/deploy/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
@@ -80,7 +85,7 @@ tests/deploy/.venv tests/signers/.venv:
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv tests/languages/.build bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -51,7 +51,7 @@ def matches(expected: str, found: str) -> bool:
     return re.fullmatch(pattern, found, re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("document", ["README.md", "keys/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "keys/README.md", "docs/issuing/index.md"])
 def test_every_command_gives_the_output_shown(document, tmp_path):
     steps = transcript(ROOT / document)
     assert steps
@@ -70,6 +70,6 @@ def test_every_recipe_of_the_readme_is_the_tested_file():
     recipes = re.findall(
         r"(?s)<summary><code>(.+?)</code></summary>\n\n```\w+\n(.*?)```\n", (ROOT / "README.md").read_text()
     )
-    assert len(recipes) == 7
+    assert len(recipes) == 2
     for path, text in recipes:
         assert (ROOT / path).read_text() == text

@@ -7,7 +7,7 @@ import (
 	"log"
 	"os"
 
-	"github.com/golang-jwt/jwt/v4"
+	"github.com/golang-jwt/jwt/v5"
 )
 
 func main() {

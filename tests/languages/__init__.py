@@ -1,0 +1,4 @@
+"""The recipes of docs/issuing: read from the pages, built with locked libraries into `.build`.
+
+Nothing here verifies a token; tests/test_languages.py does.
+"""
