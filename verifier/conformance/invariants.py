@@ -97,7 +97,7 @@ def clock_skew(response: Response) -> str:
 
 def _certificate(i: Interaction) -> str:
     days = i.response.tls.days_left if i.response.tls else CERTIFICATE_DAYS
-    return f"expires in {days:.0f} days" if days < CERTIFICATE_DAYS else ""
+    return f"expires in {int(days)} days" if days < CERTIFICATE_DAYS else ""
 
 
 STATUS = Advice(
