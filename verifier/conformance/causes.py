@@ -50,7 +50,8 @@ def explain_failure(exc: Exception, url: Url, timeout_s: float) -> Cause:
         text = _CERTIFICATE.get(exc.verify_code, exc.verify_message)
         return Cause(f"TLS: {text}", f"install a certificate for {url.host} from a public CA, with its full chain")
     if isinstance(exc, ssl.SSLError):
-        text = f"TLS: the handshake with {where} failed ({exc.reason or type(exc).__name__})"
+        reason = getattr(exc, "reason", None) or type(exc).__name__
+        text = f"TLS: the handshake with {where} failed ({reason})"
         return Cause(text, "use its https port, or enable TLS on it")
     if isinstance(exc, http.client.RemoteDisconnected | ConnectionResetError):
         text = f"connection closed: {where} sent no response"
