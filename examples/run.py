@@ -30,9 +30,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HERE.parent / ".verifier-example")
     parser.add_argument("--port", type=int, default=8000, help="first of three ports; ports in use are skipped")
     options = parser.parse_args()
-    folder, first_port = options.folder.resolve(), options.port
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        serve(options.folder.resolve(), *free_ports(options.port, 3))
+    except KeyboardInterrupt:
+        print()
+
+
+def serve(folder: Path, verifier_port: int, game_port: int, escs_port: int) -> NoReturn:
+    """Run the three servers until one of them ends."""
     secret = prepare(folder)
-    verifier_port, game_port, escs_port = free_ports(first_port, 3)
     game = f"http://127.0.0.1:{game_port}"
     escs = f"http://localhost:{escs_port}"  # another host name, because cookies do not distinguish ports
     game_api_url = f"http://127.0.0.1:{verifier_port}/profile"
@@ -56,23 +63,19 @@ def main() -> None:
         "ESCS_ORIGIN": escs,
         "ESCS_APPLICATION_ID": APPLICATION_ID,
     }
-    signal.signal(signal.SIGTERM, interrupt)
     with ExitStack() as stack:
-        try:
-            processes = [
-                stack.enter_context(run(folder / "verifier.log", verifier_port, verifier_environment, "serve")),
-                stack.enter_context(run(folder / "escs.log", escs_port, escs_environment, "escs/escs.py")),
-                stack.enter_context(run(folder / "game.log", game_port, game_environment, "game/backend.py")),
-            ]
-            print(f"Game          {game}")
-            print(f"Game API URL  {game_api_url}")
-            print(f"Keys and logs {folder}")
-            print("Open the game in a browser. Ctrl-C stops everything.", flush=True)
-            while all(process.poll() is None for process in processes):
-                time.sleep(0.2)
-            sys.exit(f"error: a server ended; its log is in {folder}")
-        except KeyboardInterrupt:
-            print()
+        processes = [
+            stack.enter_context(run(folder / "verifier.log", verifier_port, verifier_environment, "serve")),
+            stack.enter_context(run(folder / "escs.log", escs_port, escs_environment, "escs/escs.py")),
+            stack.enter_context(run(folder / "game.log", game_port, game_environment, "game/backend.py")),
+        ]
+        print(f"Game          {game}")
+        print(f"Game API URL  {game_api_url}")
+        print(f"Keys and logs {folder}")
+        print("Open the game in a browser. Ctrl-C stops everything.", flush=True)
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.2)
+    sys.exit(f"error: a server ended; its log is in {folder}")
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
