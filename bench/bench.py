@@ -28,11 +28,10 @@ from typing import Any, NamedTuple
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from verifier import jwk
-from verifier.applications import Application, Applications
-from verifier.encoding import b64url_encode
-from verifier.keystore import PrivateKey
-from verifier.settings import Secret
+from verifier.core import jwk
+from verifier.core.applications import Application, Applications, Secret
+from verifier.core.encoding import b64url_encode
+from verifier.signing.keystore import PrivateKey
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
@@ -42,7 +41,12 @@ SERVER_CORE, CLIENT_CORE = "0", "1"
 SLOW = 2000
 HEAD = b"POST /profile HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 GOLANG_JWT = Path("/usr/share/gocode/src/github.com/golang-jwt/jwt")  # where Debian puts it
-OURS, FASTAPI, STARLETTE, FASTIFY = "verifier", "FastAPI + PyJWT", "Starlette + PyJWT decode", "Fastify + fast-jwt"
+RESOURCE_EXHAUSTED, FASTAPI, STARLETTE, FASTIFY = (
+    "verifier",
+    "FastAPI + PyJWT",
+    "Starlette + PyJWT decode",
+    "Fastify + fast-jwt",
+)
 GO, BARE, RAW = "Go net/http + golang-jwt", "floor: bare ASGI", "floor: signature check"
 
 
@@ -50,7 +54,7 @@ class Row(NamedTuple):
     """One thing that is measured."""
 
     label: str
-    server: str = OURS
+    server: str = RESOURCE_EXHAUSTED
     alg: str = "ES256"
     load: str = "good"  # or "wrong secret", "garbage", "expired"
     workers: int = 1
@@ -86,8 +90,8 @@ class Target(NamedTuple):
 
 
 def peers(alg: str) -> list[Row]:
-    rows = [Row(name, name, alg) for name in (OURS, FASTAPI, STARLETTE, FASTIFY, GO, BARE, RAW)]
-    return [*rows, Row("verifier without a log line per request", OURS, alg, log="warning")]
+    rows = [Row(name, name, alg) for name in (RESOURCE_EXHAUSTED, FASTAPI, STARLETTE, FASTIFY, GO, BARE, RAW)]
+    return [*rows, Row("verifier without a log line per request", RESOURCE_EXHAUSTED, alg, log="warning")]
 
 
 TABLES: dict[str, list[Row]] = {
@@ -105,10 +109,14 @@ TABLES: dict[str, list[Row]] = {
     ],
     "tokens": [Row(f"tokens of {n} octets", octets=n) for n in (300, 2000, 8000)],
 }
-_AGAINST_PEERS = [Target(OURS, (FASTAPI,), 0.45), Target(OURS, (STARLETTE,), 0.60), Target(OURS, (FASTIFY,), 0.95)]
+_AGAINST_PEERS = [
+    Target(RESOURCE_EXHAUSTED, (FASTAPI,), 0.45),
+    Target(RESOURCE_EXHAUSTED, (STARLETTE,), 0.60),
+    Target(RESOURCE_EXHAUSTED, (FASTIFY,), 0.95),
+]
 TARGETS: dict[str, list[Target]] = {
-    "ES256": [*_AGAINST_PEERS, Target(OURS, (GO,), 1.05), Target(OURS, (BARE, RAW), 1.45)],
-    "RS256": [*_AGAINST_PEERS, Target(OURS, (GO,), 1.00), Target(OURS, (BARE, RAW), 1.45)],
+    "ES256": [*_AGAINST_PEERS, Target(RESOURCE_EXHAUSTED, (GO,), 1.05), Target(RESOURCE_EXHAUSTED, (BARE, RAW), 1.45)],
+    "RS256": [*_AGAINST_PEERS, Target(RESOURCE_EXHAUSTED, (GO,), 1.00), Target(RESOURCE_EXHAUSTED, (BARE, RAW), 1.45)],
     "refused": [Target("wrong secret", ("good",), 0.6), Target("garbage", ("good",), 0.7)],
     # With a core each, two do 2 / 1.11 = 1.8 of one; the requests of a second also tell what wrk took of two cores.
     "workers": [Target("2 workers", ("1 workers",), 1.11), Target("2 workers", ("1 workers",), 1.8, "per_s")],
@@ -195,8 +203,8 @@ def prepare(folder: Path, row: Row, count: int = TOKENS) -> World:
 def command(server: str, build: Path, python: str = sys.executable) -> list[str] | str:
     """How a server is started, or why it cannot be."""
     peers_ = HERE / "peers"
-    if server == OURS:
-        return [python, "-m", "verifier.cli", "serve"]
+    if server == RESOURCE_EXHAUSTED:
+        return [python, "-m", "verifier", "serve"]
     if server == GO:
         if not shutil.which("go") or not GOLANG_JWT.is_dir():
             return "needs Debian's golang-go and golang-github-golang-jwt-jwt-dev"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import uvloop
 
 from bench import bench, namespaces, steady
-from verifier import keystore
+from verifier.signing import keystore
 
 STRETCH, CONNECTIONS = 2.4, 64
 LIMIT_S, WITHIN = 0.05, 0.999

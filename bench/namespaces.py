@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import bench
 from bench.rotation import APPLICATION_ID, ISSUER, environment
 from verifier import TokenIssuer
-from verifier.keystore import Keystore
+from verifier.signing.keystore import Keystore
 
 ROOT = Path(__file__).parent.parent
 HOSTS = ("a", "b", "c")
@@ -36,7 +36,7 @@ def command(*words: object) -> str:
 
 def verifier(*words: object) -> None:
     """A command of this project, which makes way for what is measured: elsewhere it runs on another machine."""
-    command("nice", sys.executable, "-m", "verifier.cli", *words)
+    command("nice", sys.executable, "-m", "verifier", *words)
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Host:
     def start(self) -> None:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.name, sys.executable, "-m", "verifier.cli", "serve"],
+                ["ip", "netns", "exec", self.name, sys.executable, "-m", "verifier", "serve"],
                 env=self.environment,
                 stdout=output,
                 stderr=output,

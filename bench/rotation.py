@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
-from verifier import cli, tokens
-from verifier.issuer import TokenIssuer
-from verifier.keyring import KeyDirectory
-from verifier.keystore import Keystore, PrivateKey
+from verifier.cli.main import cli
+from verifier.core import tokens
+from verifier.signing.issuer import TokenIssuer
+from verifier.signing.keystore import Keystore, PrivateKey
+from verifier.storage.key_directory import KeyDirectory
 
 ISSUER, APPLICATION_ID, SECRET = "https://game.example", "bench", secrets.token_urlsafe(24)
 LEEWAY_S = 1
@@ -102,7 +103,7 @@ class Replica:
     def start(self) -> None:
         self.starts += 1
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "verifier.cli", "serve"]
+            command = [sys.executable, "-m", "verifier", "serve"]
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def wait_until_ready(self) -> None:
@@ -203,7 +204,7 @@ class Game:
         options = [] if command[0] == "generate" else window
         with redirect_stdout(StringIO()):
             arguments = ["keys", *command, *options, "--keys", str(self.source)]
-            cli.cli.main(arguments, prog_name="verifier", standalone_mode=False)
+            cli.main(arguments, prog_name="verifier", standalone_mode=False)
 
     def deliver(self) -> list[float]:
         """Bring the source to every replica; the moment it was there, for each."""

@@ -150,7 +150,7 @@ def soak(folder: Path, count: int, every_s: float) -> Run:
     keys, port, metrics = folder / "keys", bench.free_port(), bench.free_port()
     verifier("keys", "generate", "--keys", keys)
     environment = rotation.environment(keys) | {"VERIFIER_PORT": str(port), "VERIFIER_METRICS_PORT": str(metrics)}
-    line = ["taskset", "-c", bench.SERVER_CORE, sys.executable, "-m", "verifier.cli", "serve"]
+    line = ["taskset", "-c", bench.SERVER_CORE, sys.executable, "-m", "verifier", "serve"]
     os.sched_setaffinity(0, {int(bench.CLIENT_CORE)})
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE)
     alarms = subprocess.Popen(["grep", "-c", '"level":"error"'], stdin=process.stdout, stdout=subprocess.PIPE)

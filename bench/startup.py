@@ -31,7 +31,7 @@ def first_answer_s(world: bench.World) -> float:
     port = bench.free_port()
     body = world.bodies.open("rb").readline()
     since = time.monotonic()
-    line = [sys.executable, "-m", "verifier.cli", "serve"]
+    line = [sys.executable, "-m", "verifier", "serve"]
     process = subprocess.Popen(line, env=world.environment | {"VERIFIER_PORT": str(port)}, stderr=subprocess.DEVNULL)
     try:
         return bench.first_answer(process, port, body, 200, since)[1]

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import httptools
 
 from bench.rotation import APPLICATION_ID, ISSUER, SECRET
-from verifier import tokens
-from verifier.keystore import Keystore, PrivateKey
+from verifier.core import tokens
+from verifier.signing.keystore import Keystore, PrivateKey
 
 WARM_S, CAPACITY_S, PATIENCE_S = 1.0, 5.0, 10.0
 clock = time.perf_counter

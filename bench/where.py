@@ -23,9 +23,9 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 import bench
-from verifier.app import create_app
-from verifier.protocol import Protocol
-from verifier.settings import Settings
+from verifier.server.connection import Protocol
+from verifier.server.endpoints import create_app
+from verifier.server.settings import Settings
 
 BATCH, TURN = 200, 10  # requests; as many as come in one turn of the loop
 

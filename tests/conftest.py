@@ -20,11 +20,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from freezegun import freeze_time
 from hypothesis import settings
 
-from tests import forge
-from verifier import cli, keystore, tokens
-from verifier.app import create_app
-from verifier.keyring import Keyring, parse_public_key
-from verifier.settings import Settings
+from tests.support import forge
+from verifier.cli import main
+from verifier.core import rules, tokens
+from verifier.core.keyring import Keyring, parse_public_key
+from verifier.server.endpoints import create_app
+from verifier.server.settings import Settings
+from verifier.signing import keystore
 
 # How long an example takes is no test's business.
 settings.register_profile("house", deadline=None)
@@ -100,7 +102,7 @@ def issue(pairs: dict[str, forge.Pair], claims: dict[str, Any]) -> Callable[...,
 @pytest.fixture
 def verify(keyring: Keyring) -> Callable[..., tokens.Player]:
     def verify(token: str, **changes: Any) -> tokens.Player:
-        return tokens.verify(token, tokens.Policy(ISSUER, APPLICATION_ID, keyring, NOW)._replace(**changes))
+        return tokens.verify(token, rules.Policy(ISSUER, APPLICATION_ID, keyring, NOW)._replace(**changes))
 
     return verify
 
@@ -244,7 +246,7 @@ def _nothing_personal_in_any_log() -> Iterator[None]:
 def start(
     environment: dict[str, str],
     log: Path,
-    program: tuple[str, ...] = ("-m", "verifier.cli"),
+    program: tuple[str, ...] = ("-m", "verifier"),
     under: tuple[str, ...] = (),
 ) -> Server:
     """The real server, ready; `under` is a command that runs another in its place."""
@@ -299,7 +301,7 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capsys.readouterr()
         with freeze_time(datetime.fromtimestamp(now, UTC)), pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         return Done(int(end.value.code or 0), out, err)
 

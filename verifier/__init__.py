@@ -2,22 +2,27 @@
 
 from typing import TYPE_CHECKING, Any
 
+from verifier._version import __version__
+
 if TYPE_CHECKING:
-    from verifier.errors import CannotIssue, ConfigError
-    from verifier.issuer import TokenIssuer
+    from verifier.errors import ConfigError as ConfigError
+    from verifier.errors import IssueError as IssueError
+    from verifier.signing.issuer import TokenIssuer as TokenIssuer
 
-__version__ = "0.1.0"
-__all__ = ["CannotIssue", "ConfigError", "TokenIssuer", "__version__"]
+__all__ = ["ConfigError", "IssueError", "TokenIssuer", "__version__"]
 
 
-def __getattr__(name: str) -> Any:
-    # On demand, because every import of verifier.app runs this file: what serves must not load what signs.
-    if name == "TokenIssuer":
-        from verifier.issuer import TokenIssuer
+if not TYPE_CHECKING:
 
-        return TokenIssuer
-    if name in ("CannotIssue", "ConfigError"):
-        from verifier import errors
+    def __getattr__(name: str) -> Any:
+        # On demand, because every import of verifier.server runs this file: the server must not load what signs.
+        import importlib
 
-        return getattr(errors, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        modules = {
+            "TokenIssuer": "verifier.signing.issuer",
+            "ConfigError": "verifier.errors",
+            "IssueError": "verifier.errors",
+        }
+        if name in modules:
+            return getattr(importlib.import_module(modules[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from tests.conformance.endpoint import Web
 from tests.conformance.support import dated, pem
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET, Server, start
-from tests.forge import Pair
-from verifier.cli import cli
+from tests.support.forge import Pair
+from verifier.cli.main import cli
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.conformance.support import PRIVATE, dated
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET
-from tests.forge import Pair
-from verifier import app, tokens
-from verifier.applications import Applications
+from tests.support.forge import Pair
 from verifier.conformance.forge import CLAIMS, hs256
 from verifier.conformance.invariants import SLOW_S
-from verifier.encoding import json_object
-from verifier.errors import InvalidRequest, InvalidToken, Refusal
-from verifier.keyring import Keyring, parse_public_key
-from verifier.settings import Secret
+from verifier.core import rules, tokens
+from verifier.core.applications import Applications, Secret
+from verifier.core.encoding import loads_object
+from verifier.core.keyring import Keyring, parse_public_key
+from verifier.errors import ApiError, InvalidRequest, InvalidToken, Reason
+from verifier.server.asgi import check_headers
+from verifier.server.endpoints import parse_body
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -44,7 +45,7 @@ class Endpoint(BaseHTTPRequestHandler):
         content, headers = b"", {"Content-Type": "application/json", "Cache-Control": "no-store"}
         try:
             status, body = 200, web.profile(self.command, self.path, self.headers, self.read_body())
-        except Refusal as refusal:
+        except ApiError as refusal:
             status, body = refusal.status, {"error": refusal.code, "error_description": str(refusal)}
             headers |= {name.decode(): value.decode() for name, value in refusal.headers}
         except Exception:  # noqa: BLE001
@@ -127,27 +128,27 @@ class Web(HTTPServer):
 
     def profile(self, method: str, path: str, headers: Any, body: bytes) -> dict[str, Any]:
         if path.rstrip("/") != "/profile" or (path.endswith("/") and self.wrong != "slash"):
-            raise InvalidRequest("no such path", status=404)
+            raise InvalidRequest(Reason.NOT_FOUND)
         if method != "POST":
-            raise InvalidRequest("the method must be POST", status=405, headers=((b"allow", b"POST"),))
+            raise InvalidRequest(Reason.METHOD_NOT_ALLOWED, ((b"allow", b"POST"),), methods="POST")
         if self.wrong == "lax body":
             members = json.loads(body)
             code, secret, application_id = members["code"], members["secretKey"], members["applicationId"]
         elif self.wrong == "no secret":
-            members = json_object(body) | {"secretKey": SECRET}
-            code, secret, application_id = app.parse_body(json.dumps(members).encode())
+            members = loads_object(body) | {"secretKey": SECRET}
+            code, secret, application_id = parse_body(json.dumps(members).encode())
         elif self.wrong == "no application":
-            members = json_object(body) | {"applicationId": APPLICATION_ID}
-            code, secret, application_id = app.parse_body(json.dumps(members).encode())
+            members = loads_object(body) | {"applicationId": APPLICATION_ID}
+            code, secret, application_id = parse_body(json.dumps(members).encode())
         else:
-            app.check_headers(((name.lower().encode(), value.encode()) for name, value in headers.items()), 16_384)
-            code, secret, application_id = app.parse_body(body)
+            check_headers(((name.lower().encode(), value.encode()) for name, value in headers.items()), 16_384)
+            code, secret, application_id = parse_body(body)
         if self.wrong == "secret prefix":
             secret = SECRET if SECRET.startswith(secret) else secret
         self.applications.authenticate(application_id=application_id, secret=secret)
         if self.wrong == "opaque tokens":
             if code != "opaque":
-                raise InvalidToken("unknown")
+                raise InvalidToken(Reason.TOKEN_MALFORMED)
             return {"_id": PRIVATE[0], "email": PRIVATE[1]}
         token = self.verify(code, application_id)
         profile = {name: token.claims.get(claim) or None for name, claim in CLAIMS.items()}
@@ -161,30 +162,30 @@ class Web(HTTPServer):
             profile |= token.claims
         return profile
 
-    def verify(self, code: str, application_id: str) -> tokens.Token:
+    def verify(self, code: str, application_id: str) -> rules.UnverifiedToken:
         if self.wrong == "no signature" and code.count(".") == 1:
             code += "."
         token = tokens.parse(code, self.keyring)
-        policy = tokens.Policy(ISSUER, application_id, self.keyring, int(time.time()))
-        for rule in tokens.RULES:
+        policy = rules.Policy(ISSUER, application_id, self.keyring, int(time.time()))
+        for rule in rules.RULES:
             if rule.name not in SKIPPED_RULES.get(self.wrong, ()):
                 rule.check(token, policy)
         if self.wrong == "alg from header":
             public = self.pair.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             alg = str(token.header["alg"]).lower()
             if alg == "hs256" and hs256(public)(token.signing_input, b"") != token.signature:
-                raise InvalidToken("signature does not match")
+                raise InvalidToken(Reason.SIGNATURE_INVALID)
             if alg not in ("none", "hs256"):
                 self.require_signature(token, public_key=self.pair.key.public_key())
         if self.wrong == "shared key" and (
             token.header["alg"] != "HS256" or hs256(SHARED_KEY)(token.signing_input, b"") != token.signature
         ):
-            raise InvalidToken("signature does not match")
+            raise InvalidToken(Reason.SIGNATURE_INVALID)
         if self.wrong == "jwk from header":
             jwk = token.header.get("jwk")
             self.require_signature(token, jwt.PyJWK(jwk, "ES256").key if jwk else self.pair.key.public_key())
         return token
 
-    def require_signature(self, token: tokens.Token, public_key: Any) -> None:
+    def require_signature(self, token: rules.UnverifiedToken, public_key: Any) -> None:
         if not jwt.get_algorithm_by_name("ES256").verify(token.signing_input, public_key, token.signature):
-            raise InvalidToken("signature does not match")
+            raise InvalidToken(Reason.SIGNATURE_INVALID)

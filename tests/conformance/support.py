@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET
-from tests.forge import Pair
+from tests.support.forge import Pair
 from verifier.conformance import runner
 from verifier.conformance.forge import Context, Key
 from verifier.conformance.messages import Url

@@ -43,7 +43,7 @@ def no_test_fails(folder: Path, module: str, **environment: str) -> bool:
     """Whether the selected tests see nothing; those of the module are asked first, which is faster."""
     selected = SETTINGS["pytest_add_cli_args_test_selection"]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    for chosen in ([f"tests/test_{module}.py"], selected):
+    for chosen in ([f"tests/core/test_{module}.py"], selected):
         try:
             done = subprocess.run(
                 [*command, *chosen], cwd=folder, env=os.environ | environment, capture_output=True, timeout=300

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import contract, forge
 from tests.conftest import start
+from tests.support import contract, forge
 
 # Without meaning here: there is no state, no authentication but the body's own, and no object of anyone.
 EXCLUDED = ("ensure_resource_availability", "use_after_free", "ignored_auth", "object_level_authorization")

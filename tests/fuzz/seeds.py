@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import test_vectors
-from tests.contract import APPLICATION_ID, SECRET
+from tests.support.contract import APPLICATION_ID, SECRET
 
 CORPUS = Path(__file__).parent / "corpus"
 MOST_BYTES, MOST_FOUND = 600, 160

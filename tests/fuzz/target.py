@@ -10,7 +10,7 @@ Mutated bytes never carry a good signature, so most targets sign after the mutat
     token       the text of a token; $header, $claims and $signature stand for those of a good one
     header      the JSON of a header, signed with the claims of a good token; $kid and $alg for those of the key
     claims      the JSON of the claims, signed under a good header
-    json        encoding.json_object
+    json        encoding.loads_object
     base64url   encoding.b64url_decode
     key         a file of keys/public, and `jwk.read_public`
     applications  an applications file
@@ -30,11 +30,12 @@ except ImportError:  # the seeds are also run by tests/test_hostile.py, where th
     atheris = None
 
 with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontext():
-    from verifier import app, applications, encoding, jwk, keyring, tokens  # noqa: F401
+    from verifier.core import applications, encoding, jwk, keyring, tokens  # noqa: F401
     from verifier.errors import ConfigError, KeyFileError
+    from verifier.server import endpoints  # noqa: F401
 
-from tests import contract, forge
-from tests.contract import APPLICATION_ID, ISSUER, NOW, SECRET, World
+from tests.support import contract, forge
+from tests.support.contract import APPLICATION_ID, ISSUER, NOW, SECRET, World
 
 CLAIMS = {"iss": ISSUER, "aud": APPLICATION_ID, "sub": "42", "iat": NOW, "exp": NOW + 300, "username": "ann"}
 
@@ -72,7 +73,7 @@ def targets(world: World) -> dict[str, Callable[[bytes], None]]:
         ask(forge.sign(pair, headers[pair.alg], data))
 
     def json_(data: bytes) -> None:
-        found = verdict(encoding.json_object, data, ValueError)
+        found = verdict(encoding.loads_object, data, ValueError)
         expected = verdict(contract.naive_json, data, (AssertionError, ValueError, RecursionError))
         if not (isinstance(found, ValueError) and contract.DEEP in str(found)) and not isinstance(
             expected, RecursionError
@@ -92,7 +93,7 @@ def targets(world: World) -> dict[str, Callable[[bytes], None]]:
         if isinstance(found, keyring.PublicKey):
             ring = keyring.Keyring([found])
             assert ring.find(found.kid) is found
-            assert len(ring.jwks(NOW)) == (not found.is_dead(NOW))
+            assert len(ring.jwks(NOW)) == (not found.has_ended(NOW))
             assert not json.dumps(ring.jwks(NOW)).count('"d"')
         imported = verdict(lambda d: jwk.read_public(d.decode("utf-8", "surrogateescape")), data, KeyFileError)
         for members in imported if isinstance(imported, list) else ():
@@ -127,7 +128,7 @@ def verdict(read: Callable[[Any], Any], data: Any, refusal: Any) -> Any:
 def name_of(data: bytes) -> str:
     """The name under which a key file would be accepted, where one exists."""
     try:
-        return f"{jwk.thumbprint(encoding.json_object(data))}.json"
+        return f"{jwk.thumbprint(encoding.loads_object(data))}.json"
     except (KeyFileError, ValueError):
         return "x.json"
 

@@ -1,4 +1,4 @@
 """The recipes of docs/issuing: read from the pages, built with locked libraries into `.build`.
 
-Nothing here verifies a token; tests/test_languages.py does.
+Nothing here verifies a token; tests/system/test_languages.py does.
 """

@@ -4,7 +4,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from verifier import jwk
+from verifier.core import jwk
 
 
 class AwsKmsSigner:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.signers.aws_kms import AwsKmsSigner
 from tests.signers.pkcs11_hsm import Pkcs11Signer
-from verifier.issuer import TokenIssuer
+from verifier.signing.issuer import TokenIssuer
 
 
 @contextmanager

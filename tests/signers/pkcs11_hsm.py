@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11 import Mechanism, ObjectClass
 from pkcs11.util.ec import encode_ec_public_key
 
-from verifier import jwk
+from verifier.core import jwk
 
 
 class Pkcs11Signer:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests import chromium
+from tests.support import chromium
 
 pytest.importorskip("fastapi", reason="needs FastAPI (make .venv/test.stamp)")
 

@@ -1,0 +1,193 @@
+"""The commands about applications: what each does, says and refuses."""
+
+import hashlib
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tests.conftest import SECRET, Done, free_port
+from verifier.core.applications import parse
+
+
+def digest(secret: str) -> str:
+    """The beginning of a secret's digest, as it is shown."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:12]
+
+
+def add(run, application_id, secret, path):
+    return run("applications", "add", application_id, "--file", path, stdin=secret)
+
+
+def test_applications_come_and_secrets_go(run, tmp_path):
+    path = tmp_path / "new" / "applications.json"
+    assert add(run, "one", f"{SECRET}\r\n", path) == Done(
+        0, f"{path}: application one has 1 live secret(s)\none  secret 1  sha256 {digest(SECRET)}...\n"
+    )
+    assert add(run, "two", "short", path) == Done(
+        0,
+        f"{path}: application two has 1 live secret(s)\n"
+        f"two  secret 1  sha256 {digest('short')}...  weak: shorter than 16 characters\n",
+    )
+    assert add(run, "one", "another secret of one", path).status == 0
+    assert path.stat().st_mode & 0o777 == 0o640
+    applications, problems = parse(path.read_bytes())
+    assert problems == []
+    assert applications.authenticate(application_id="one", secret=SECRET) == 0
+    assert applications.authenticate(application_id="one", secret="another secret of one") == 1
+    listed = run("applications", "list", "--file", path)
+    assert listed.out.splitlines() == [
+        f"one  secret 1  sha256 {digest(SECRET)}...",
+        f"one  secret 2  sha256 {digest('another secret of one')}...",
+        f"two  secret 1  sha256 {digest('short')}...  weak: shorter than 16 characters",
+    ]
+    document = json.loads(run("applications", "list", "--json", "--file", path).out)
+    assert document["applications"][1] == {
+        "id": "two",
+        "secrets": [
+            {"slot": 1, "sha256": digest("short"), "weakness": "shorter than 16 characters", "last_used": None}
+        ],
+    }
+    removed = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert removed.out.startswith(f"{path}: application one has 1 live secret(s)\n")
+    assert parse(path.read_bytes())[0].authenticate(application_id="one", secret="another secret of one") == 0
+
+
+def test_the_mode_of_the_file_stays_as_it_was_set(run, tmp_path):
+    path = tmp_path / "applications.json"
+    assert add(run, "one", SECRET, path).status == 0
+    path.chmod(0o644)
+    assert add(run, "one", SECRET * 2, path).status == 0
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_third_secret_and_the_last_one_are_refused(run, tmp_path):
+    path = tmp_path / "applications.json"
+    for secret in ("first secret, long", "second secret, long"):
+        assert add(run, "one", secret, path).status == 0
+    assert add(run, "one", "third secret, long", path) == Done(
+        1,
+        "",
+        "verifier: error: application one has 2 live secrets already\n"
+        "verifier: hint: remove one first: verifier applications remove-secret one --slot 1\n",
+    )
+    assert run("applications", "remove-secret", "one", "--slot", 2, "--file", path).status == 0
+    last = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert last.status == 1
+    assert last.err.startswith("verifier: error: the only secret of application one cannot be removed")
+
+
+def test_an_empty_secret_is_refused(run, tmp_path):
+    done = add(run, "one", "\n", tmp_path / "applications.json")
+    assert done == Done(3, "", "verifier: error: the secret is empty or not UTF-8\n")
+
+
+def test_a_secret_is_asked_for_on_a_terminal(run, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(io, "StringIO", Terminal)
+    monkeypatch.setattr("click.prompt", lambda text, **options: SECRET if options["hide_input"] else "")
+    assert add(run, "one", "", tmp_path / "applications.json").status == 0
+    applications, _ = parse((tmp_path / "applications.json").read_bytes())
+    assert applications.authenticate(application_id="one", secret=SECRET) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("{", "the file is not valid JSON"),
+        ('{"applications": [{}]}', "entry 1 is not an application with 1 or 2 secrets (sha256: 64 hex digits)"),
+    ],
+)
+def test_a_bad_applications_file_is_never_written_over(run, tmp_path, content, says):
+    path = tmp_path / "applications.json"
+    if content is not None:
+        path.write_text(content)
+    done = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert done.status == 3
+    assert done.err.splitlines()[0] == f"verifier: error: {path}: {says}"
+    assert content is None or path.read_text() == content
+
+
+def test_rotate_secret_accepts_a_second_secret(run, tmp_path):
+    path = tmp_path / "applications.json"
+    assert add(run, "one", SECRET, path).status == 0
+    done = run("applications", "rotate-secret", "one", "--file", path, stdin="the next secret\n")
+    assert done == Done(
+        0,
+        f"{path}: application one has 2 live secret(s)\n"
+        f"one  secret 1  sha256 {digest(SECRET)}...\n"
+        f"one  secret 2  sha256 {digest('the next secret')}...  weak: shorter than 16 characters\n"
+        "Enter the new secret in the escs dashboard. When secret 1 is no longer used:\n"
+        "  verifier applications remove-secret one --slot 1\n",
+    )
+    third = run("applications", "rotate-secret", "one", "--file", path, stdin="yet another secret\n")
+    assert third.status == 1
+    document = json.loads(run("applications", "remove-secret", "one", "--slot", 1, "--json", "--file", path).out)
+    assert [secret["sha256"] for secret in document["applications"][0]["secrets"]] == [digest("the next secret")]
+
+
+def test_rotate_secret_needs_a_known_application(run, tmp_path):
+    path = tmp_path / "applications.json"
+    assert add(run, "one", SECRET, path).status == 0
+    assert run("applications", "rotate-secret", "two", "--json", "--file", path, stdin="x") == Done(
+        1, "", "verifier: error: application two is unknown\nverifier: hint: verifier applications add two\n"
+    )
+
+
+METRICS = """\
+# TYPE verifier_secret_last_used_timestamp_seconds gauge
+verifier_secret_last_used_timestamp_seconds{application="one",slot="1"} 1.8e+09
+verifier_secret_last_used_timestamp_seconds{application="one \\"b\\"",slot="2"} 1.7e+09
+verifier_secret_last_used_timestamp_seconds{application="o",slot="2"} 1.6e+09
+"""
+
+
+@pytest.fixture
+def metrics():
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(METRICS.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_last_use_of_each_slot_is_shown_where_metrics_are_given(run, tmp_path, metrics):
+    path = tmp_path / "applications.json"
+    for application_id in ("one", 'one "b"'):
+        assert add(run, application_id, SECRET, path).status == 0
+    done = run("applications", "rotate-secret", "one", "--metrics", metrics, "--json", "--file", path, stdin=SECRET * 2)
+    assert [s["last_used"] for s in json.loads(done.out)["applications"][0]["secrets"]] == [1_800_000_000.0, None]
+    listed = run("applications", "list", "--metrics", metrics, "--file", path)
+    assert listed.out.splitlines()[0].endswith("  last used 2027-01-15 08:00:00 UTC (2027-01-15 08:00:00 UTC)")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("ftp://x", "ftp://x: not an http or https URL"),
+        ("http://127.0.0.1:{}/", "http://127.0.0.1:{}/: no metrics answer (URLError)"),
+    ],
+)
+def test_metrics_that_do_not_answer_change_nothing(run, tmp_path, url, says):
+    path, port = tmp_path / "applications.json", free_port()
+    assert add(run, "one", SECRET, path).status == 0
+    before = path.read_bytes()
+    arguments = ("applications", "rotate-secret", "one", "--metrics", url.format(port), "--file", path)
+    assert run(*arguments, stdin="the next secret\n") == Done(3, "", f"verifier: error: {says.format(port)}\n")
+    assert path.read_bytes() == before

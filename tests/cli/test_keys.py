@@ -1,0 +1,439 @@
+"""The commands about keys: what each does, says and refuses, at a frozen clock."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, Done, start
+from verifier.core.keyring import KeyState
+from verifier.rotation import history
+from verifier.storage import atomic
+from verifier.storage.key_directory import KeyDirectory
+
+PUBLIC, PRIVATE, HISTORY = Path("keys/public"), Path("keys/private"), Path("keys/history.jsonl")
+SWITCH = NOW + 3600
+DAY = 86_400
+WRITTEN = "Written to keys/public and keys/history.jsonl. Commit both; the diff is what a reviewer approves.\n"
+
+
+def states(now: int) -> dict[str, str]:
+    keyring = KeyDirectory(PUBLIC).load()
+    return {kid: keyring.state(key, now).value for kid, key in keyring.keys.items()}
+
+
+def current(now: int = NOW) -> str:
+    return KeyDirectory(PUBLIC).load().current(now).kid
+
+
+def events() -> list[tuple[str, str, str, str]]:
+    found, problems = history.read(HISTORY.read_bytes())
+    assert problems == []
+    return [(event.command, event.kid, event.old, event.new) for event in found]
+
+
+@pytest.fixture
+def first(run) -> str:
+    """The kid of the first key, made a day ago."""
+    assert run("keys", "generate", now=NOW - DAY).status == 0
+    return current()
+
+
+def test_generate_makes_a_key_that_signs(run):
+    done = run("keys", "generate")
+    kid = current()
+    assert done == Done(
+        0,
+        f"{kid}  none -> current\n"
+        f"  private half in keys/private/{kid}.pem\n"
+        "  signs from 2027-01-15 08:00:00 UTC (2027-01-15 08:00:00 UTC)\n" + WRITTEN,
+    )
+    assert json.loads((PUBLIC / f"{kid}.json").read_text())["alg"] == "ES256"
+    assert (PRIVATE.stat().st_mode & 0o777, (PRIVATE / f"{kid}.pem").stat().st_mode & 0o777) == (0o700, 0o600)
+    assert events() == [("generate", kid, "none", "current")]
+
+
+def test_generate_does_not_replace_a_current_key(run, first):
+    assert run("keys", "generate") == Done(
+        1,
+        "",
+        f"verifier: error: keys/public: a key is current already (found {first})\n"
+        "verifier: hint: schedule the next one: verifier keys rotate\n",
+    )
+
+
+@pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
+def test_every_kind_of_key_signs_what_verifies(run, alg):
+    assert run("keys", "generate", "--alg", alg).status == 0
+    mint = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
+    token = run("token", "42", *mint).out
+    assert run("explain", *mint, stdin=token).out.endswith("\naccepted\n")
+
+
+def test_list_shows_stages_and_problems(run, keys, pairs):
+    kid = pairs["ES256"].kid
+    path = keys / "public" / f"{kid}.json"
+    members = json.loads(path.read_text()) | {"exp": NOW + 9, "revoked": {"revoked_at": NOW, "reason": "lost"}}
+    path.write_text(json.dumps(members))
+    (keys / "public" / "bad.json").write_text("{")
+    done = run("keys", "list", "--keys", keys)
+    assert done.status == 1
+    assert f"{kid}  ES256  revoked   2027-01-15 07:58:20 UTC to 2027-01-15 08:00:09 UTC\n" in done.out
+    assert f"{pairs['EdDSA'].kid}  EdDSA  current   2027-01-15 07:56:40 UTC to no end\n" in done.out
+    assert done.err == f"verifier: error: {keys}/public/bad.json: is not valid JSON\n"
+    document = json.loads(run("keys", "list", "--json", "--keys", keys).out)
+    assert document["problems"] == [f"{keys}/public/bad.json: is not valid JSON"]
+    assert document["keys"][-1] == {
+        "kid": kid,
+        "alg": "ES256",
+        "state": "revoked",
+        "iat": NOW - 100,
+        "nbf": NOW - 100,
+        "exp": NOW + 9,
+        "revoked_at": NOW,
+        "reason": "lost",
+    }
+
+
+def test_rotate_schedules_the_switch(run, first):
+    done = run("keys", "rotate")
+    (kid,) = set(states(NOW)) - {first}
+    assert done == Done(
+        0,
+        f"{kid}  none -> pending\n"
+        f"  private half in keys/private/{kid}.pem\n"
+        "  signs from 2027-01-15 09:00:00 UTC (2027-01-15 09:00:00 UTC)\n"
+        f"{first}  current -> current\n"
+        "  verifies until 2027-01-15 09:06:00 UTC (2027-01-15 09:06:00 UTC)\n" + WRITTEN,
+    )
+    assert states(SWITCH - 1) == {first: "current", kid: "pending"}
+    assert states(SWITCH) == {first: "retiring", kid: "current"}
+    assert states(SWITCH + 360) == {first: "expired", kid: "current"}
+    assert events()[1:] == [("rotate", kid, "none", "pending"), ("rotate", first, "current", "current")]
+
+
+def test_rotate_takes_lead_algorithm_and_window(run, first):
+    document = json.loads(
+        run("keys", "rotate", "--lead", "30m", "--alg", "EdDSA", "--max-lifetime", 60, "--leeway", 5, "--json").out
+    )
+    new, old = document["events"]
+    assert (new["nbf"], old["exp"]) == (NOW + 1800, NOW + 1800 + 70)
+    assert (new["by"] != "", new["at"]) == (True, NOW)
+    keyring = KeyDirectory(PUBLIC).load()
+    assert keyring.find(new["kid"]).algorithm.name == "EdDSA"
+    assert document["key_set_digest"] == keyring.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("rotate", "--lead", "599s"), 1, "the lead is too short for every replica to have the key"),
+        (("rotate", "--lead", "1w"), 2, ""),
+        (("revoke", "--kid", "", "--reason", "x"), 1, "no other key can sign: every sign-in would be refused"),
+        (("revoke", "--kid", "nonsense", "--reason", "x"), 1, "the prefix must name one key (found 0 for nonsense)"),
+        (("cancel",), 1, "no key is pending"),
+    ],
+)
+def test_what_would_lock_players_out_is_refused_and_changes_nothing(run, first, arguments, status, says):
+    before = {path: path.read_bytes() for path in Path("keys").rglob("*") if path.is_file()}
+    done = run("keys", *arguments)
+    assert done.status == status
+    assert f"verifier: error: {says}" in done.err if says else "Invalid value for '--lead'" in done.err
+    assert {path: path.read_bytes() for path in Path("keys").rglob("*") if path.is_file()} == before
+
+
+def test_rotate_needs_good_files(run, first):
+    (PUBLIC / "bad.json").write_text("{")
+    assert run("keys", "rotate") == Done(
+        3,
+        "",
+        "verifier: error: keys/public/bad.json: is not valid JSON\nverifier: hint: mend or remove the file first\n",
+    )
+
+
+def test_cancel_leaves_the_files_as_they_were(run, first):
+    before = (PUBLIC / f"{first}.json").read_bytes()
+    assert run("keys", "rotate").status == 0
+    (kid,) = set(states(NOW)) - {first}
+    done = run("keys", "cancel", now=NOW + 60)
+    assert done == Done(0, f"{first}  current -> current\n{kid}  pending -> gone  (private half removed)\n" + WRITTEN)
+    assert (PUBLIC / f"{first}.json").read_bytes() == before
+    assert [path.name for path in PRIVATE.glob("*.pem")] == [f"{first}.pem"]
+    assert states(NOW + 60) == {first: "current"}
+
+
+def test_cancel_gives_an_end_back_that_a_forced_rotation_moved(run, first):
+    path = PUBLIC / f"{first}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"exp": NOW + 1000}, indent=2) + "\n")
+    before = path.read_bytes()
+    assert run("keys", "rotate").status == 1
+    assert run("keys", "rotate", "--force").status == 0
+    assert run("keys", "cancel").status == 0
+    assert path.read_bytes() == before
+
+
+def test_revoke_with_replace_makes_a_new_key_current_at_once(run, first):
+    done = run("keys", "revoke", "--kid", first[:6], "--reason", "laptop stolen", "--replace")
+    (kid,) = set(states(NOW)) - {first}
+    assert done == Done(
+        0,
+        f"{kid}  none -> current\n"
+        f"  private half in keys/private/{kid}.pem\n"
+        "  signs from 2027-01-15 07:59:30 UTC (2027-01-15 07:59:30 UTC)\n"
+        f"{first}  current -> revoked  (laptop stolen)\n" + WRITTEN,
+    )
+    assert states(NOW) == {first: "revoked", kid: "current"}
+    assert json.loads((PUBLIC / f"{first}.json").read_text())["revoked"] == {
+        "revoked_at": NOW,
+        "reason": "laptop stolen",
+    }
+
+
+def test_revoke_with_replace_takes_the_pending_key(run, first):
+    assert run("keys", "rotate").status == 0
+    (pending,) = set(states(NOW)) - {first}
+    assert run("keys", "revoke", "--kid", first, "--reason", "x", "--replace").status == 0
+    assert states(NOW) == {first: "revoked", pending: "current"}
+    assert len(list(PRIVATE.glob("*.pem"))) == 2
+
+
+def test_revoke_works_while_another_file_is_broken(run, first):
+    (PUBLIC / "bad.json").write_text("{")
+    assert run("keys", "revoke", "--kid", first, "--reason", "x", "--force").status == 0
+
+
+def test_prune_removes_what_no_longer_signs(run, first):
+    assert run("keys", "rotate").status == 0
+    assert run("keys", "prune") == Done(0, "Nothing to do.\n")
+    assert run("keys", "prune", now=SWITCH + 29) == Done(0, "Nothing to do.\n")
+    pruned = run("keys", "prune", now=SWITCH + 30)
+    assert pruned.out.startswith(f"{first}  retiring -> retiring  (private half removed)\n")
+    assert [path.stem for path in PRIVATE.glob("*.pem")] == [current(SWITCH)]
+    assert run("keys", "prune", now=SWITCH + 360 + 400 * DAY - 1) == Done(0, "Nothing to do.\n")
+    gone = run("keys", "prune", now=SWITCH + 360 + 400 * DAY)
+    assert gone.out.startswith(f"{first}  expired -> gone\n")
+    assert set(states(SWITCH)) == {current(SWITCH)}
+
+
+def public(pair: Any, **more: Any) -> dict[str, Any]:
+    return {name: value for name, value in pair.public.items() if name != "kid"} | more
+
+
+def test_import_takes_a_jwks_into_an_empty_folder(run, pairs):
+    keys = [public(pairs["ES256"], kid="their name", nbf=NOW - 50, exp=NOW + 9999), public(pairs["RS256"])]
+    done = run("keys", "import", "-", stdin=json.dumps({"keys": keys}))
+    assert done.status == 0
+    assert states(NOW) == {pairs["ES256"].kid: "retiring", pairs["RS256"].kid: "current"}
+    assert KeyDirectory(PUBLIC).load().find(pairs["ES256"].kid).exp == NOW + 9999
+    assert list(PRIVATE.glob("*.pem")) == []
+
+
+def test_import_schedules_a_pem_key_beside_a_current_one(run, first, pairs, tmp_path):
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem = pairs["ES256"].key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pem").write_bytes(pem)
+    assert run("keys", "import", "key.pem", "--lead", "20m").status == 0
+    assert states(NOW) == {first: "current", pairs["ES256"].kid: "pending"}
+    again = run("keys", "import", "key.pem")
+    assert again.err == f"verifier: error: a key is there already (found {pairs['ES256'].kid})\n"
+
+
+# RFC 8037 A.2
+SOME = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "says"),
+    [
+        ("nonsense", 3, "neither PEM nor JWKS: is not valid JSON"),
+        ('{"keys": []}', 3, "keys is not a list of keys"),
+        ('{"keys": [1]}', 3, "keys is not a list of keys"),
+        ('{"kty": "EC", "d": "x"}', 3, "private key material in a public key (found member d)"),
+        (SOME | {"use": "enc"}, 3, "the key is revoked, or not for signatures"),
+        (SOME | {"revoked": {"revoked_at": 1, "reason": "x"}}, 3, "the key is revoked, or not for signatures"),
+        (SOME | {"exp": 5}, 3, "exp is not after nbf"),
+        (SOME | {"nbf": "abc"}, 3, "nbf is missing or not a whole number of seconds since 1970"),
+        ('{"kty": "oct"}', 3, "alg is missing or not supported (expected ES256, EdDSA or RS256)"),
+        ("-----BEGIN PRIVATE KEY-----\nx\n", 3, "not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)"),
+    ],
+)
+def test_import_refuses_what_is_no_public_key(run, text, status, says):
+    stdin = text if isinstance(text, str) else json.dumps(text)
+    assert run("keys", "import", "-", stdin=stdin) == Done(status, "", f"verifier: error: {says}\n")
+    assert not PUBLIC.exists() or list(PUBLIC.iterdir()) == []
+
+
+def test_import_of_several_keys_beside_a_current_one_is_refused(run, first, pairs):
+    done = run("keys", "import", "-", stdin=json.dumps({"keys": [public(pair) for pair in pairs.values()]}))
+    assert done.err.startswith("verifier: error: only one key can be the next (found 3)\n")
+
+
+def test_a_private_file_is_never_written_over(run, monkeypatch):
+    from verifier.errors import KeyFileError
+    from verifier.rotation.plan import activate_first_key
+    from verifier.signing.keystore import Keystore
+
+    store = Keystore(Path("keys"))
+    members, pem = store.generate_pair("ES256")
+    with store.transaction():
+        (PRIVATE / f"{members['kid']}.pem").write_text("precious")
+        with pytest.raises(KeyFileError, match=r"\.pem: is there already$"):
+            store.apply([activate_first_key(members, now=NOW)], "generate", now=NOW, pem=pem)
+    assert (PRIVATE / f"{members['kid']}.pem").read_text() == "precious"
+    assert not HISTORY.exists()
+
+
+def test_an_interrupted_command_does_not_undo_what_came_after_it(run, first, monkeypatch):
+
+    def killed(_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "recover", killed)
+        patch.setattr(atomic, "locked", __import__("contextlib").nullcontext)
+        from verifier.rotation.plan import revoke
+        from verifier.signing.keystore import Keystore
+
+        store = Keystore(Path("keys"))
+        store.public.refresh()
+        plan = revoke(store.public.keyring, store.public.keyring.find(first), "x", now=NOW, force=True)
+        with pytest.raises(KeyboardInterrupt):
+            store.apply(plan, "revoke", now=NOW)
+    path = PUBLIC / f"{first}.json"
+    path.write_text(path.read_text() + "\n")
+    changed = path.read_bytes()
+    done = run("keys", "prune")
+    assert (done.status, path.read_bytes()) == (1, changed)
+    assert done.err == (
+        f"verifier: error: keys/private/../public/{first}.json: changed since a command was interrupted\n"
+        "verifier: hint: look at the change; to give the interrupted command up, remove keys/private/.commit.json\n"
+    )
+    (PRIVATE / ".commit.json").unlink()
+    assert run("keys", "prune") == Done(0, "Nothing to do.\n")
+
+
+def test_a_folder_that_cannot_be_made_is_said_plainly(run, tmp_path):
+    (tmp_path / "file").touch()
+    assert run("keys", "generate", "--keys", "file") == Done(3, "", "verifier: error: file/public: Not a directory\n")
+    (tmp_path / "latin").write_bytes(b"\xff")
+    assert run("keys", "import", "latin") == Done(3, "", "verifier: error: not UTF-8\n")
+
+
+def test_a_user_without_a_name_is_a_number(run, monkeypatch):
+    import getpass
+    import os
+
+    def nameless() -> str:
+        raise OSError
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert run("keys", "generate").status == 0
+    assert history.read(HISTORY.read_bytes())[0][0].by == str(os.getuid())
+
+
+def test_a_second_command_waits_and_then_says_why(run, first, monkeypatch):
+    from verifier.storage import atomic
+
+    monkeypatch.setattr(atomic, "LOCK_ATTEMPTS", 3)
+    with atomic.locked(PRIVATE / ".lock"):
+        assert run("keys", "rotate") == Done(
+            1,
+            "",
+            "verifier: error: keys/private/.lock: another verifier command is at work\n"
+            "verifier: hint: try again when it has ended\n",
+        )
+
+
+@pytest.fixture
+def replica(run, first, tmp_path):
+    """A real server on the keys of this folder, by the real clock."""
+    environment = {
+        "VERIFIER_ISSUER": ISSUER,
+        "VERIFIER_KEYS": "keys",
+        "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+        "VERIFIER_SECRET_KEY": SECRET,
+    }
+    import time
+
+    path = PUBLIC / f"{first}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"nbf": int(time.time()) - 9}))
+    server = start(environment, tmp_path / "log")
+    yield f"http://127.0.0.1:{server.port}/"
+    server.stop()
+
+
+def test_confirm_tells_whether_every_replica_has_the_keys(run, first, replica):
+    nobody = "http://127.0.0.1:9"
+    assert run("keys", "confirm", replica) == Done(0, f"pass  {replica}  the same keys\n")
+    assert run("keys", "confirm", replica, nobody, "ftp://x") == Done(
+        1,
+        f"pass  {replica}  the same keys\n"
+        f"FAIL  {nobody}  no verifier answers (URLError)\n"
+        "FAIL  ftp://x  not an http or https URL\n",
+    )
+    elsewhere = run("keys", "generate", "--keys", "elsewhere")
+    other = elsewhere.out.split()[0]
+    assert run("keys", "confirm", "--keys", "elsewhere", replica) == Done(
+        1, f"FAIL  {replica}  lacks current {other}\n"
+    )
+    document = json.loads(run("keys", "confirm", "--json", replica).out)
+    digest = KeyDirectory(PUBLIC).load().digest
+    assert document == {
+        "key_set_digest": digest,
+        "replicas": [{"url": replica, "digest": digest, "kids": [first], "ready": True, "problem": "", "same": True}],
+    }
+
+
+def test_confirm_sees_other_dates_and_a_replica_that_is_not_ready(run, first, monkeypatch):
+    from verifier.rotation import replicas
+
+    def ask(url: str) -> replicas.Replica:
+        return replicas.Replica(url, "another digest", (first,), ready=True)
+
+    monkeypatch.setattr(replicas, "ask", ask)
+    assert run("keys", "confirm", "http://x").out == "FAIL  http://x  other dates, or not ready\n"
+
+
+def test_audit_is_silent_about_what_is_right(run, first):
+    assert run("keys", "audit") == Done(0, "0 finding(s)\n")
+    assert json.loads(run("keys", "audit", "--json").out) == {"findings": []}
+
+
+def test_audit_names_rule_cure_and_source(run, first):
+    done = run("keys", "audit", "--max-lifetime", 301)
+    assert done == Done(
+        1,
+        "medium    lifetime: tokens may live 301 s, at most 300 s\n"
+        "          lower VERIFIER_MAX_LIFETIME (RFC 6819 §5.1.5.3)\n"
+        "1 finding(s)\n",
+    )
+    assert json.loads(run("keys", "audit", "--json", "--cryptoperiod", "1h").out)["findings"][0] == {
+        "severity": "medium",
+        "rule": "cryptoperiod",
+        "found": f"{first} has signed for 1 days, at most 1h",
+        "source": "NIST SP 800-57 Part 1 Rev. 5 §5.3.6",
+        "remediation": "verifier keys rotate",
+    }
+
+
+def test_report_is_a_page_or_json(run, first, tmp_path):
+    assert run("keys", "report", "--html", "report.html") == Done(0, "report.html: 1 key(s), 0 finding(s)\n")
+    assert first in (tmp_path / "report.html").read_text()
+    assert json.loads(run("keys", "report", "--json").out)["keys"][0]["kid"] == first
+    assert run("keys", "report").status == 2
+    assert run("keys", "report", "--json", "--html", "x.html").status == 2
+
+
+def test_ten_rotations_leave_every_key_with_its_stage(run, first):
+    now = NOW
+    for _ in range(10):
+        assert run("keys", "rotate", now=now).status == 0
+        now += 90 * DAY
+    found = list(states(now).values())
+    assert found == [KeyState.EXPIRED] * 10 + [KeyState.CURRENT]
+    assert run("keys", "audit", "--cryptoperiod", "91d", now=now).out.count("private-kept") == 10
+    assert run("keys", "prune", now=now).status == 0
+    assert run("keys", "audit", "--cryptoperiod", "91d", now=now) == Done(0, "0 finding(s)\n")
+    assert len(events()) == 1 + 10 * 2 + 10

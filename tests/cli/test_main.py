@@ -1,0 +1,224 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tests.conftest import APPLICATION_ID, ISSUER, NOW, Done, free_port
+from verifier.cli.main import cli
+from verifier.core import rules, tokens
+
+MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
+
+
+def test_every_command_has_help(run):
+    assert run("--version") == Done(0, "verifier, version 0.1.0\n")
+    pages = {path: run(*path, "--help") for path in commands(cli)}
+    assert {done.status for done in pages.values()} == {0}
+    assert (
+        "Exit status: 0 success, 1 check failed or change refused, 2 usage error, 3 configuration error."
+        in pages[()].out
+    )
+
+
+def commands(group, path=()):
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+def test_a_usage_error_is_2(run):
+    assert run("nonsense").status == 2
+    assert run("keys", "generate", "--alg", "HS256").status == 2
+
+
+def test_token_prints_a_token_and_nothing_else(run, keys, verify):
+    done = run("token", "42", "--email", "a@b.example", "--username", "ann", "--lifetime", 60, "--keys", keys, *MINT)
+    assert (done.status, done.err) == (0, "")
+    assert verify(done.out.removesuffix("\n"), now=NOW + 59) == tokens.Player("42", "a@b.example", "ann")
+
+
+def test_a_longer_life_is_for_a_verifier_that_allows_it(run, keys):
+    long = ("token", "42", "--lifetime", 600, "--keys", keys, *MINT)
+    assert run(*long).err == "verifier: error: token lifetime exceeds the maximum of 300 s\n"
+    assert run(*long, "--max-lifetime", 600).status == 0
+
+
+def test_token_refuses_what_the_verifier_would_refuse(run, keys):
+    done = run("token", "", "--keys", keys, *MINT)
+    assert done == Done(1, "", "verifier: error: sub must be a non-empty string\n")
+
+
+def test_token_without_a_key_says_the_way_out(run):
+    done = run("token", "42", *MINT)
+    assert done.status == 3
+    assert done.err.startswith(
+        "verifier: error: keys/public: no current key (found keys/public: cannot be read (No such"
+    )
+    assert "verifier: hint: " in done.err
+
+
+def test_explain_accepts_a_good_token(run, keys, issue):
+    done = run("explain", "--keys", keys, *MINT, stdin=f" {issue()}\n")
+    assert (done.status, done.err) == (0, "")
+    assert "FAIL" not in done.out
+    assert done.out.endswith("\n\niat is 0 s before this clock (2027-01-15 08:00:00 UTC)\naccepted\n")
+    assert len(re.findall(r"(?m)^pass  ", done.out)) == 3 + len(rules.RULES)
+
+
+def test_explain_names_every_failure_at_once_and_shows_no_personal_data(run, keys, issue):
+    token = issue(header={"typ": "JWT"}, exp=(NOW + 60) * 1000, iss="x", email=["canary@x"], sub="canary-player")
+    done = run("explain", "--keys", keys, *MINT, stdin=token)
+    failed = re.findall(r"(?m)^FAIL  (\w+)", done.out)
+    assert (done.status, failed) == (1, ["typ", "iss", "exp", "lifetime", "email"])
+    assert "typ is JWT, the default of JWT libraries; expected at+jwt; expected at+jwt (RFC 9068 §4" in done.out
+    assert "5 of 17 rules fail" in done.out
+    for part in ("canary", *token.split(".")):
+        assert part not in done.out
+
+
+def test_explain_as_json(run, keys, issue):
+    document = json.loads(run("explain", "--json", "--keys", keys, *MINT, stdin=issue(iat=NOW - 7)).out)
+    assert document["accepted"] is False
+    assert document["clock"] == "iat is 7 s before this clock (2027-01-15 08:00:00 UTC)"
+    assert [rule["failure"] for rule in document["rules"] if rule["failure"]] == [
+        "token lifetime exceeds the maximum of 300 s"
+    ]
+
+
+def test_explain_reads_what_is_no_token(run, keys):
+    done = run("explain", "--keys", keys, *MINT, stdin="nonsense")
+    assert done.status == 1
+    assert "FAIL  format     1 parts, 8 characters\n" in done.out
+    assert done.out.endswith("\niat cannot be read\n1 of 1 rules fail\n")
+
+
+def test_serve_says_which_setting_is_missing(run):
+    done = run("serve")
+    assert done.status == 3
+    assert done.err.splitlines()[0] == "verifier: error: VERIFIER_ISSUER is not set (expected the iss of your tokens)"
+
+
+def test_an_option_of_serve_wins_over_its_variable(run, monkeypatch, environment):
+    monkeypatch.setattr("verifier.server.run.serve", lambda settings: print(settings.port, settings.leeway_s))
+    for name, value in (environment | {"VERIFIER_PORT": "1", "VERIFIER_LEEWAY": "2"}).items():
+        monkeypatch.setenv(name, value)
+    assert run("serve", "--port", 8123) == Done(0, "8123 2\n")
+
+
+class Unready(BaseHTTPRequestHandler):
+    """Something on the port that is alive and not ready, or not the verifier at all."""
+
+    body = b'{"status": "not ready"}'
+
+    def do_GET(self):
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (Unready.body, Done(1, "not ready\n")),
+        (b"<html>", Done(1, "", "verifier: error: no verifier answers on 127.0.0.1 port {} (JSONDecodeError)\n")),
+    ],
+)
+def test_healthcheck_is_1_when_not_ready(run, monkeypatch, body, expected):
+    monkeypatch.setattr(Unready, "body", body)
+    with HTTPServer(("127.0.0.1", 0), Unready) as server:
+        threading.Thread(target=server.handle_request).start()
+        done = run("healthcheck", "--port", server.server_port)
+        assert done == Done(expected.status, expected.out, expected.err.format(server.server_port))
+
+
+def test_healthcheck_is_1_when_nobody_answers(run):
+    port = free_port()
+    text = f"verifier: error: no verifier answers on 127.0.0.1 port {port} (ConnectionRefusedError)\n"
+    assert run("healthcheck", "--host", "0.0.0.0", "--port", port) == Done(1, "", text)
+
+
+def verifier(*arguments: str, **options) -> "subprocess.Popen[str]":
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
+    command = [sys.executable, "-m", "verifier", *arguments]
+    return subprocess.Popen(
+        command, env=inherited, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_dev_shows_a_profile(tmp_path):
+    port = free_port()
+    first = verifier("dev", "--once", "--port", str(port), cwd=tmp_path)
+    out, _ = first.communicate(timeout=30)
+    assert first.returncode == 0
+    assert f"POST http://127.0.0.1:{port}/profile\n" in out
+    assert "\n  200 OK\n" in out
+    assert '\n  {"_id":"player-42","email":"ann@example.com","username":"ann"}\n' in out
+    assert f"curl -sS http://127.0.0.1:{port}/profile -H 'Content-Type: application/json' -d '{{" in out
+    kids = sorted((tmp_path / ".verifier-dev/keys/public").iterdir())
+    second = verifier("dev", "--once", "--port", str(port), cwd=tmp_path)
+    second.communicate(timeout=30)
+    assert sorted((tmp_path / ".verifier-dev/keys/public").iterdir()) == kids
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dev_takes_the_next_free_port_and_serves_until_it_is_stopped(tmp_path, number):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = verifier("dev", "--port", str(port), cwd=tmp_path)
+        assert process.stdout.readline().startswith(f"Port {port} is taken, using ")
+        for line in process.stdout:
+            if "A fresh token" in line:
+                break
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(number)
+        process.communicate(timeout=15)
+        assert process.returncode == 0
+
+
+def test_dev_says_when_no_port_is_free(run, monkeypatch):
+    from verifier.cli import dev
+    from verifier.errors import ConfigError
+
+    def listen(*_):
+        raise ConfigError("taken")
+
+    monkeypatch.setattr("verifier.server.run.listen", listen)
+    with pytest.raises(ConfigError, match=r"^ports 8000 to 8099 are all taken$"):
+        dev._free_port(8000)
+
+
+def test_dev_says_when_the_server_does_not_start(tmp_path):
+    (tmp_path / ".verifier-dev").mkdir()
+    (tmp_path / ".verifier-dev" / "secret").write_text("\n")
+    process = verifier("dev", "--once", "--port", str(free_port()), cwd=tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert err.endswith("verifier: error: the server did not start\nverifier: hint: its own lines above say why\n")
+    assert "verifier: error: .verifier-dev/secret: the secret is empty or not UTF-8" in err
+
+
+def test_dev_says_when_its_server_ends(tmp_path):
+    process = verifier("dev", "--port", str(free_port()), cwd=tmp_path)
+    for line in process.stdout:
+        if "A fresh token" in line:
+            break
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True, capture_output=True)
+    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 3
+    assert err.endswith("verifier: error: the server ended\nverifier: hint: its own lines above say why\n")

@@ -1,0 +1,300 @@
+"""Why a token is refused: every rule says what it expected and what it got, and nothing personal."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import APPLICATION_ID, ISSUER, NOW
+from tests.support import forge
+from verifier.core import rules, tokens
+from verifier.core.explain import RuleResult, clock_offset, explain, utc
+from verifier.errors import InvalidToken
+
+PARTS = ["header", "payload", "signature"]
+RULES = ["typ", "crit", "kid", "alg", "signature", "iss", "aud", "sub", "exp", "iat", "nbf", "lifetime"]
+NOW_IN_WORDS = "2027-01-15 08:00:00 UTC"
+
+
+@pytest.fixture(scope="session")
+def policy(keyring):
+    return rules.Policy(ISSUER, APPLICATION_ID, keyring, NOW)
+
+
+def refusal(text, policy):
+    """What `verify` says of a token, or ""."""
+    try:
+        tokens.verify(text, policy)
+    except InvalidToken as exc:
+        return str(exc)
+    return ""
+
+
+def failures(verdicts):
+    return {verdict.rule: verdict.failure for verdict in verdicts if verdict.failure}
+
+
+def got(verdicts):
+    """What each rule of the profile got; the three parts come first and are left out."""
+    return {verdict.rule: verdict.got for verdict in verdicts[len(PARTS) :]}
+
+
+# --- a good token
+
+
+def test_a_good_token_passes_every_rule(issue, policy, pairs):
+    text = issue(nbf=NOW)
+    lengths = [len(part) for part in text.split(".")]
+    verdicts = explain(text, policy)
+    assert failures(verdicts) == {}
+    assert [verdict.rule for verdict in verdicts] == [*PARTS, *RULES, "email", "username"]
+    assert [(v.source, v.expected, v.got) for v in verdicts[:3]] == [
+        ("RFC 7515 §5.2", "base64url of a JSON object in UTF-8", f"{lengths[0]} characters"),
+        ("RFC 7515 §5.2", "base64url of a JSON object in UTF-8", f"{lengths[1]} characters"),
+        ("RFC 7515 §5.2", "base64url", "86 characters"),
+    ]
+    assert got(verdicts) == {
+        "typ": '"at+jwt"',
+        "crit": "none of them",
+        "kid": f'"{pairs["ES256"].kid}"',
+        "alg": '"ES256"',
+        "signature": "64 bytes",
+        "iss": '"https://game.example"',
+        "aud": '"application-1"',
+        "sub": "a string of 2 characters",
+        "exp": "1800000300 (2027-01-15 08:05:00 UTC, +300 s from now)",
+        "iat": f"1800000000 ({NOW_IN_WORDS}, +0 s from now)",
+        "nbf": f"1800000000 ({NOW_IN_WORDS}, +0 s from now)",
+        "lifetime": "300 s",
+        "email": "a string of 15 characters",
+        "username": "a string of 3 characters",
+    }
+
+
+def test_what_is_expected_names_the_values_of_the_policy(issue, policy):
+    other = policy._replace(issuer="urn:{x}", application_id="{y}", leeway_s=7, max_lifetime_s=11)
+    expected = {verdict.rule: verdict.expected for verdict in explain(issue(), other)[3:]}
+    assert {name: expected[name] for name in ("iss", "aud", "exp", "iat", "nbf", "lifetime")} == {
+        "iss": "urn:{x}",
+        "aud": "{y}, alone or in a list of strings",
+        "exp": "a number of seconds, later than now - 7 s",
+        "iat": "a number of seconds, at most now + 7 s",
+        "nbf": "absent, or a number of seconds, at most now + 7 s",
+        "lifetime": "exp - iat above 0 s, at most 11 s",
+    }
+
+
+# --- a bad token
+
+
+def test_every_broken_rule_is_told_at_once(issue, policy):
+    text = issue(
+        header={"typ": "JWT", "crit": ["exp"], "zip": "DEF"},
+        iss="https://other.example",
+        aud=["another"],
+        sub=42,
+        iat=NOW * 1000,
+        exp=forge.ABSENT,
+        nbf=NOW + 31,
+        email=["ann@example.com"],
+    )
+    verdicts = explain(text, policy)
+    assert failures(verdicts) == {
+        "typ": "typ is JWT, the default of JWT libraries; expected at+jwt",
+        "crit": "crit is not supported in the token header",
+        "iss": "unexpected issuer (iss)",
+        "aud": "audience (aud) does not include the applicationId",
+        "sub": "sub must be a string, not a number",
+        "exp": "exp is missing",
+        "iat": "iat looks like milliseconds; it must be in seconds",
+        "nbf": "token is not valid yet (nbf)",
+        "lifetime": "exp is missing",
+        "email": "email must be a string",
+    }
+    found = got(verdicts)
+    assert {name: found[name] for name in ("crit", "aud", "sub", "iat", "exp", "lifetime", "email")} == {
+        "crit": "crit, zip",
+        "aud": '["another"]',
+        "sub": "int",
+        "iat": "1800000000000",
+        "exp": "absent",
+        "lifetime": "unknown",
+        "email": "list",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        pytest.param("", "1 parts, 0 characters", id="empty"),
+        pytest.param("a.b", "2 parts, 3 characters", id="two-parts"),
+        pytest.param("a.b.c.d.e", "5 parts, 9 characters", id="jwe"),
+        pytest.param('{"payload": "canary"}', "1 parts, 21 characters", id="json-serialization"),
+    ],
+)
+def test_what_is_no_compact_jws_has_one_verdict(policy, text, found):
+    assert explain(text, policy) == [
+        RuleResult(
+            "format",
+            "RFC 7515 §7.1",
+            "header.payload.signature",
+            found,
+            "malformed token: expected header.payload.signature",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part", "says"),
+    [
+        pytest.param(
+            lambda h, p, s: (h + "=", p, s),
+            0,
+            "the token header is not valid unpadded base64url",
+            id="header-padded",
+        ),
+        pytest.param(
+            lambda h, _, s: (h, forge.b64(b"[]"), s), 1, "the token payload is not a JSON object", id="payload-a-list"
+        ),
+        pytest.param(
+            lambda h, p, _: (h, p, "é"), 2, "the token signature is not valid unpadded base64url", id="signature-odd"
+        ),
+    ],
+)
+def test_a_part_that_cannot_be_read_is_told_and_the_rest_still_judged(issue, policy, spoil, part, says):
+    verdicts = explain(".".join(spoil(*issue().split("."))), policy)
+    assert verdicts[part].failure == says
+    assert [verdict.failure for n, verdict in enumerate(verdicts[:3]) if n != part] == ["", ""]
+    assert len(verdicts) == 3 + len(rules.RULES)
+
+
+def test_a_wrong_signature_is_told_beside_its_length(issue, policy):
+    text = issue()
+    verdicts = explain(text[: text.rindex(".")] + "." + "A" * 86, policy)
+    assert failures(verdicts) == {"signature": "invalid signature"}
+    assert got(verdicts)["signature"] == "64 bytes"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "shown"),
+    [
+        pytest.param({"exp": NOW + 0.5}, "exp", f"1800000000.5 ({NOW_IN_WORDS}, +0.5 s from now)", id="fraction"),
+        pytest.param({"iat": 0}, "iat", "0 (1970-01-01 00:00:00 UTC, -1.8e+09 s from now)", id="zero"),
+        pytest.param(
+            {"iat": 10**11 - 1}, "iat", "99999999999 (5138-11-16 09:46:39 UTC, +9.82e+10 s from now)", id="last"
+        ),
+        pytest.param({"iat": 10**11}, "iat", "100000000000", id="milliseconds"),
+        pytest.param({"iat": -1}, "iat", "-1", id="negative"),
+        pytest.param({"exp": True}, "exp", "true", id="boolean"),
+        pytest.param({"exp": str(NOW)}, "exp", '"1800000000"', id="string"),
+        pytest.param({"exp": None}, "exp", "null", id="null"),
+        pytest.param({"exp": float("inf")}, "lifetime", "unknown", id="not-json"),
+        pytest.param({"exp": True}, "lifetime", "unknown", id="lifetime-of-a-boolean"),
+        pytest.param({"exp": NOW + 0.25}, "lifetime", "0.25 s", id="lifetime-fraction"),
+        pytest.param({"iss": "x" * 100}, "iss", '"' + "x" * 59, id="long-is-cut"),
+        pytest.param({"email": None}, "email", "NoneType", id="email-null"),
+        pytest.param({"username": ""}, "username", "a string of 0 characters", id="username-empty"),
+    ],
+)
+def test_what_a_rule_got_is_in_words(issue, policy, changes, name, shown):
+    assert got(explain(issue(**changes), policy))[name] == shown
+
+
+def test_a_number_beyond_every_limit_is_told_too(pairs, claims, policy):
+    header = {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
+    payload = json.dumps(claims).replace(str(NOW + 300), "1e999")
+    verdicts = explain(forge.sign(pairs["ES256"], json.dumps(header), payload), policy)
+    assert failures(verdicts) == {"exp": "exp must be finite", "lifetime": "exp must be finite"}
+    assert (got(verdicts)["exp"], got(verdicts)["lifetime"]) == ("Infinity", "inf s")
+
+
+def test_nothing_personal_and_no_part_of_the_text_is_shown(issue, policy):
+    for change in ({}, {"sub": ["canary"]}, {"email": {"canary": 1}}, {"username": "canary" * 99}):
+        text = issue(**({"sub": "canary", "email": "canary@example.com", "username": "canary"} | change))
+        words = " ".join(f"{verdict.got} {verdict.failure}" for verdict in explain(text, policy))
+        assert "canary" not in words
+        assert not any(part in words for part in text.split("."))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+claim_changes = st.dictionaries(
+    st.sampled_from(["iss", "aud", "sub", "iat", "exp", "nbf", "email", "username"]), json_values, max_size=2
+)
+header_changes = st.dictionaries(st.sampled_from(["typ", "alg", "kid", "crit", "b64", "zip"]), json_values, max_size=1)
+
+
+@given(header_changes, claim_changes)
+@settings(deadline=None, max_examples=80)
+def test_the_first_failure_is_what_the_verifier_says(pairs, policy, header, claims):
+    good = {"iss": ISSUER, "aud": APPLICATION_ID, "sub": "42", "iat": NOW, "exp": NOW + 300}
+    members = {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
+    text = forge.token(pairs["ES256"], members | header, good | claims)
+    told = [verdict.failure for verdict in explain(text, policy) if verdict.failure]
+    assert [*told, ""][0] == refusal(text, policy)
+
+
+pieces = st.sampled_from([".", "e30", "W10", "eyJ", "=", "é", "\ud800", "AA", "_", "{}", "", "a"])
+
+
+@given(
+    st.text(st.characters(exclude_categories=()))
+    | st.lists(pieces).map("".join)
+    | st.lists(pieces, max_size=3).map(".".join)
+)
+@settings(deadline=None, max_examples=150)
+def test_any_text_gets_a_diagnosis_that_agrees_with_the_verifier(policy, text):
+    told = [verdict.failure for verdict in explain(text, policy) if verdict.failure]
+    assert told[0] == refusal(text, policy)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 980, 990, 100_000])
+@pytest.mark.parametrize("member", [b"iss", b"aud", b"sub"])
+def test_a_deeply_nested_claim_gets_a_diagnosis(policy, member, depth):
+    payload = b'{"' + member + b'":' + b"[" * depth + b"]" * depth + b"}"
+    text = f"e30.{forge.b64(payload)}.AA"
+    assert failures(explain(text, policy))["typ"] == "typ is missing; expected at+jwt"
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize(
+    ("iat", "words"),
+    [
+        pytest.param(NOW, f"iat is 0 s before this clock ({NOW_IN_WORDS})", id="equal"),
+        pytest.param(NOW - 90, f"iat is 90 s before this clock ({NOW_IN_WORDS})", id="before"),
+        pytest.param(NOW + 90, f"iat is 90 s after this clock ({NOW_IN_WORDS})", id="after"),
+        pytest.param(NOW + 0.5, f"iat is 0.5 s after this clock ({NOW_IN_WORDS})", id="fraction"),
+        pytest.param(10**11, "", id="milliseconds"),
+        pytest.param(-(10**11), "", id="long-ago"),
+        pytest.param(True, "", id="boolean"),
+        pytest.param(str(NOW), "", id="string"),
+        pytest.param(None, "", id="null"),
+        pytest.param(forge.ABSENT, "", id="absent"),
+    ],
+)
+def test_a_clock_that_is_off_is_told_in_seconds(issue, iat, words):
+    assert clock_offset(issue(iat=iat), NOW) == words
+
+
+@pytest.mark.parametrize("text", ["", "a.b.c", "e30.e30.=", "é.e30.AA"])
+def test_a_token_that_cannot_be_read_has_no_clock(text):
+    assert clock_offset(text, NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("instant", "words"),
+    [
+        pytest.param(0, "1970-01-01 00:00:00 UTC", id="first"),
+        pytest.param(NOW, NOW_IN_WORDS, id="now"),
+        pytest.param(NOW + 0.999, NOW_IN_WORDS, id="fraction"),
+        pytest.param(10**11 - 1, "5138-11-16 09:46:39 UTC", id="last"),
+    ],
+)
+def test_an_instant_is_told_in_utc(instant, words):
+    assert utc(instant) == words

@@ -1,0 +1,270 @@
+"""Every rule of the audit: silent about what is right, and about one wrong thing exactly one finding."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import APPLICATION_ID, NOW
+from tests.support import forge
+from verifier.core.applications import Applications, Secret
+from verifier.errors import ConfigError
+from verifier.rotation import audit, history
+from verifier.rotation.audit import RULES, Inventory, findings
+from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, activate_first_key, rotate
+from verifier.signing import keystore
+from verifier.signing.keystore import Keystore
+
+DAY = 86_400
+SWITCH = NOW + 3600
+
+
+@pytest.fixture
+def store(tmp_path) -> Keystore:
+    """One key, current for a day, made by the rules."""
+    store = Keystore(tmp_path / "keys")
+    jwk, pem = store.generate_pair("ES256")
+    with store.transaction():
+        store.apply([activate_first_key(jwk, now=NOW - DAY)], "generate", now=NOW - DAY, pem=pem)
+    return store
+
+
+def schedule(store: Keystore, **options: Any) -> str:
+    jwk, pem = store.generate_pair("ES256")
+    with store.transaction() as keyring:
+        store.apply(rotate(keyring, jwk, now=NOW, **options), "rotate", now=NOW, pem=pem)
+    return str(jwk["kid"])
+
+
+@pytest.fixture
+def first(store) -> str:
+    return store.public.load().current(NOW).kid
+
+
+@pytest.fixture
+def audited(store):
+    """The findings, as (rule, found)."""
+
+    def audited(now: int = NOW, **options: Any) -> list[tuple[str, str]]:
+        window = OverlapPolicy(options.pop("max_lifetime_s", 300))
+        defaults: dict[str, Any] = {"applications": None, "cryptoperiod_s": 90 * DAY}
+        state = Inventory.read(store.public.folder.parent, now=now, window=window, **(defaults | options))
+        return [(finding.rule, finding.found) for finding in findings(state)]
+
+    return audited
+
+
+def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -> None:
+    """Change a public file by hand; `remember` writes it into the history, so that only the file is wrong."""
+    path = store.public.folder / f"{name}.json"
+    members = forge.changed(json.loads(path.read_text()), changes)
+    path.write_text(json.dumps(members))
+    if remember:
+        event = history.Event(
+            at=NOW,
+            by="ann",
+            command="edit",
+            kid=name,
+            old="current",
+            new="current",
+            nbf=members["nbf"],
+            exp=members.get("exp"),
+        )
+        store.history.write_bytes(history.append(store.read_history(), [event]))
+
+
+def test_every_rule_has_a_name_of_its_own_and_a_source_and_a_cure():
+    assert len({rule.name for rule in RULES}) == len(RULES) == 19
+    assert all(rule.source and rule.remediation and rule.requirement for rule in RULES)
+    assert {rule.severity for rule in RULES} == {"critical", "high", "medium"}
+
+
+def test_a_key_made_by_the_rules_has_no_findings_at_any_stage_of_a_rotation(store, audited):
+    assert audited() == []
+    first, second = store.public.load().current(NOW).kid, schedule(store)
+    for now in (NOW, SWITCH - 1, SWITCH, SWITCH + 359):
+        assert audited(now) == []
+    kept = [("private-kept", f"{store.private}/{first}.pem belongs to no key that verifies")]
+    assert audited(SWITCH + 360) == kept
+    (store.private / f"{first}.pem").unlink()
+    assert audited(SWITCH + 360) == []
+    assert store.public.keyring.current(SWITCH).kid == second
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("key.pem", "-----BEGIN PRIVATE KEY-----\nMIG"),
+        ("key.txt", "-----BEGIN EC PRIVATE KEY-----\nMHc"),
+        ("notes", '{"kty": "EC", "d" : "x"}'),
+    ],
+)
+def test_private_key_material_in_public_is_found_whatever_the_file_is_called(store, audited, name, content):
+    (store.public.folder / name).write_text(content)
+    assert audited() == [("private-in-public", f"{name} holds private key material")]
+
+
+def test_a_private_jwk_in_public_is_found(store, audited, first):
+    edit(store, first, d="x")
+    found = dict(audited())
+    assert found["private-in-public"] == f"{first}.json holds private key material"
+    assert "no-current" in found
+
+
+def test_a_private_file_that_git_tracks_is_found(store, audited, first):
+    folder = store.private.parent
+    (folder / ".gitignore").write_text("/private/\n")
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    assert audited() == []
+    subprocess.run(["git", "add", "--force", store.private / f"{first}.pem"], cwd=folder, check=True)
+    assert audited() == [("private-tracked", f"git tracks private/{first}.pem")]
+
+
+def test_without_git_nothing_is_tracked(store, audited, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert audited() == []
+
+
+def test_no_current_key_is_found(store, audited, first):
+    edit(store, first, nbf=NOW + 1, iat=NOW - DAY)
+    assert audited() == [("no-current", "no key is current: every sign-in is refused")]
+    assert audited(NOW + 1) == []
+
+
+def test_an_interrupted_command_is_found_and_finished_by_the_next(store, audited):
+    store.journal.write_text("[]")
+    text = "a command was interrupted; its change is written down and not carried out"
+    assert audited() == [("interrupted", text)]
+    with store.transaction():
+        pass
+    assert audited() == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "says"),
+    [
+        ("kid", {"kid": "x"}, "kid does not match the key (found x, expected "),
+        ("strength", {"alg": "RS256"}, "kty and crv do not fit alg RS256 (expected RSA)"),
+        ("strength", {"alg": "HS256"}, "alg is missing or not supported (expected ES256, EdDSA or RS256)"),
+        ("unusable-file", {"use": "enc"}, "use is not sig"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_found_under_its_rule(store, audited, first, rule, changes, says):
+    edit(store, first, remember=False, **changes)
+    found = dict(audited())
+    assert found[rule].startswith(f"{store.public.folder}/{first}.json: {says}")
+    assert found.keys() == {rule, "no-current", "private-kept", "history-agrees"}
+
+
+def test_a_file_under_another_name_is_found(store, audited, first):
+    path = store.public.folder / f"{first}.json"
+    path.rename(path.with_name("other.json"))
+    assert dict(audited())["kid"].endswith(
+        f"other.json: file name does not match the key (found other, expected {first})"
+    )
+
+
+def test_an_overlap_that_is_too_short_is_found_until_it_is_over(store, audited, first):
+    second = schedule(store)
+    (store.private / f"{first}.pem").unlink()
+    edit(store, first, exp=SWITCH + 359)
+    expected = ("overlap", f"{first} ends 2027-01-15 09:05:59 UTC, its last tokens 2027-01-15 09:06:00 UTC")
+    assert audited(SWITCH) == [expected]
+    assert expected in audited(SWITCH - 1)
+    assert audited(SWITCH + 360) == []
+    assert second
+
+
+def test_a_key_that_ends_without_a_successor_is_found(store, audited, first):
+    edit(store, first, exp=NOW + 100)
+    text = f"{first} is the last key and ends 2027-01-15 08:01:40 UTC: nobody can sign in after that"
+    assert audited() == [("successor", text)]
+
+
+def test_open_modes_are_found(store, audited, first):
+    store.private.chmod(0o750)
+    (store.private / f"{first}.pem").chmod(0o640)
+    assert audited() == [
+        ("private-mode", f"{store.private} has mode 0750, expected 0700"),
+        ("private-mode", f"{store.private}/{first}.pem has mode 0640, expected 0600"),
+    ]
+
+
+def test_a_broken_chain_is_found(store, audited):
+    schedule(store)
+    store.history.write_bytes(store.read_history().replace(b'"generate"', b'"import"'))
+    assert audited() == [("history-chain", "line 2 does not continue line 1: a line was changed or removed")]
+
+
+def test_a_change_that_no_command_made_is_found(store, audited, first):
+    edit(store, first, remember=False, iat=NOW - DAY - 1, nbf=NOW - DAY - 1)
+    assert audited() == [("history-agrees", f"{first} has other dates than the history says")]
+    (store.public.folder / f"{first}.json").unlink()
+    assert ("history-agrees", f"{first} is in the history and not in public/") in audited()
+    stranger = forge.Pair("ES256", keystore.generate("ES256")).public | {"iat": NOW - DAY, "nbf": NOW - DAY}
+    (store.public.folder / f"{stranger['kid']}.json").write_text(json.dumps(stranger))
+    assert ("history-agrees", f"{stranger['kid']} is in public/ and not in the history") in audited()
+
+
+def test_a_retiring_key_without_an_end_is_found(store, audited, first):
+    schedule(store)
+    (store.private / f"{first}.pem").unlink()
+    edit(store, first, exp=forge.ABSENT)
+    assert audited(SWITCH) == [("overlapping-currents", f"{first} has a successor and no end")]
+
+
+def test_a_short_lead_is_found_while_the_key_is_pending(store, audited, first):
+    second = schedule(store, lead_s=PROPAGATION_S - 1, force=True)
+    assert audited() == [("pending-window", f"{second} was published 599s before it signs")]
+    (store.private / f"{first}.pem").unlink()
+    assert audited(NOW + PROPAGATION_S - 1) == []
+
+
+def test_two_pending_keys_are_found(store, audited):
+    schedule(store)
+    jwk, pem = store.generate_pair("ES256")
+    with store.transaction():
+        store.apply([activate_first_key(jwk | {"nbf": NOW + 9000}, now=NOW)], "generate", now=NOW, pem=pem)
+    assert ("one-pending", "2 keys are pending") in audited()
+
+
+def test_a_key_is_too_old_after_its_cryptoperiod(store, audited, first):
+    assert audited(NOW + 89 * DAY) == []
+    text = f"{first} has signed for 90 days, at most 90d"
+    assert audited(NOW + 89 * DAY + 1) == [("cryptoperiod", text)]
+
+
+def test_a_private_half_that_belongs_to_no_key_is_found(store, audited):
+    (store.private / "orphan.pem").touch(0o600)
+    assert audited() == [("private-kept", f"{store.private}/orphan.pem belongs to no key that verifies")]
+
+
+def test_weak_secrets_are_found(store, audited, tmp_path):
+    path = tmp_path / "applications.json"
+    path.write_bytes(Applications().with_secret(APPLICATION_ID, Secret.of("x" * 16)).dump())
+    assert audited(applications=path) == []
+    path.write_bytes(Applications().with_secret(APPLICATION_ID, Secret.of("x" * 15)).dump())
+    text = f"secret 1 of application {APPLICATION_ID} is weak (shorter than 16 characters)"
+    assert audited(applications=path) == [("weak-secret", text)]
+
+
+def test_a_long_lifetime_is_found(audited):
+    assert audited(max_lifetime_s=300) == []
+    assert audited(max_lifetime_s=301) == [("lifetime", "tokens may live 301 s, at most 300 s")]
+
+
+def test_what_cannot_be_read_is_an_error_and_not_a_clean_audit(tmp_path, audited):
+    with pytest.raises(ConfigError, match=r"nowhere/public: cannot be read \(No such file or directory\)$"):
+        Inventory.read(tmp_path / "nowhere", now=NOW, window=OverlapPolicy(), applications=None, cryptoperiod_s=1)
+    with pytest.raises(ConfigError, match=r"missing: cannot be read \(No such file or directory\)$"):
+        audited(applications=Path(tmp_path / "missing"))
+
+
+def test_a_folder_of_public_keys_alone_is_audited(store, audited):
+    import shutil
+
+    shutil.rmtree(store.private)
+    assert audited() == []
+    assert audit.findings is findings

@@ -1,0 +1,510 @@
+"""The reviewer's page: what it says about a known past, and that it is a page anyone can read."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.conftest import NOW
+from verifier import __version__
+from verifier.core import rules
+from verifier.core.keyring import Keyring, parse_public_key
+from verifier.rotation import audit, plan, report, timeline
+from verifier.rotation.history import Event
+from verifier.rotation.replicas import Replica
+from verifier.signing.keystore import Keystore
+
+DAY = 86_400
+WINDOW = plan.OverlapPolicy()
+HOSTILE = "<script>alert(1)</script>\" onload='x' http://evil.example"
+
+
+@pytest.fixture
+def past(tmp_path: Path, pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A key directory to which things happen at any time; keys are named by their algorithm."""
+    store = Keystore(tmp_path / "keys")
+    kids = {alg: pair.kid for alg, pair in pairs.items()}
+
+    def happen(command: str, make: Callable[[Keyring], plan.Plan], now: int, by: str) -> None:
+        monkeypatch.setenv("LOGNAME", by)
+        with store.transaction() as keyring:
+            store.apply(make(keyring), command, now=now)
+
+    def generate(alg: str, now: int, by: str = "ann") -> None:
+        happen("generate", lambda _: [plan.activate_first_key(pairs[alg].public, now=now)], now, by)
+
+    def rotate(alg: str, now: int, by: str = "ann", **options: Any) -> None:
+        happen("rotate", lambda keyring: plan.rotate(keyring, pairs[alg].public, now=now, **options), now, by)
+
+    def revoke(alg: str, reason: str, now: int, by: str = "ann", **options: Any) -> None:
+        def make(keyring: Keyring) -> plan.Plan:
+            return plan.revoke(keyring, keyring.keys[kids[alg]], reason, now=now, **options)
+
+        happen("revoke", make, now, by)
+
+    def cancel(now: int, by: str = "ann") -> None:
+        happen("cancel", lambda keyring: plan.cancel(keyring, now=now, previous_exp=None), now, by)
+
+    def prune(now: int, by: str = "ann") -> None:
+        happen("prune", lambda keyring: plan.prune(keyring, now=now), now, by)
+
+    def state(now: int = NOW, window: plan.OverlapPolicy = WINDOW) -> audit.Inventory:
+        return audit.Inventory.read(
+            tmp_path / "keys", now=now, window=window, applications=None, cryptoperiod_s=90 * DAY
+        )
+
+    return SimpleNamespace(
+        generate=generate, rotate=rotate, revoke=revoke, cancel=cancel, prune=prune, state=state, kids=kids
+    )
+
+
+def test_the_report_of_a_rotation_tells_all_of_it(past):
+    made, announced = NOW - 80 * DAY, NOW - 10 * DAY
+    switch = announced + 3600
+    past.generate("ES256", made)
+    past.rotate("EdDSA", announced, by="bob")
+    old, new = past.kids["ES256"], past.kids["EdDSA"]
+    state = past.state()
+    digest = state.keyring.digest
+    document = report.build_report(
+        state,
+        [
+            Replica("http://a", digest, (new,), ready=True),
+            Replica("http://b", digest, (new,), ready=False),
+            Replica("http://c", "00", (old,), ready=True),
+            Replica("http://d", problem="no verifier answers (URLError)"),
+        ],
+    )
+    told = {"reason": "", "previous_exp": None, "revoked_at": None}
+    checks = document.pop("rules")
+    policy = document.pop("policy")
+    assert document == {
+        "made_at": NOW,
+        "version": __version__,
+        "key_set_digest": digest,
+        "window": {"max_lifetime_s": 300, "leeway_s": 30, "overlap_s": 360},
+        "keys": [
+            {
+                "kid": old,
+                "alg": "ES256",
+                "state": "expired",
+                "made_at": made,
+                "nbf": made,
+                "exp": switch + 360,
+                "revoked_at": None,
+                "reason": "",
+                "removed_at": None,
+                "verifies_from": made,
+                "verifies_until": switch + 360,
+                "signs": [[made, switch]],
+            },
+            {
+                "kid": new,
+                "alg": "EdDSA",
+                "state": "current",
+                "made_at": announced,
+                "nbf": switch,
+                "exp": None,
+                "revoked_at": None,
+                "reason": "",
+                "removed_at": None,
+                "verifies_from": switch - 30,
+                "verifies_until": None,
+                "signs": [[switch, None]],
+            },
+        ],
+        "switches": [
+            {
+                "at": switch,
+                "from": old,
+                "to": new,
+                "published_ahead_s": 3600,
+                "gap_s": 0,
+                "old_ends": switch + 360,
+                "overlap_s": 360,
+                "needed_s": 360,
+                "verdict": "enough",
+            }
+        ],
+        "findings": [],
+        "history": [
+            {"at": at, "by": by, "command": command, "kid": kid, "old": before, "new": after, "nbf": nbf, "exp": exp}
+            | told
+            for at, by, command, kid, before, after, nbf, exp in [
+                (made, "ann", "generate", old, "none", "current", made, None),
+                (announced, "bob", "rotate", new, "none", "pending", switch, None),
+                (announced, "bob", "rotate", old, "current", "current", made, switch + 360),
+            ]
+        ],
+        "replicas": [
+            {"url": url, "digest": held, "kids": kids, "ready": ready, "problem": problem, "same": same}
+            | {"lacks": lacks, "trusts": trusts}
+            for url, held, kids, ready, problem, same, lacks, trusts in [
+                ("http://a", digest, (new,), True, "", True, [], []),
+                ("http://b", digest, (new,), False, "", False, [], []),
+                ("http://c", "00", (old,), True, "", False, [new], [old]),
+                ("http://d", "", (), False, "no verifier answers (URLError)", False, [], []),
+            ]
+        ],
+        "not_covered": list(report.NOT_COVERED),
+    }
+    assert [rule["name"] for rule in checks] == [rule.name for rule in audit.RULES]
+    assert {rule["violations"] for rule in checks} == {0}
+    assert [rule["name"] for rule in policy] == [rule.name for rule in rules.RULES]
+    assert policy[2] == {
+        "name": "kid",
+        "source": "RFC 7515 §4.1.4",
+        "expects": "the id of a key that verifies now",
+        "test": "tests/core/test_tokens.py::test_a_key_verifies_within_its_dates_only",
+    }
+    assert {rule["expects"] for rule in policy if rule["name"] == "lifetime"} == {"exp - iat above 0 s, at most 300 s"}
+
+
+def test_every_test_the_policy_names_exists():
+    there = set(re.findall(r"(?m)^def (test_\w+)", (Path(__file__).parents[1] / "core" / "test_tokens.py").read_text()))
+    named = {report.POLICY_TESTS.get(rule.name, report._BAD_CLAIM) for rule in rules.RULES}
+    assert named | {report.REVOCATION_TEST.removeprefix("tests/core/test_tokens.py::")} <= there
+    assert set(report.POLICY_TESTS) <= {rule.name for rule in rules.RULES}
+
+
+@pytest.fixture
+def key(pairs):
+    """A key with these dates, named by its algorithm."""
+
+    def key(alg: str, nbf: int, exp: int | None = None, revoked_at: int | None = None, iat: int | None = None) -> Any:
+        members = pairs[alg].public | {"iat": nbf if iat is None else iat, "nbf": nbf}
+        members |= {} if exp is None else {"exp": exp}
+        members |= {} if revoked_at is None else {"revoked": {"revoked_at": revoked_at, "reason": "leaked"}}
+        return parse_public_key(f"{pairs[alg].kid}.json", json.dumps(members).encode())
+
+    return key
+
+
+@pytest.mark.parametrize(
+    ("dates", "signs", "switches"),
+    [
+        pytest.param(
+            {"ES256": (0, 1359), "EdDSA": (1000,)},
+            {"ES256": [[0, 1000]], "EdDSA": [[1000, None]]},
+            [(1000, 359, 0, "too short")],
+            id="overlap-1s-short",
+        ),
+        pytest.param(
+            {"ES256": (0, 1360), "EdDSA": (1000,)},
+            {"ES256": [[0, 1000]], "EdDSA": [[1000, None]]},
+            [(1000, 360, 0, "enough")],
+            id="overlap-exact",
+        ),
+        pytest.param(
+            {"ES256": (0,), "EdDSA": (1000,)},
+            {"ES256": [[0, 1000]], "EdDSA": [[1000, None]]},
+            [(1000, None, 0, "enough")],
+            id="old-key-without-end",
+        ),
+        pytest.param(
+            {"ES256": (0, 1360, 1100), "EdDSA": (1000,)},
+            {"ES256": [[0, 1000]], "EdDSA": [[1000, None]]},
+            [(1000, 100, 0, "revoked")],
+            id="revoked-within-the-overlap",
+        ),
+        pytest.param(
+            {"ES256": (0, 900), "EdDSA": (1000,)},
+            {"ES256": [[0, 900]], "EdDSA": [[1000, None]]},
+            [(1000, -100, 100, "too short")],
+            id="nobody-signs-for-100s",
+        ),
+        pytest.param(
+            {"ES256": (0, 1360), "EdDSA": (1000, None, 1100)},
+            {"ES256": [[0, 1000], [1100, 1360]], "EdDSA": [[1000, 1100]]},
+            [(1000, 360, 0, "enough"), (1100, 0, 0, "revoked")],
+            id="the-old-key-takes-over-again",
+        ),
+        pytest.param(
+            {"ES256": (0, 1360), "EdDSA": (1000, None, 500, 400), "RS256": (1000, None, None, 600)},
+            {"ES256": [[0, 1000]], "EdDSA": [], "RS256": [[1000, None]]},
+            [(1000, 360, 0, "enough")],
+            id="revoked-while-pending",
+        ),
+        pytest.param(
+            {"ES256": (0, None, None, 700)}, {"ES256": [[700, None]]}, [], id="nobody-had-it-before-it-was-published"
+        ),
+    ],
+)
+def test_one_key_signs_at_a_time(key, pairs, dates, signs, switches):
+    rows = timeline.keys(Keyring(key(alg, *args) for alg, args in dates.items()), [], WINDOW, 2000)
+    assert {row["kid"]: row["signs"] for row in rows} == {pairs[alg].kid: spans for alg, spans in signs.items()}
+    found = timeline.transitions(rows, WINDOW)
+    assert [(s["at"], s["overlap_s"], s["gap_s"], s["verdict"]) for s in found] == switches
+
+
+def test_removed_keys_stay_in_the_report_as_the_history_tells(past):
+    past.generate("ES256", NOW - 800 * DAY)
+    past.rotate("EdDSA", NOW - 700 * DAY)
+    past.revoke("EdDSA", "leaked", NOW - 690 * DAY, force=True)
+    past.generate("RS256", NOW - 690 * DAY)
+    past.prune(NOW - 100 * DAY)
+    rows = timeline.keys(past.state().keyring, past.state().events, WINDOW, NOW)
+    assert [{name: row[name] for name in ("state", "alg", "reason", "removed_at", "signs")} for row in rows] == [
+        {
+            "state": "gone",
+            "alg": "",
+            "reason": "",
+            "removed_at": NOW - 100 * DAY,
+            "signs": [[NOW - 800 * DAY, NOW - 700 * DAY + 3600]],
+        },
+        {
+            "state": "gone",
+            "alg": "",
+            "reason": "leaked",
+            "removed_at": NOW - 100 * DAY,
+            "signs": [[NOW - 700 * DAY + 3600, NOW - 690 * DAY]],
+        },
+        {"state": "current", "alg": "RS256", "reason": "", "removed_at": None, "signs": [[NOW - 690 * DAY, None]]},
+    ]
+    assert [s["verdict"] for s in timeline.transitions(rows, WINDOW)] == ["enough", "revoked"]
+
+
+def test_a_cancelled_key_never_signs(past):
+    past.generate("ES256", NOW - DAY)
+    past.rotate("EdDSA", NOW - 7200, lead_s=5400)
+    past.cancel(NOW - 3600)
+    rows = {row["kid"]: row for row in report.build_report(past.state())["keys"]}
+    assert rows[past.kids["ES256"]]["signs"] == [[NOW - DAY, None]]
+    cancelled = rows[past.kids["EdDSA"]]
+    assert (cancelled["state"], cancelled["signs"], cancelled["verifies_until"]) == ("gone", [], NOW - 3600)
+
+
+def test_a_key_that_left_without_a_command_is_not_drawn():
+    told = {"by": "ann", "command": "generate", "old": "none", "new": "current"}
+    dangling = Event(at=NOW, kid="x", nbf=NOW, **told)
+    dateless = Event(at=NOW, kid="y", **told | {"old": "expired", "new": "gone"})
+    assert timeline.keys(Keyring(), [dangling, dateless], WINDOW, NOW) == []
+
+
+class Outline(HTMLParser):
+    """The elements of a page, each closed where it must be, and what a reader without eyes is told."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(attrs) == len(dict(attrs))
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text.append(data)
+
+    def all(self, attribute: str) -> list[str]:
+        return [attributes[attribute] or "" for _, attributes in self.elements if attribute in attributes]
+
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+
+def young(past: SimpleNamespace) -> dict[str, Any]:
+    past.generate("ES256", NOW)
+    return report.build_report(past.state())
+
+
+def hostile(past: SimpleNamespace) -> dict[str, Any]:
+    """Everything at once: strangers' words, a cut overlap, a gap, a replica that still trusts the revoked key."""
+    past.generate("ES256", NOW - 9 * DAY, by="<b>mallory</b>")
+    past.rotate("EdDSA", NOW - 5 * DAY, window=plan.OverlapPolicy(60, 0))
+    past.revoke("EdDSA", HOSTILE, NOW - 4 * DAY, by="<b>mallory</b>", force=True)
+    past.generate("RS256", NOW - 4 * DAY + 7200)
+    state = past.state()
+    digest, kids = state.keyring.digest, (past.kids["RS256"],)
+    return report.build_report(
+        state,
+        [
+            Replica("https://<i>a", digest, kids, ready=True),
+            Replica("https://b", "00", (*kids, past.kids["EdDSA"]), ready=True),
+            Replica("https://c", "00", (), ready=True),
+            Replica("https://d", "00", kids, ready=True),
+            Replica("https://e", digest, kids),
+            Replica("https://f", problem="no verifier answers (URLError)"),
+        ],
+    )
+
+
+def broken(past: SimpleNamespace) -> dict[str, Any]:
+    """No history, no current key, ten years shown."""
+    past.generate("ES256", NOW - 3600 * DAY)
+    past.rotate("EdDSA", NOW - 3599 * DAY)
+    past.rotate("RS256", NOW - 10 * DAY)
+    state = past.state()
+    return report.build_report(state) | {"history": []}
+
+
+def planned(past: SimpleNamespace) -> dict[str, Any]:
+    """A key revoked before it signed, a cancelled end, a pending key, two switches near each other."""
+    past.generate("ES256", NOW - 30 * DAY)
+    past.rotate("EdDSA", NOW - 20 * DAY)
+    past.cancel(NOW - 20 * DAY + 60)
+    past.rotate("EdDSA", NOW - 7200, lead_s=3600)
+    past.rotate("RS256", NOW - 60)
+    return report.build_report(past.state())
+
+
+def locked_out(past: SimpleNamespace) -> dict[str, Any]:
+    past.generate("ES256", NOW - DAY)
+    past.revoke("ES256", "leaked", NOW - 60, force=True)
+    return report.build_report(past.state()) | {"history": []}
+
+
+SCENES = [young, hostile, broken, planned, locked_out]
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_page_is_whole_and_readable_without_eyes(past, scene):
+    html = report.render_html(scene(past))
+    outline = Outline(html)
+    tags = [tag for tag, _ in outline.elements]
+    assert html.startswith("<!doctype html>\n")
+    assert outline.all("lang") == ["en"]
+    assert (tags.count("title"), tags.count("h1"), tags.count("main")) == (1, 1, 1)
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = outline.all("id")
+    assert len(ids) == len(set(ids))
+    for tag, attributes in outline.elements:
+        if tag in ("section", "figure"):
+            assert attributes["aria-labelledby"] in ids
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+        if "tabindex" in attributes:
+            assert attributes["role"] == "region"
+            assert attributes["aria-label"]
+    assert tags.count("table") == outline.all("role").count("region")
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_page_needs_no_network_and_runs_nothing(past, scene):
+    html = report.render_html(scene(past))
+    assert '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src' in html
+    outline = Outline(html)
+    tags = {tag for tag, _ in outline.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "svg"}
+    assert all(href.startswith("#") and href[1:] in outline.all("id") for href in outline.all("href"))
+    assert not any(name.startswith("on") or name == "src" for _, attributes in outline.elements for name in attributes)
+    style = re.search(r"(?s)<style>(.*)</style>", html)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+@pytest.mark.parametrize("scene", [young, planned])
+def test_the_page_names_no_address_by_itself(past, scene):
+    assert not re.search(r"http[s:]|<script|src=", report.render_html(scene(past)))
+
+
+def test_the_words_of_others_are_text(past):
+    html = report.render_html(hostile(past))
+    assert "<script" not in html
+    assert "<b>mallory" not in html
+    assert "https://<i>a" not in html
+    words = Outline(html).words()
+    assert words.count(HOSTILE) == 2  # under Revocations and in the History
+    assert "<b>mallory</b>" in words
+
+
+def test_the_page_answers_what_a_reviewer_asks(past):
+    document = hostile(past)
+    html = report.render_html(document)
+    words = Outline(html).words()
+    for text in (
+        f"Which key signs? {past.kids['RS256'][:8]}… since 2027-01-11 10:00:00 UTC.",
+        "Who changed what? 5 changes by <b>mallory</b>, ann: History. Its chain is unbroken and it agrees",
+        "0 of 2 switches left the old key 6 min or longer, as needed.",
+        "1: cut by a revocation, on purpose. 1: too short.",
+        "1 revoked key, refused by 1 of 6 replicas asked.",
+        f"{past.kids['EdDSA'][:8]}…, revoked 2027-01-11 08:00:00 UTC By <b>mallory</b>.",
+        "Still trusted by https://b when this page was made.",
+        "Proven: a replica that reports the key-set digest of this page has loaded the revocation",
+        "Not proven: when each of them loaded it.",
+        "nobody could sign for 2 h",
+    ):
+        assert text in words
+    for rule in (*audit.RULES, *rules.RULES):
+        assert f'<th scope="row">{rule.name}</th>' in html
+
+
+def test_the_page_says_what_it_was_not_told(past):
+    words = Outline(report.render_html(young(past))).words()
+    for text in ("There has been no switch.", "No key has been revoked.", "No replica was asked"):
+        assert text in words
+    words = Outline(report.render_html(locked_out(past))).words()
+    for text in ("None: every sign-in is refused.", "No command has written a history", "someone the history does not"):
+        assert text in words
+
+
+def test_a_broken_history_is_told_at_the_top(past, tmp_path):
+    past.generate("ES256", NOW)
+    past.rotate("EdDSA", NOW)
+    trail = tmp_path / "keys" / "history.jsonl"
+    trail.write_text(trail.read_text().replace('"ann"', '"eve"', 1))
+    words = Outline(report.render_html(report.build_report(past.state()))).words()
+    assert "It is broken or disagrees with the key files." in words
+
+
+def test_switches_too_near_for_two_numbers_share_one(past):
+    picture = report._chart_layout(planned(past))
+    assert [(mark["first"], mark["last"], len(mark["lines"])) for mark in picture["marks"]] == [(1, 2, 2)]
+
+
+def test_the_picture_has_every_stretch_of_a_keys_life(past):
+    picture = report._chart_layout(hostile(past))
+    states = {kid: [bar["state"] for bar in bars] for kid, bars in picture["bars"].items()}
+    assert states == {
+        past.kids["ES256"]: ["current", "retiring", "expired"],
+        past.kids["EdDSA"]: ["pending", "current", "revoked"],
+        past.kids["RS256"]: ["current"],
+    }
+    for bars in picture["bars"].values():
+        assert all(0 <= bar["from"] < bar["until"] <= 100 for bar in bars)
+        assert all(before["until"] == after["from"] for before, after in itertools.pairwise(bars))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (1, "1 s"), (360, "6 min"), (90 * DAY + 361, "90 d 6 min 1 s"), (3600, "1 h")]
+)
+def test_a_duration_is_told_to_the_second(seconds, text):
+    assert report._format_duration(seconds) == text
+
+
+def luminance(colour: str) -> float:
+    """Of `#rgb` or `#rrggbb`, as WCAG 2.2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_text_has_enough_contrast(scheme):
+    template = (Path(report.__file__).parent / "report.html").read_text()
+    colours = dict(re.findall(r"--(\w+): (#\w+)", re.findall(r"(?s):root \{(.*?)\}", template)[scheme]))
+    for text in ("text", "soft", "pending", "current", "retiring", "expired", "revoked"):
+        for ground in ("page", "card"):
+            dark, light = sorted(luminance(colours[name]) for name in (text, ground))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)

@@ -1,0 +1,326 @@
+"""Every limit at its edge, on the real server: the last that passes, the first that does not, and never a hang."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import APPLICATION_ID, SECRET, free_port, lines, start
+from tests.server.test_run import exchange, post, until
+from tests.support import forge
+from verifier.errors import ConfigError
+from verifier.server import run as run_module
+from verifier.server.connection import MAX_LINGERING, MAX_PIPELINED
+
+OK = (200, "42")
+TOO_MANY_REQUESTS = (503, "too many concurrent requests")
+TOO_MANY_CONNECTIONS = (503, "too many concurrent connections")
+NO_HEAD = (408, "timed out reading request headers (1 s)")
+
+
+@pytest.fixture
+def keys(keys, key_files):
+    """Keys that verify by the real clock."""
+    for name, data in key_files.items():
+        (keys / "public" / name).write_text(json.dumps(json.loads(data) | {"nbf": int(time.time()) - 100}))
+    return keys
+
+
+@pytest.fixture
+def live(pairs, claims):
+    """A body that is good by the real clock."""
+    now = int(time.time())
+    header = {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
+    code = forge.token(pairs["ES256"], header, claims | {"iat": now, "exp": now + 300})
+    return {"code": code, "secretKey": SECRET, "applicationId": APPLICATION_ID}
+
+
+@pytest.fixture
+def limited(environment, tmp_path):
+    """The real server with these limits."""
+    with ExitStack() as stack:
+
+        def limited(**limits: int):
+            variables = {f"VERIFIER_{name.upper()}": str(value) for name, value in limits.items()}
+            running = start(environment | variables, tmp_path / "server.log")
+            stack.callback(running.stop)
+            return running
+
+        yield limited
+
+
+@contextmanager
+def connections(port: int, count: int, data: bytes = b""):
+    """Open connections, each of which has sent something."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(count)]
+        for sock in opened:
+            sock.sendall(data)
+        time.sleep(0.3)
+        yield opened
+
+
+def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again(limited, live):
+    server = limited(max_requests=5)
+    unfinished = post(live)[:-1]
+    with connections(server.port, 4, unfinished) as opened:
+        assert exchange(server.port, post(live)) == [OK]
+        with connections(server.port, 1, unfinished):
+            assert exchange(server.port, post(live)) == [TOO_MANY_REQUESTS]
+            refused = server.ask(live)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            assert refused.body["error"] == "temporarily_unavailable"
+            assert server.ask(method="GET", path="/readyz").status == 200
+        for sock in opened:
+            sock.sendall(post(live)[-1:])
+            assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert exchange(server.port, post(live)) == [OK]
+
+
+def test_the_last_connection_is_served_and_one_more_is_told_to_come_again(limited, live):
+    server = limited(max_connections=5, head_timeout=60)
+    with connections(server.port, 4):
+        assert exchange(server.port, post(live)) == [OK]
+        with connections(server.port, 1):
+            assert exchange(server.port, b"", half_close=False) == [TOO_MANY_CONNECTIONS]
+            assert server.ask(live).headers["retry-after"] == "1"
+            # One that sends at once reads its answer too, and none of them stays.
+            assert [exchange(server.port, post(live)) for _ in range(50)] == [[TOO_MANY_CONNECTIONS]] * 50
+            with connections(server.port, MAX_LINGERING + 50) as above:
+                took, found = seconds_until_closed(above[-1])
+                assert (b"503" in found, took < 0.5) == (True, True)
+            assert descriptors(server.process.pid) < 5 + MAX_LINGERING + 30
+    assert until(lambda: server.ask(live).status == 200)
+
+
+def test_the_largest_body_is_a_setting(limited, live):
+    server = limited(max_body=1024)
+    raw = json.dumps(live).encode()
+    assert server.ask(raw + b" " * (1024 - len(raw))).status == 200
+    assert server.ask(raw + b" " * (1025 - len(raw))).body["error_description"] == "the body is over 1024 bytes"
+
+
+def answer(sock: socket.socket) -> bytes:
+    """One whole answer."""
+    found = b""
+    while not found.endswith(b"}"):
+        found += sock.recv(1000)
+    return found
+
+
+def seconds_until_closed(sock: socket.socket) -> tuple[float, bytes]:
+    began, found = time.monotonic(), b""
+    while block := sock.recv(65_536):
+        found += block
+    return time.monotonic() - began, found
+
+
+def test_a_body_has_its_seconds(limited, live):
+    server = limited(body_timeout=1)
+    whole = post(live)
+    with connections(server.port, 1, whole[:-1]) as [sock]:
+        time.sleep(0.4)  # and 0.3 before
+        sock.sendall(whole[-1:])
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+    with connections(server.port, 1, whole[:-1]) as [sock]:
+        time.sleep(1)
+        assert b"408 " in sock.recv(100)
+
+
+@contextmanager
+def trickling(sock: socket.socket, data: bytes):
+    """Meanwhile, send a byte every 0.1 s."""
+    stop = threading.Event()
+
+    def send():
+        with suppress(OSError):
+            for byte in data:
+                if stop.wait(0.1):
+                    return
+                sock.sendall(bytes([byte]))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_head_has_its_seconds(limited, live):
+    server = limited(head_timeout=1)
+    whole = post(live)
+    with connections(server.port, 1, whole[:30]) as [sock]:
+        time.sleep(0.4)  # and 0.3 before
+        sock.sendall(whole[30:])
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+    with connections(server.port, 1) as [sock]:
+        with trickling(sock, whole):
+            took, found = seconds_until_closed(sock)
+        assert b"HTTP/1.1 408 " in found
+        assert NO_HEAD[1].encode() in found
+        assert took < 3
+
+
+def test_a_head_that_begins_with_the_end_of_another_request_has_its_seconds(limited, live):
+    server = limited(head_timeout=1)
+    with connections(server.port, 1, post(live) + post(live)[:30]) as [sock]:
+        _, found = seconds_until_closed(sock)
+    assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 408 ") == 1
+    assert NO_HEAD[1].encode() in found
+
+
+def test_a_connection_that_sends_nothing_is_closed_without_a_word(limited):
+    server = limited(head_timeout=1)
+    with connections(server.port, 1) as [sock]:
+        took, found = seconds_until_closed(sock)
+    assert (found, took < 3) == (b"", True)
+
+
+def test_a_kept_connection_is_closed_after_its_seconds(limited, live):
+    server = limited(keep_alive=2, head_timeout=1)
+    with connections(server.port, 1, post(live)) as [sock]:
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
+        time.sleep(1.4)  # and 0.3 before
+        sock.sendall(post(live))
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
+        took, found = seconds_until_closed(sock)
+    assert found == b""
+    assert 1.5 < took < 4
+
+
+def test_empty_lines_do_not_keep_a_connection(limited, live):
+    server = limited(head_timeout=1)
+    with connections(server.port, 1, post(live)) as [sock]:
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
+        with trickling(sock, b"\r\n" * 100):
+            took, found = seconds_until_closed(sock)
+    assert NO_HEAD[1].encode() in found
+    assert took < 4
+
+
+def test_a_body_after_the_answer_does_not_keep_a_connection(limited):
+    server = limited(head_timeout=1, body_timeout=1)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    with connections(server.port, 1, head) as [sock]:
+        assert sock.recv(1000).startswith(b"HTTP/1.1 404 ")
+        with trickling(sock, b"x" * 1000):
+            took, _ = seconds_until_closed(sock)
+    assert 4 < took < 10
+
+
+def test_a_client_that_reads_no_answer_is_cut(limited, tmp_path):
+    server = limited(head_timeout=1)
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        sock.settimeout(15)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):  # noqa: PT012
+            while True:
+                sock.sendall(request * 20)
+                time.sleep(0.02)
+    assert server.ask(method="GET", path="/healthz").status == 200
+
+
+def test_pipelined_requests_are_answered_up_to_a_number(limited, live):
+    server = limited()
+    answers = exchange(server.port, post(live) * (MAX_PIPELINED + 1))
+    assert answers == [OK] * (MAX_PIPELINED + 1)  # one under way, the others waiting
+    answers = exchange(server.port, post(live) * (MAX_PIPELINED + 50))
+    assert answers == [OK] * (MAX_PIPELINED + 1)  # and the connection closed
+
+
+def test_a_flood_of_pipelined_requests_takes_no_memory(limited):
+    server = limited()
+    status = Path(f"/proc/{server.process.pid}/status")
+    memory = lambda: int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1])  # noqa: E731
+    before, request = memory(), b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=1) as sock, suppress(OSError):
+        for _ in range(1000):
+            sock.sendall(request * 100)
+    assert memory() - before < 20_000
+
+
+def test_what_is_under_way_at_the_stop_has_its_seconds(limited, live):
+    server = limited(graceful_shutdown=1, body_timeout=30)
+    with connections(server.port, 2, post(live)[:-1]) as [finishes, hangs]:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        finishes.sendall(post(live)[-1:])
+        assert answer(finishes).startswith(b"HTTP/1.1 200 ")
+        _, found = seconds_until_closed(hangs)
+        assert found.startswith(b"HTTP/1.1 503 ")
+        assert b"the server is shutting down" in found
+    assert server.process.wait(timeout=5) == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"POST /profile HTTP/1.1\r\nX: ", "body"], ids=["idle", "head", "body"])
+def test_2000_connections_that_do_not_get_on_stop_no_sign_in(limited, live, data):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4200:
+        pytest.skip(f"this machine allows {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4200), hard))
+    server = limited()
+    try:
+        with connections(server.port, 2000, post(live)[:-1] if data == "body" else data):
+            time.sleep(1)
+            for _ in range(200):
+                assert server.ask(live).status == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_connections_than_the_system_allows_stop_the_start(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
+    limits = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    run_module.allow_connections(4)
+    assert limits == []
+    run_module.allow_connections(5)
+    run_module.allow_connections(904)
+    assert limits == [(101, 1000), (1000, 1000)]
+    with pytest.raises(ConfigError, match=r"needs 1001 file descriptors \(found a hard limit of 1000\)$"):
+        run_module.allow_connections(905)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    run_module.allow_connections(100_000)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("init", ["plain", "pid-1", "tini"])
+def test_term_ends_with_0(environment, tmp_path, workers, init):
+    wrapped = {"plain": [], "pid-1": ["unshare", "--pid", "--fork"], "tini": ["tini", "-s", "--"]}[init]
+    if init == "tini" and not shutil.which("tini"):
+        pytest.skip("tini is not installed")
+    if init == "pid-1" and subprocess.run([*wrapped, "true"], capture_output=True).returncode:
+        pytest.skip("no process namespace can be made here")
+    port, log = free_port(), tmp_path / "log"
+    command = [*wrapped, sys.executable, "-m", "verifier", "serve", "--port", str(port), "--workers", str(workers)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
+    started = lambda: sum(line["event"] == "start" for line in lines(log.read_text())) == workers  # noqa: E731
+    assert until(started, 15), log.read_text()
+    time.sleep(0.2)
+    os.kill(children(process.pid)[0] if init == "pid-1" else process.pid, signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+    assert sum(line["event"] == "stop" for line in lines(log.read_text())) == workers

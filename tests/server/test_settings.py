@@ -1,0 +1,344 @@
+"""What an operator can set: every variable, its default, its limits, and what is said of a bad value."""
+
+import hashlib
+import re
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from verifier.core.applications import Secret
+from verifier.errors import ConfigError
+from verifier.server.settings import Settings
+
+CANARY = "canary-canary-canary"
+SECRET = "secret-of-application-1"
+LEAST = {
+    "VERIFIER_ISSUER": "https://game.example",
+    "VERIFIER_APPLICATION_ID": "application-1",
+    "VERIFIER_SECRET_KEY": SECRET,
+}
+SEVERAL = {"VERIFIER_ISSUER": "https://game.example", "VERIFIER_APPLICATIONS": "applications.json"}
+
+
+def values(settings):
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
+
+
+def refusal(environ):
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment(environ)
+    return str(caught.value), caught.value.hint
+
+
+def without(environ, *names):
+    return {name: value for name, value in environ.items() if name not in names}
+
+
+# --- what is taken
+
+
+def test_the_least_that_is_needed_leaves_the_rest_at_its_default():
+    assert values(Settings.from_environment(LEAST)) == {
+        "issuer": "https://game.example",
+        "keys": Path("keys"),
+        "applications": None,
+        "application_id": "application-1",
+        "secret": Secret(hashlib.sha256(SECRET.encode()).digest()),
+        "secret_key_file": None,
+        "max_lifetime_s": 300,
+        "leeway_s": 30,
+        "host": "127.0.0.1",
+        "port": 8000,
+        "workers": 1,
+        "metrics_port": 0,
+        "max_connections": 4000,
+        "max_requests": 2500,
+        "max_body_bytes": 16_384,
+        "body_timeout_s": 5,
+        "header_timeout_s": 5,
+        "keep_alive_s": 75,
+        "graceful_shutdown_s": 8,
+        "log_level": "info",
+        "log_format": "",
+    }
+
+
+def test_every_variable_is_taken():
+    environ = {
+        "VERIFIER_ISSUER": "urn:game",
+        "VERIFIER_KEYS": "/etc/verifier/keys",
+        "VERIFIER_APPLICATION_ID": "a",
+        "VERIFIER_SECRET_KEY_FILE": "/run/secrets/escs",
+        "VERIFIER_MAX_LIFETIME": "60",
+        "VERIFIER_LEEWAY": "5",
+        "VERIFIER_HOST": "::",
+        "VERIFIER_PORT": "8080",
+        "VERIFIER_WORKERS": "4",
+        "VERIFIER_MAX_CONNECTIONS": "10",
+        "VERIFIER_MAX_REQUESTS": "9",
+        "VERIFIER_MAX_BODY": "2048",
+        "VERIFIER_BODY_TIMEOUT": "8",
+        "VERIFIER_HEAD_TIMEOUT": "7",
+        "VERIFIER_KEEP_ALIVE": "6",
+        "VERIFIER_GRACEFUL_SHUTDOWN": "4",
+        "VERIFIER_LOG_LEVEL": "warning",
+        "VERIFIER_LOG_FORMAT": "text",
+    }
+    assert values(Settings.from_environment(environ)) == {
+        "issuer": "urn:game",
+        "keys": Path("/etc/verifier/keys"),
+        "applications": None,
+        "application_id": "a",
+        "secret": None,
+        "secret_key_file": Path("/run/secrets/escs"),
+        "max_lifetime_s": 60,
+        "leeway_s": 5,
+        "host": "::",
+        "port": 8080,
+        "workers": 4,
+        "metrics_port": 0,
+        "max_connections": 10,
+        "max_requests": 9,
+        "max_body_bytes": 2048,
+        "body_timeout_s": 8,
+        "header_timeout_s": 7,
+        "keep_alive_s": 6,
+        "graceful_shutdown_s": 4,
+        "log_level": "warning",
+        "log_format": "text",
+    }
+
+
+def test_a_file_with_several_applications_stands_in_for_the_only_one():
+    settings = Settings.from_environment(SEVERAL)
+    assert (settings.applications, settings.application_id, settings.secret, settings.secret_key_file) == (
+        Path("applications.json"),
+        "",
+        None,
+        None,
+    )
+
+
+def test_an_empty_variable_counts_as_not_set():
+    names = ["KEYS", "APPLICATIONS", "SECRET_KEY_FILE", "MAX_LIFETIME", "LEEWAY", "HOST", "PORT", "WORKERS"]
+    empty = {f"VERIFIER_{name}": "" for name in names}
+    assert Settings.from_environment(LEAST | empty) == Settings.from_environment(LEAST)
+
+
+def test_other_variables_do_not_matter():
+    others = {"PATH": "/bin\udcff", "VERIFIER": "1", "verifier_port": "x", "MY_VERIFIER_PORT": "x"}
+    assert Settings.from_environment(LEAST | others) == Settings.from_environment(LEAST)
+
+
+def test_settings_cannot_be_changed():
+    settings = Settings.from_environment(LEAST)
+    with pytest.raises(FrozenInstanceError):
+        settings.leeway_s = 3600
+
+
+# --- numbers
+
+RANGES = [
+    pytest.param("VERIFIER_MAX_LIFETIME", "max_lifetime_s", 1, 3600, id="max-lifetime"),
+    pytest.param("VERIFIER_LEEWAY", "leeway_s", 0, 60, id="leeway"),
+    pytest.param("VERIFIER_PORT", "port", 0, 65535, id="port"),
+    pytest.param("VERIFIER_MAX_CONNECTIONS", "max_connections", 1, 100_000, id="max-connections"),
+    pytest.param("VERIFIER_MAX_REQUESTS", "max_requests", 1, 100_000, id="max-requests"),
+    pytest.param("VERIFIER_MAX_BODY", "max_body_bytes", 1024, 1_048_576, id="max-body"),
+    pytest.param("VERIFIER_BODY_TIMEOUT", "body_timeout_s", 1, 60, id="body-timeout"),
+    pytest.param("VERIFIER_HEAD_TIMEOUT", "header_timeout_s", 1, 60, id="head-timeout"),
+    pytest.param("VERIFIER_KEEP_ALIVE", "keep_alive_s", 1, 3600, id="keep-alive"),
+    pytest.param("VERIFIER_GRACEFUL_SHUTDOWN", "graceful_shutdown_s", 1, 300, id="graceful-shutdown"),
+    pytest.param("VERIFIER_METRICS_PORT", "metrics_port", 0, 65535, id="metrics-port"),
+    pytest.param("VERIFIER_WORKERS", "workers", 1, 64, id="workers"),
+]
+
+
+@pytest.mark.parametrize(("name", "field", "low", "high"), RANGES)
+def test_the_first_and_the_last_number_of_a_range_are_taken(name, field, low, high):
+    assert getattr(Settings.from_environment(LEAST | {name: str(low)}), field) == low
+    assert getattr(Settings.from_environment(LEAST | {name: str(high)}), field) == high
+
+
+@pytest.mark.parametrize(("name", "field", "low", "high"), RANGES)
+def test_a_number_beside_the_range_is_refused(name, field, low, high):
+    says = f"{name} is out of range (expected a whole number from {low} to {high})"
+    assert refusal(LEAST | {name: str(low - 1)}) == (says, "")
+    assert refusal(LEAST | {name: str(high + 1)}) == (says, "")
+
+
+@pytest.mark.parametrize(
+    "text", [" 30", "30 ", "+30", "-0", "3_0", "3e1", "30.0", "0x1e", "٣٠", "³", "30s", "1" * 5000, "0" * 10, CANARY]
+)
+@pytest.mark.parametrize(("name", "field", "low", "high"), RANGES)
+def test_what_is_not_a_plain_number_is_refused_and_not_shown(name, field, low, high, text):
+    assert getattr(Settings.from_environment(LEAST | {name: str(high)}), field) == high
+    says = f"{name} is out of range (expected a whole number from {low} to {high})"
+    assert refusal(LEAST | {name: text}) == (says, "")
+
+
+# --- what must be there
+
+
+def test_an_issuer_is_needed():
+    expected = (
+        "VERIFIER_ISSUER is not set (expected the iss of your tokens)",
+        "use what the game backend writes as iss, for instance https://game.example",
+    )
+    assert refusal(without(LEAST, "VERIFIER_ISSUER")) == expected
+    assert refusal(LEAST | {"VERIFIER_ISSUER": ""}) == expected
+
+
+SOURCE = "exactly one of VERIFIER_APPLICATIONS, VERIFIER_SECRET_KEY and VERIFIER_SECRET_KEY_FILE must be set"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        pytest.param({"VERIFIER_SECRET_KEY": ""}, "none", id="none"),
+        pytest.param(
+            {"VERIFIER_SECRET_KEY_FILE": "file"},
+            "VERIFIER_SECRET_KEY and VERIFIER_SECRET_KEY_FILE",
+            id="secret-and-file",
+        ),
+        pytest.param(
+            {"VERIFIER_APPLICATIONS": "file"}, "VERIFIER_APPLICATIONS and VERIFIER_SECRET_KEY", id="several-and-one"
+        ),
+        pytest.param(
+            {"VERIFIER_APPLICATIONS": "file", "VERIFIER_SECRET_KEY_FILE": "file"},
+            "VERIFIER_APPLICATIONS and VERIFIER_SECRET_KEY and VERIFIER_SECRET_KEY_FILE",
+            id="all",
+        ),
+    ],
+)
+def test_exactly_one_source_of_secrets_is_needed(changes, found):
+    text, hint = refusal(LEAST | changes)
+    assert text == f"{SOURCE} (found {found})"
+    assert hint == (
+        "for one application set VERIFIER_APPLICATION_ID and VERIFIER_SECRET_KEY_FILE; "
+        "for several: verifier applications add ID"
+    )
+
+
+def test_an_application_id_is_printable():
+    assert refusal(LEAST | {"VERIFIER_APPLICATION_ID": "a\nb"}) == ("VERIFIER_APPLICATION_ID is not printable", "")
+
+
+@pytest.mark.parametrize("source", ["VERIFIER_SECRET_KEY", "VERIFIER_SECRET_KEY_FILE"])
+def test_a_secret_needs_an_application_id(source):
+    environ = without(LEAST, "VERIFIER_SECRET_KEY") | {source: SECRET}
+    assert Settings.from_environment(environ).application_id == "application-1"
+    assert refusal(without(environ, "VERIFIER_APPLICATION_ID")) == (
+        f"VERIFIER_APPLICATION_ID is not set (expected beside {source})",
+        "the escs dashboard shows it beside the secret",
+    )
+
+
+def test_a_file_of_applications_goes_without_an_application_id():
+    assert refusal(SEVERAL | {"VERIFIER_APPLICATION_ID": "a"}) == (
+        "VERIFIER_APPLICATION_ID is set beside VERIFIER_APPLICATIONS (expected one of them)",
+        "",
+    )
+
+
+# --- nothing is shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VERIFIER_ISSUER",
+        "VERIFIER_KEYS",
+        "VERIFIER_APPLICATION_ID",
+        "VERIFIER_SECRET_KEY",
+        "VERIFIER_SECRET_KEY_FILE",
+        "VERIFIER_APPLICATIONS",
+        "VERIFIER_HOST",
+        "VERIFIER_LEEWAY",
+        "VERIFIER_UNKNOWN",
+    ],
+)
+def test_a_value_that_is_not_utf_8_is_refused_by_name(name):
+    value = (CANARY.encode() + b"\xff").decode("utf-8", "surrogateescape")  # as os.environ gives it
+    assert refusal(LEAST | {name: value}) == (f"{name} is not UTF-8", "")
+
+
+def test_no_secret_or_digest_is_in_the_words_of_settings():
+    settings = Settings.from_environment(LEAST | {"VERIFIER_SECRET_KEY": CANARY})
+    digest = hashlib.sha256(CANARY.encode()).digest()
+    for words in (repr(settings), str(settings), repr(settings.secret)):
+        assert CANARY not in words
+        assert digest.hex() not in words
+        assert repr(digest) not in words
+    assert repr(settings.secret) == "Secret(weakness='')"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"VERIFIER_ISSUER": ""},
+        {"VERIFIER_APPLICATION_ID": ""},
+        {"VERIFIER_PORT": CANARY},
+        {"VERIFIER_SECRET_KEY_FILE": CANARY},
+        {"VERIFIER_SECRET_KEY": CANARY + "\udcff"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_no_refusal_shows_a_value(changes):
+    text, hint = refusal(LEAST | {"VERIFIER_SECRET_KEY": CANARY} | changes)
+    assert CANARY not in text + hint
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "weakness"),
+    [
+        pytest.param("0123456789abcde", "shorter than 16 characters", id="15-characters"),
+        pytest.param("0123456789abcdef", "", id="16-characters"),
+        pytest.param("é" * 15, "shorter than 16 characters", id="15-characters-30-bytes"),
+        pytest.param("é" * 16, "", id="16-characters-not-ascii"),
+        pytest.param("0123456789 abcdef", "", id="white-space-inside"),
+        pytest.param(" 0123456789abcdef", "white space at an end", id="white-space-before"),
+        pytest.param("0123456789abcdef\n", "white space at an end", id="newline-after"),
+        pytest.param(" ", "shorter than 16 characters", id="one-space"),
+    ],
+)
+def test_a_secret_is_kept_as_a_digest_with_what_is_weak_about_it(text, weakness):
+    assert Secret.of(text) == Secret(hashlib.sha256(text.encode()).digest(), weakness)
+
+
+@pytest.mark.parametrize("text", ["", "\ud800" + CANARY, CANARY + "\udcff"], ids=["empty", "half-a-pair", "not-utf-8"])
+def test_an_empty_secret_or_one_that_is_not_utf_8_is_refused(text):
+    assert Secret.of(CANARY).weakness == ""
+    with pytest.raises(ConfigError, match=f"^{re.escape('the secret is empty or not UTF-8')}$"):
+        Secret.of(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("VERIFIER_LOG_LEVEL", "VERIFIER_LOG_LEVEL is unknown (expected one of debug, info, warning, error)"),
+        ("VERIFIER_LOG_FORMAT", "VERIFIER_LOG_FORMAT is unknown (expected one of json, text)"),
+    ],
+)
+def test_an_unknown_choice_is_named_and_not_shown(name, says):
+    assert refusal(LEAST | {name: CANARY}) == (says, "")
+
+
+def test_what_is_shown_at_the_start_has_no_secret():
+    assert Settings.from_environment(LEAST).to_log().keys() == {
+        field.name for field in fields(Settings) if getattr(Settings.from_environment(LEAST), field.name)
+    } - {"secret"}
+
+
+def test_metrics_are_refused_beside_several_workers():
+    port = LEAST | {"VERIFIER_METRICS_PORT": "9000"}
+    assert Settings.from_environment(port | {"VERIFIER_WORKERS": "1"}).metrics_port == 9000
+    assert Settings.from_environment(LEAST | {"VERIFIER_WORKERS": "2"}).workers == 2
+    assert refusal(port | {"VERIFIER_WORKERS": "2"}) == (
+        "VERIFIER_METRICS_PORT is set beside several VERIFIER_WORKERS (expected one: each would count its own)",
+        "run one worker per container, and as many containers as are needed",
+    )

@@ -1,0 +1,337 @@
+"""Private keys: made once, never overwritten, readable for their owner alone."""
+
+import json
+import os
+import re
+import stat
+import threading
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from tests.conftest import NOW
+from tests.support import forge
+from verifier.core.keyring import KeyState
+from verifier.errors import ConfigError, KeyFileError
+from verifier.rotation.plan import activate_first_key
+from verifier.signing import keystore
+from verifier.signing.keystore import Keystore
+
+ALGS = ["ES256", "EdDSA", "RS256"]
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def tree(folder):
+    """Every file below a folder and what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def store(keys):
+    return Keystore(keys)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Keystore(tmp_path / "new" / "keys")
+
+
+def create(store, alg, *, nbf=NOW):
+    """Make a key pair and publish it, as `keys generate` does; its kid."""
+    members, pem = store.generate_pair(alg)
+    with store.transaction():
+        store.apply([activate_first_key(members | {"nbf": nbf}, now=NOW)], "generate", now=NOW, pem=pem)
+    return members["kid"]
+
+
+@pytest.fixture
+def public(store):
+    """Finds the public half of one of the three keys."""
+    ring = store.public.load()
+    return lambda alg: next(key for key in ring.keys.values() if key.algorithm.name == alg)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=["umask-000", "umask-022", "umask-077"])
+def umask(request):
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+# --- making keys
+
+
+@pytest.mark.parametrize("alg", ALGS)
+def test_a_made_key_is_of_the_algorithm_that_was_asked_for(alg):
+    kinds = {"ES256": ec.EllipticCurvePrivateKey, "EdDSA": ed25519.Ed25519PrivateKey, "RS256": rsa.RSAPrivateKey}
+    key = keystore.generate(alg)
+    assert isinstance(key, kinds[alg])
+    assert getattr(key, "key_size", None) == {"ES256": 256, "RS256": 2048}.get(alg)
+    assert alg != "ES256" or isinstance(key.curve, ec.SECP256R1)
+
+
+@pytest.mark.parametrize("alg", ALGS)
+def test_a_created_key_is_published_with_its_dates_and_signs_from_nbf_on(empty, alg):
+    kid = create(empty, alg, nbf=NOW + 3600)
+    ring = empty.public.load()
+    assert list(ring.keys) == [kid]
+    document = json.loads((empty.public.folder / f"{kid}.json").read_bytes())
+    assert {name: document[name] for name in ("alg", "use", "kid", "iat", "nbf")} == {
+        "alg": alg,
+        "use": "sig",
+        "kid": kid,
+        "iat": NOW,
+        "nbf": NOW + 3600,
+    }
+    assert (ring.state(ring.find(kid), NOW + 3599), ring.state(ring.find(kid), NOW + 3600)) == (
+        KeyState.PENDING,
+        KeyState.CURRENT,
+    )
+    signature = empty.signer(NOW + 3600).sign(b"message")
+    assert ring.find(kid).verify(b"message", signature) is True
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_private_half_is_readable_for_its_owner_alone(empty):
+    kid = create(empty, "ES256")
+    assert (mode(empty.private), mode(empty.private / f"{kid}.pem")) == (0o700, 0o600)
+    assert mode(empty.public.folder / f"{kid}.json") == 0o644
+
+
+def test_a_private_folder_that_is_open_to_others_is_closed(store):
+    store.private.chmod(0o755)
+    create(store, "ES256")
+    assert mode(store.private) == 0o700
+
+
+def test_the_private_half_is_plain_pkcs8_which_every_library_reads(empty):
+    kid = create(empty, "ES256")
+    pem = (empty.private / f"{kid}.pem").read_bytes()
+    assert pem.startswith(b"-----BEGIN PRIVATE KEY-----\n")
+    assert load_pem_private_key(pem, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == pem
+
+
+def test_nothing_of_the_private_half_is_in_the_public_file(empty):
+    kid = create(empty, "ES256")
+    document = json.loads((empty.public.folder / f"{kid}.json").read_bytes())
+    assert set(document) == {"kty", "crv", "x", "y", "alg", "use", "kid", "iat", "nbf"}
+
+
+def test_another_key_leaves_every_file_as_it_is(store, keys):
+    before = tree(keys)
+    kid = create(store, "ES256")
+    after = tree(keys)
+    assert {after.pop(name) is not None for name in ("history.jsonl", "private/.lock")} == {True}
+    assert {name: after.pop(name) for name in (f"public/{kid}.json", f"private/{kid}.pem")}
+    assert after == before
+
+
+def test_a_private_half_is_never_overwritten(store, keys, pairs, monkeypatch):
+    monkeypatch.setattr(keystore, "generate", lambda alg: pairs[alg].key)
+    before = tree(keys)
+    with pytest.raises(KeyFileError, match=r"\.pem: is there already$"):
+        create(store, "ES256", nbf=NOW + 3600)
+    assert tree(keys) == before | {"private/.lock": b""}
+
+
+def test_no_public_half_is_published_when_the_private_half_cannot_be_kept(empty, monkeypatch):
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("verifier.storage.atomic.write_atomic", fail)
+    with pytest.raises(OSError, match=r"^the disk is full$"):
+        create(empty, "ES256")
+    assert list(empty.public.folder.iterdir()) == []
+
+
+# --- reading the private half
+
+
+@pytest.mark.parametrize("alg", ALGS)
+def test_a_private_half_signs_what_its_public_half_verifies(store, public, alg):
+    key = store.load(public(alg))
+    assert (key.kid, key.alg, key.exp) == (public(alg).kid, alg, None)
+    assert public(alg).verify(b"message", key.sign(b"message")) is True
+    assert len(key.sign(b"message")) == {"ES256": 64, "EdDSA": 64, "RS256": 256}[alg]
+
+
+def pem(key, form=PrivateFormat.PKCS8, encryption=None):
+    return key.private_bytes(Encoding.PEM, form, encryption or NoEncryption())
+
+
+@pytest.mark.parametrize(
+    ("alg", "begins"),
+    [
+        pytest.param("ES256", b"-----BEGIN EC PRIVATE KEY-----", id="sec1"),
+        pytest.param("RS256", b"-----BEGIN RSA PRIVATE KEY-----", id="pkcs1"),
+    ],
+)
+def test_the_older_kinds_of_pem_are_read_too(store, public, pairs, alg, begins):
+    data = pem(pairs[alg].key, PrivateFormat.TraditionalOpenSSL)
+    assert data.startswith(begins)
+    (store.private / f"{pairs[alg].kid}.pem").write_bytes(data)
+    assert public(alg).verify(b"message", store.load(public(alg)).sign(b"message")) is True
+
+
+ENCRYPTED = BestAvailableEncryption(b"canary-password")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda _: b"", id="empty"),
+        pytest.param(lambda _: b"canary", id="no-pem"),
+        pytest.param(lambda key: pem(key)[:-40], id="cut-off"),
+        pytest.param(lambda key: pem(key, encryption=ENCRYPTED), id="encrypted-pkcs8"),
+        pytest.param(lambda key: pem(key, PrivateFormat.TraditionalOpenSSL, ENCRYPTED), id="encrypted-sec1"),
+        pytest.param(lambda key: pem(key, PrivateFormat.OpenSSH), id="openssh"),
+        pytest.param(lambda key: key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), id="der"),
+        pytest.param(
+            lambda key: key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), id="public"
+        ),
+        pytest.param(lambda _: pem(ec.generate_private_key(ec.SECP384R1())), id="p-384"),
+        pytest.param(lambda _: pem(ed448.Ed448PrivateKey.generate()), id="ed448"),
+        pytest.param(lambda _: pem(x25519.X25519PrivateKey.generate()), id="x25519"),
+        pytest.param(lambda _: pem(rsa.generate_private_key(65537, 1024)), id="rsa-1024"),  # noqa: S505
+    ],
+)
+def test_another_kind_of_file_is_refused_and_not_shown(store, public, pairs, content):
+    assert store.load(public("ES256")).kid == pairs["ES256"].kid
+    path = store.private / f"{pairs['ES256'].kid}.pem"
+    path.write_bytes(content(pairs["ES256"].key))
+    says = f"{path}: not an unencrypted PKCS#8 private key of a supported kind"
+    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
+        store.load(public("ES256"))
+    assert "canary" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize("other", ["a new key", "RS256"])
+def test_the_private_half_of_another_key_is_refused(store, public, pairs, other):
+    key = pairs[other].key if other in pairs else keystore.generate("ES256")
+    found = forge.Pair("", key).kid
+    path = store.private / f"{pairs['ES256'].kid}.pem"
+    path.write_bytes(pem(key))
+    says = f"{path}: another key's private half (found {found}, expected {pairs['ES256'].kid})"
+    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+        store.load(public("ES256"))
+
+
+def test_a_missing_private_half_is_named_with_the_way_out(store, public, pairs):
+    path = store.private / f"{pairs['ES256'].kid}.pem"
+    path.unlink()
+    says = f"{path}: cannot be read (No such file or directory)"
+    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
+        store.load(public("ES256"))
+    assert caught.value.hint == "sign where the key was made, or copy its file here with mode 0600"
+
+
+def test_a_private_key_does_not_show_itself(store, public):
+    key = store.load(public("EdDSA"))
+    assert repr(key) == f"PrivateKey(kid='{key.kid}', alg='EdDSA', exp=None)"
+
+
+# --- the current key
+
+
+def test_the_newest_started_key_signs(store, pairs):
+    assert store.signer(NOW).kid == pairs["ES256"].kid
+    assert store.signer(NOW - 100).kid == pairs["ES256"].kid
+    assert store.signer(NOW - 101).kid == pairs["EdDSA"].kid
+    assert store.signer(NOW - 201).kid == pairs["RS256"].kid
+
+
+def test_a_key_is_read_once_and_kept(store, pairs):
+    first = store.signer(NOW)
+    (store.private / f"{pairs['ES256'].kid}.pem").unlink()
+    assert store.signer(NOW) is first
+    assert store.signer(NOW + 100) is first
+
+
+def change(store, kid, **changes):
+    path = store.public.folder / f"{kid}.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+def test_the_folder_is_looked_at_once_a_second(store, pairs, monkeypatch):
+    looks = []
+    refresh = store.public.refresh
+    monkeypatch.setattr(store.public, "refresh", lambda: looks.append(1) or refresh())
+    for now, expected in ((NOW, 1), (NOW, 1), (NOW + 1, 2), (NOW + 1, 2), (NOW, 3), (NOW + 60, 4)):
+        store.signer(now)
+        assert len(looks) == expected
+
+
+def test_a_thread_that_asks_while_another_reads_waits_for_it(store, monkeypatch):
+    load, waited = store.load, []
+    other = threading.Thread(target=store.signer, args=(NOW,))
+
+    def load_while_another_asks(public):
+        other.start()
+        other.join(0.05)
+        waited.append(other.is_alive())
+        return load(public)
+
+    monkeypatch.setattr(store, "load", load_while_another_asks)
+    store.signer(NOW)
+    other.join(10)
+    assert waited == [True]
+
+
+def test_a_revoked_key_signs_until_the_next_look_and_no_longer(store, pairs):
+    assert store.signer(NOW).kid == pairs["ES256"].kid
+    change(store, pairs["ES256"].kid, revoked={"revoked_at": NOW})
+    assert store.signer(NOW).kid == pairs["ES256"].kid
+    assert store.signer(NOW + 1).kid == pairs["EdDSA"].kid
+
+
+def test_a_clock_that_goes_back_looks_again(store, pairs):
+    assert store.signer(NOW).kid == pairs["ES256"].kid
+    change(store, pairs["ES256"].kid, revoked={"revoked_at": NOW})
+    assert store.signer(NOW - 1).kid == pairs["EdDSA"].kid
+
+
+def test_a_signer_learns_when_its_key_ends(store, pairs):
+    assert store.signer(NOW).exp is None
+    change(store, pairs["ES256"].kid, exp=NOW + 400)
+    assert store.signer(NOW + 1).exp == NOW + 400
+
+
+def test_without_a_current_key_nothing_signs(store):
+    assert store.signer(NOW).alg == "ES256"
+    says = f"{store.public.folder}: no current key (found none)"
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$") as caught:
+        store.signer(NOW - 301)
+    assert caught.value.hint == "verifier keys list"
+
+
+def test_without_a_current_key_what_is_wrong_with_the_files_is_said(store, pairs, empty):
+    assert store.signer(NOW - 201).kid == pairs["RS256"].kid
+    path = store.public.folder / f"{pairs['RS256'].kid}.json"
+    path.write_bytes(b"")
+    says = f"{store.public.folder}: no current key (found {path}: is not valid JSON)"
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+        store.signer(NOW - 202)
+    folder = empty.public.folder
+    says = f"{folder}: no current key (found {folder}: cannot be read (No such file or directory))"
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+        empty.signer(NOW)
+
+
+def test_a_current_key_without_its_private_half_does_not_let_an_older_one_sign(store, pairs):
+    assert store.signer(NOW - 101).kid == pairs["EdDSA"].kid
+    path = store.private / f"{pairs['ES256'].kid}.pem"
+    path.unlink()
+    says = f"{path}: cannot be read (No such file or directory)"
+    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+        store.signer(NOW)

@@ -1,0 +1,153 @@
+"""The boundaries of the package, what the server may load, and documents that agree with the code."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import verifier
+from verifier.cli.main import cli
+from verifier.errors import Reason
+
+PACKAGE = Path(verifier.__file__).parent
+ROOT = PACKAGE.parent
+
+
+def run(code: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(ast.literal_eval(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["verifier.server.run", "verifier.server.endpoints", "verifier"])
+def test_importing_what_serves_loads_nothing_that_signs_or_writes(module):
+    loaded = run(f"import sys, {module}; print([m for m in sys.modules if m.startswith('verifier.')])")
+    forbidden = ("verifier.signing", "verifier.rotation", "verifier.conformance", "verifier.cli")
+    assert not [name for name in loaded if name.startswith((*forbidden, "verifier.storage.atomic"))]
+
+
+FORBIDDEN_IN_CORE = {
+    "os",
+    "io",
+    "pathlib",
+    "socket",
+    "time",
+    "asyncio",
+    "threading",
+    "subprocess",
+    "shutil",
+    "tempfile",
+}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.name)
+def test_core_opens_no_file_or_socket_and_reads_no_clock(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    imported = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not imported & FORBIDDEN_IN_CORE
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    methods = {node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+    assert not called & {"open", "print", "input"}
+    assert not methods & {"now", "utcnow", "today"}  # of datetime
+
+
+def test_no_file_is_too_long_to_read():
+    limits = {"connection.py": 450}
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= limits.get(path.name, 400), path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 50, f"{path}:{node.name}"
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("from verifier import TokenIssuer, ConfigError, __version__", ""),
+        ("from verifier import TokenIsuer", 'Module "verifier" has no attribute "TokenIsuer"'),
+    ],
+)
+def test_a_misspelt_import_fails_the_type_check(tmp_path, line, error):
+    (tmp_path / "game.py").write_text(f"{line}\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "game.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}
+    )
+    assert (error in done.stdout) if error else (done.returncode == 0), done.stdout
+
+
+def test_what_is_imported_is_declared():
+    declared = {
+        "starlette",
+        "uvicorn",
+        "httptools",
+        "jwt",
+        "cryptography",
+        "click",
+        "jinja2",
+        "structlog",
+        "orjson",
+        "pybase64",
+        "prometheus_client",
+    }
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                top = name.split(".")[0]
+                assert top in declared | {"verifier"} | sys.stdlib_module_names
+
+
+def test_every_reason_is_documented_with_its_status_and_text():
+    documented = re.findall(r"(?m)^### (\w+)\n\n(\d+) `(.+)`\n\n\S", (ROOT / "docs" / "errors.md").read_text())
+    assert [name for name, _, _ in documented] == [reason.value for reason in Reason]
+    for (_, status, text), reason in zip(documented, Reason, strict=True):
+        pattern = re.sub(r"\\{\w+\\}", r"[\\w ]+", re.escape(reason.text))
+        assert int(status) == reason.status
+        assert re.fullmatch(pattern, text), reason
+
+
+def help_pages(group=cli, path=("verifier",)):
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from help_pages(command, (*path, name))
+
+
+def test_the_readme_names_every_command_and_setting():
+    readme = (ROOT / "README.md").read_text()
+    for path in help_pages():
+        assert f"`{' '.join(path)}`" in readme or not path[1:] or hasattr(find(path), "commands")
+    for variable in set(re.findall(r"VERIFIER_[A-Z_]+", (PACKAGE / "server" / "settings.py").read_text())):
+        assert f"`{variable}`" in readme
+
+
+def find(path):
+    command = cli
+    for name in path[1:]:
+        command = command.commands[name]
+    return command
+
+
+def test_openapi_and_the_package_have_one_version():
+    document = json.loads((PACKAGE / "server" / "openapi.json").read_text())
+    assert document["info"]["version"] == verifier.__version__
+    assert f"## [{verifier.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_locks_name_no_host():
+    for path in (*ROOT.glob("*.lock"), *ROOT.glob("tests/*/*.lock"), *ROOT.glob("tests/languages/*/requirements.lock")):
+        assert "://" not in path.read_text()
+        assert "--hash=sha256:" in path.read_text()
+
+
+def test_the_package_exports_what_it_names():
+    assert verifier.__all__ == ["ConfigError", "IssueError", "TokenIssuer", "__version__"]
+    assert all(getattr(verifier, name) for name in verifier.__all__)
+    with pytest.raises(AttributeError, match=r"^module 'verifier' has no attribute 'nonsense'$"):
+        verifier.nonsense  # noqa: B018

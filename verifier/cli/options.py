@@ -1,0 +1,95 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from verifier.core import times
+from verifier.core.rules import LEEWAY_S, MAX_LIFETIME_S
+
+Command = Callable[..., Any]
+
+
+class Duration(click.ParamType[int]):
+    """`90s`, `30m`, `1h` or `90d`, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The seconds; fails as a usage error."""
+        try:
+            return times.seconds(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def keys_option(function: Command) -> Command:
+    """`--keys`, for every command that reads a key directory."""
+    return click.option(
+        "--keys",
+        type=click.Path(path_type=Path),
+        envvar="VERIFIER_KEYS",
+        default="keys",
+        show_default=True,
+        show_envvar=True,
+        help="Folder that holds public/ and, where tokens are signed, private/.",
+    )(function)
+
+
+def token_options(function: Command) -> Command:
+    """What a token is minted for and checked against."""
+    for option in (
+        click.option("--issuer", envvar="VERIFIER_ISSUER", required=True, show_envvar=True, help="iss of the token."),
+        click.option(
+            "--application-id",
+            envvar="VERIFIER_APPLICATION_ID",
+            required=True,
+            show_envvar=True,
+            help="aud of the token: the applicationId of the escs dashboard.",
+        ),
+    ):
+        function = option(function)
+    return keys_option(function)
+
+
+def seconds_option(name: str, low: int, high: int, default: int, text: str) -> Callable[[Command], Command]:
+    """A setting of the verifier that a command needs to know."""
+    return click.option(
+        f"--{name}",
+        type=click.IntRange(low, high),
+        envvar=f"VERIFIER_{name.replace('-', '_').upper()}",
+        default=default,
+        show_default=True,
+        show_envvar=True,
+        help=text,
+    )
+
+
+max_lifetime_option = seconds_option("max-lifetime", 1, 3600, MAX_LIFETIME_S, "Longest exp - iat in seconds.")
+leeway_option = seconds_option("leeway", 0, 60, LEEWAY_S, "Seconds two clocks may differ.")
+
+
+def window_options(function: Command) -> Command:
+    """The two durations that decide how long a token may arrive."""
+    return max_lifetime_option(leeway_option(function))
+
+
+def json_option(function: Command) -> Command:
+    """`--json`, for every command that prints a table."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def file_option(function: Command) -> Command:
+    """`--file`, for every command about applications."""
+    return click.option(
+        "--file",
+        "path",
+        type=click.Path(path_type=Path),
+        envvar="VERIFIER_APPLICATIONS",
+        default="applications.json",
+        show_default=True,
+        show_envvar=True,
+        help="File with the applications and the digests of their secrets.",
+    )(function)

@@ -1,0 +1,172 @@
+"""Who may ask: application ids and the digests of their secrets."""
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from verifier.core.encoding import is_utf8_encodable, loads_object
+from verifier.errors import ConfigError, InvalidClient, UnsafeOperationError
+
+MIN_SECRET_CHARACTERS = 16
+MAX_SECRETS = 2  # an old and a new one, so that a secret changes without a refused player
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A shared secret, of which only the SHA-256 digest is kept."""
+
+    digest: bytes = field(repr=False)
+    weakness: str = ""  # what a reviewer would object to, or ""
+
+    @classmethod
+    def of(cls, text: str) -> "Secret":
+        """The digest of a secret as it was typed; raises ConfigError when it is empty or not UTF-8."""
+        if not text or not is_utf8_encodable(text):
+            raise ConfigError("the secret is empty or not UTF-8")
+        weakness = ""
+        if len(text) < MIN_SECRET_CHARACTERS:
+            weakness = f"shorter than {MIN_SECRET_CHARACTERS} characters"
+        elif text != text.strip():
+            weakness = "white space at an end"
+        return cls(hashlib.sha256(text.encode()).digest(), weakness)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application of the escs dashboard and its live secrets, oldest first."""
+
+    id: str
+    secrets: tuple[Secret, ...] = field(repr=False)
+
+
+class Applications:
+    """An immutable set of applications."""
+
+    def __init__(self, applications: Iterable[Application] = ()) -> None:
+        self.by_id = {application.id: application for application in applications}
+        # Every application has two digests, so that none can be told from another by time; a digest of
+        # random bytes stands in for a missing one, and for those of an unknown application.
+        self._dummy_digests = (secrets.token_bytes(32), secrets.token_bytes(32))
+        self._digests = {
+            application.id: (*(secret.digest for secret in application.secrets), *self._dummy_digests)[:MAX_SECRETS]
+            for application in self.by_id.values()
+        }
+
+    def authenticate(self, *, application_id: str, secret: str) -> int:
+        """The slot of the secret that matched, 0 or 1; raises InvalidClient. The same work for every input."""
+        known = self._digests.get(application_id, self._dummy_digests)
+        # A digest, because hmac.compare_digest raises TypeError on text that is not ASCII; JSON can
+        # carry half a surrogate pair, which no real secret contains.
+        presented = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+        first = hmac.compare_digest(presented, known[0])
+        second = hmac.compare_digest(presented, known[1])
+        if not (first or second):
+            raise InvalidClient
+        return 0 if first else 1
+
+    def weaknesses(self) -> list[str]:
+        """What is wrong with the secrets, in words that may be logged."""
+        return [
+            f"secret {slot} of application {application.id} is weak ({secret.weakness})"
+            for application in self.by_id.values()
+            for slot, secret in enumerate(application.secrets, start=1)
+            if secret.weakness
+        ]
+
+    def with_secret(self, application_id: str, secret: Secret) -> "Applications":
+        """Return a copy with one more secret.
+
+        Raises:
+            UnsafeOperationError: both slots are taken, or the secret is there already.
+        """
+        if not _is_id(application_id):
+            raise UnsafeOperationError("the application id is empty or not printable")
+        application = self.by_id.get(application_id, Application(application_id, ()))
+        if any(secret.digest == other.digest for other in application.secrets):
+            raise UnsafeOperationError(f"application {application_id} has this secret already")
+        if len(application.secrets) == MAX_SECRETS:
+            raise UnsafeOperationError(
+                f"application {application_id} has {MAX_SECRETS} live secrets already",
+                hint=f"remove one first: verifier applications remove-secret {application_id} --slot 1",
+            )
+        changed = replace(application, secrets=(*application.secrets, secret))
+        return Applications((self.by_id | {application_id: changed}).values())
+
+    def without_secret(self, application_id: str, slot: int) -> "Applications":
+        """Return a copy without the secret in slot 1 or 2.
+
+        Raises:
+            UnsafeOperationError: the slot is empty, or its secret is the only one.
+        """
+        application = self.by_id.get(application_id)
+        if application is None:
+            raise UnsafeOperationError(f"application {application_id} is unknown", hint="verifier applications list")
+        if not 1 <= slot <= len(application.secrets):
+            raise UnsafeOperationError(f"application {application_id} has no secret in slot {slot}")
+        if len(application.secrets) == 1:
+            raise UnsafeOperationError(
+                f"the only secret of application {application_id} cannot be removed: every sign-in would be refused",
+                hint=f"accept the next one first: verifier applications rotate-secret {application_id}",
+            )
+        kept = tuple(secret for n, secret in enumerate(application.secrets, start=1) if n != slot)
+        return Applications((self.by_id | {application_id: replace(application, secrets=kept)}).values())
+
+    def dump(self) -> bytes:
+        """The content of an applications file; `parse` reads it."""
+        document = {
+            "applications": [
+                {
+                    "id": application.id,
+                    "secrets": [
+                        {"sha256": s.digest.hex()} | ({"weakness": s.weakness} if s.weakness else {})
+                        for s in application.secrets
+                    ],
+                }
+                for application in self.by_id.values()
+            ]
+        }
+        return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def parse(data: bytes) -> tuple[Applications, list[str]]:
+    """The applications of a file, and what is wrong with the entries that were left out.
+
+    Raises ConfigError when nothing can be read from it.
+    """
+    try:
+        entries = loads_object(data).get("applications")
+    except ValueError as exc:
+        raise ConfigError(f"the file {exc}") from exc
+    if not isinstance(entries, list):
+        raise ConfigError('the file has no list "applications"')
+    found: dict[str, Application] = {}
+    problems = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            application = _parse_entry(entry)
+        except (KeyError, TypeError, ValueError):
+            problems.append(f"entry {number} is not an application with 1 or 2 secrets (sha256: 64 hex digits)")
+            continue
+        if application.id in found:
+            problems.append(f"entry {number} repeats the id of another")
+            continue
+        found[application.id] = application
+    return Applications(found.values()), problems
+
+
+def _parse_entry(entry: Any) -> Application:
+    live = tuple(Secret(bytes.fromhex(s["sha256"]), s.get("weakness", "")) for s in entry["secrets"])
+    if not _is_id(entry["id"]) or not all(is_utf8_encodable(secret.weakness) for secret in live):
+        raise ValueError
+    if not 1 <= len(live) <= MAX_SECRETS or any(len(secret.digest) != 32 for secret in live):
+        raise ValueError
+    return Application(entry["id"], live)
+
+
+def _is_id(value: object) -> bool:
+    # It is shown in logs and on terminals.
+    return isinstance(value, str) and value != "" and value.isprintable()

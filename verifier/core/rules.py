@@ -1,0 +1,222 @@
+"""The token profile as data: what a token is checked against, one rule per claim or header parameter.
+
+The type and the checks follow RFC 9068 §4 and RFC 8725.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from verifier.core import jwk
+from verifier.core.encoding import is_utf8_encodable
+from verifier.core.keyring import Keyring, PublicKey
+from verifier.errors import InvalidToken, Reason
+
+MAX_LIFETIME_S = 300
+LEEWAY_S = 30
+TYPE = "at+jwt"  # RFC 9068 §2.1
+MAX_SUB_CHARACTERS = 255
+MAX_EMAIL_CHARACTERS = 320
+MAX_USERNAME_CHARACTERS = 255
+_MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
+_NUMBERS = (int, float)  # and not bool, which is a kind of int
+MAX_REPORTED_AGE_S = 10**6  # eleven days: how far off a time is beyond that tells nobody anything
+
+
+class Policy(NamedTuple):
+    """What a token is held against. Durations in seconds; `now` in seconds since 1970-01-01 UTC."""
+
+    issuer: str
+    application_id: str
+    keyring: Keyring
+    now: float
+    leeway_s: int = LEEWAY_S
+    max_lifetime_s: int = MAX_LIFETIME_S
+
+
+class UnverifiedToken(NamedTuple):
+    """A token taken apart; nothing in it is trusted yet."""
+
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    signing_input: bytes
+    signature: bytes
+    key: PublicKey | None = None  # the one its kid names, whatever its state
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the profile."""
+
+    name: str  # the member it is about
+    source: str  # where it comes from
+    expects: str  # in words, with the fields of Policy
+    check: Callable[[UnverifiedToken, Policy], None]  # raises InvalidToken
+
+
+def _typ(token: UnverifiedToken, _: Policy) -> None:
+    typ = token.header.get("typ")
+    if typ == "JWT":
+        raise InvalidToken(Reason.TYP_IS_JWT)
+    # A media type without its "application/" (RFC 7515 §4.1.9), in any case (RFC 2045 §5.1).
+    if typ != TYPE and (not isinstance(typ, str) or typ.lower().removeprefix("application/") != TYPE):
+        raise InvalidToken(Reason.TYP_UNEXPECTED if "typ" in token.header else Reason.TYP_MISSING)
+
+
+def _crit(token: UnverifiedToken, _: Policy) -> None:
+    for name in ("crit", "b64", "zip"):
+        if name in token.header:
+            raise InvalidToken(Reason(f"{name}_unsupported"))
+
+
+def _kid(token: UnverifiedToken, policy: Policy) -> None:
+    if "kid" not in token.header:
+        raise InvalidToken(Reason.KID_MISSING)
+    key = token.key
+    if key is None:
+        raise InvalidToken(Reason.UNKNOWN_KEY)
+    if key.revoked_at is not None:
+        raise InvalidToken(Reason.KEY_REVOKED)
+    if key.has_ended(policy.now):
+        raise InvalidToken(Reason.KEY_EXPIRED)
+    if policy.now < key.nbf - policy.leeway_s:
+        raise InvalidToken(Reason.KEY_NOT_YET_VALID)
+
+
+def _alg(token: UnverifiedToken, _: Policy) -> None:
+    alg, key = token.header.get("alg"), token.key
+    algorithm = jwk.ALGORITHM_NAMES.get(alg) if isinstance(alg, str) else None
+    if algorithm is None:
+        raise InvalidToken(Reason.ALG_UNSUPPORTED)
+    if key is None or algorithm is not key.algorithm:
+        raise InvalidToken(Reason.ALG_MISMATCH)
+
+
+def _signature(token: UnverifiedToken, _: Policy) -> None:
+    key, signature = token.key, token.signature
+    if key is not None and key.verify(token.signing_input, signature):
+        return
+    if token.header.get("alg") == "ES256" and 70 <= len(signature) <= 72 and signature[0] == 0x30:
+        raise InvalidToken(Reason.SIGNATURE_IS_DER)
+    raise InvalidToken(Reason.SIGNATURE_INVALID)
+
+
+def _iss(token: UnverifiedToken, policy: Policy) -> None:
+    if token.claims.get("iss") != policy.issuer:
+        raise InvalidToken(Reason.ISS_UNEXPECTED)
+
+
+def _aud(token: UnverifiedToken, policy: Policy) -> None:
+    aud = token.claims.get("aud")
+    if aud == policy.application_id:
+        return
+    audience = aud if isinstance(aud, list) else [aud]
+    if not all(isinstance(entry, str) for entry in audience):
+        raise InvalidToken(Reason.AUD_INVALID)
+    if policy.application_id not in audience:
+        raise InvalidToken(Reason.AUD_UNEXPECTED)
+
+
+def _sub(token: UnverifiedToken, _: Policy) -> None:
+    sub = token.claims.get("sub")
+    if not isinstance(sub, str) or not sub:
+        if isinstance(sub, int | float):
+            raise InvalidToken(Reason.SUB_IS_NUMBER)
+        raise InvalidToken(Reason.SUB_MISSING)
+    _text(sub, "sub", MAX_SUB_CHARACTERS)
+
+
+def _email(token: UnverifiedToken, _: Policy) -> None:
+    _text(token.claims.get("email"), "email", MAX_EMAIL_CHARACTERS)
+
+
+def _username(token: UnverifiedToken, _: Policy) -> None:
+    _text(token.claims.get("username"), "username", MAX_USERNAME_CHARACTERS)
+
+
+def _text(value: object, name: str, max_characters: int) -> None:
+    # Serializers of C# and Go write null or "" for a field that is not set.
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InvalidToken(Reason(f"{name}_not_string"))
+    if len(value) > max_characters:
+        raise InvalidToken(Reason(f"{name}_too_long"), limit=max_characters)
+    if not value.isascii() and not is_utf8_encodable(value):
+        raise InvalidToken(Reason(f"{name}_unpaired_surrogate"))
+
+
+def _exp(token: UnverifiedToken, policy: Policy) -> None:
+    if policy.now >= _numeric_date(token, "exp") + policy.leeway_s:
+        raise _with_age(InvalidToken(Reason.TOKEN_EXPIRED), token, policy)
+
+
+def _iat(token: UnverifiedToken, policy: Policy) -> None:
+    if _numeric_date(token, "iat") > policy.now + policy.leeway_s:
+        raise _with_age(InvalidToken(Reason.IAT_IN_FUTURE), token, policy)
+
+
+def _nbf(token: UnverifiedToken, policy: Policy) -> None:
+    if "nbf" in token.claims and _numeric_date(token, "nbf") > policy.now + policy.leeway_s:
+        raise _with_age(InvalidToken(Reason.TOKEN_NOT_YET_VALID), token, policy)
+
+
+def _with_age(refusal: InvalidToken, token: UnverifiedToken, policy: Policy) -> InvalidToken:
+    """The refusal with the token's age: the same for every token where a clock is off."""
+    with suppress(InvalidToken):
+        refusal.age_s = round(
+            min(max(policy.now - _numeric_date(token, "iat"), -MAX_REPORTED_AGE_S), MAX_REPORTED_AGE_S)
+        )
+    return refusal
+
+
+def _lifetime(token: UnverifiedToken, policy: Policy) -> None:
+    lifetime_s = _numeric_date(token, "exp") - _numeric_date(token, "iat")
+    if lifetime_s <= 0:
+        raise InvalidToken(Reason.LIFETIME_NOT_POSITIVE)
+    if lifetime_s > policy.max_lifetime_s:
+        raise InvalidToken(Reason.LIFETIME_TOO_LONG, limit=policy.max_lifetime_s)
+
+
+def _numeric_date(token: UnverifiedToken, name: str) -> float:
+    """A NumericDate (RFC 7519 §2): a JSON number of seconds, fractions allowed."""
+    value: float = token.claims.get(name, "")
+    if type(value) not in _NUMBERS:
+        if name not in token.claims:
+            raise InvalidToken(Reason(f"{name}_missing"))
+        raise InvalidToken(Reason(f"{name}_not_number"))
+    if not math.isfinite(value):
+        raise InvalidToken(Reason(f"{name}_not_finite"))
+    if value > _MILLISECONDS:
+        raise InvalidToken(Reason(f"{name}_in_milliseconds"))
+    return value
+
+
+CLAIM_RULES = (
+    Rule("iss", "RFC 9068 §4", "{issuer}", _iss),
+    Rule("aud", "RFC 9068 §4, RFC 8725 §3.9", "{application_id}, alone or in a list of strings", _aud),
+    Rule("sub", "RFC 7519 §4.1.2", f"a string of 1 to {MAX_SUB_CHARACTERS} characters", _sub),
+    Rule("exp", "RFC 7519 §4.1.4", "a number of seconds, later than now - {leeway_s} s", _exp),
+    Rule("iat", "RFC 7519 §4.1.6", "a number of seconds, at most now + {leeway_s} s", _iat),
+    Rule("nbf", "RFC 7519 §4.1.5", "absent, or a number of seconds, at most now + {leeway_s} s", _nbf),
+    Rule("lifetime", "this profile", "exp - iat above 0 s, at most {max_lifetime_s} s", _lifetime),
+    Rule("email", "this profile", f"absent, or a string of at most {MAX_EMAIL_CHARACTERS} characters", _email),
+    Rule(
+        "username",
+        "this profile",
+        f"absent, or a string of at most {MAX_USERNAME_CHARACTERS} characters",
+        _username,
+    ),
+)
+# In this order: nothing of the claims is looked at before the signature holds.
+RULES = (
+    Rule("typ", "RFC 9068 §4, RFC 8725 §3.11", TYPE, _typ),
+    Rule("crit", "RFC 7515 §4.1.11, RFC 7797 §6", "no crit, b64 or zip in the header", _crit),
+    Rule("kid", "RFC 7515 §4.1.4", "the id of a key that verifies now", _kid),
+    Rule("alg", "RFC 8725 §3.1", "ES256, EdDSA or RS256: the one of the key", _alg),
+    Rule("signature", "RFC 7515 §5.2", "made by the key over header and payload", _signature),
+    *CLAIM_RULES,
+)
+CHECKS = tuple(rule.check for rule in RULES)

@@ -1,0 +1,87 @@
+"""Which key was trusted and which one signed, at every moment: from the key files and the history."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from verifier.core.keyring import Keyring, KeyState
+from verifier.rotation.history import REMOVED, Event
+from verifier.rotation.plan import OverlapPolicy
+
+
+def keys(keyring: Keyring, events: Iterable[Event], window: OverlapPolicy, now: int) -> list[dict[str, Any]]:
+    """Every key that is here, and every one a command removed, with its spans of trust and of signing; by nbf."""
+    found = _removed(events)
+    for key in keyring.keys.values():
+        found[key.kid] = {
+            "kid": key.kid,
+            "alg": key.algorithm.name,
+            "state": str(keyring.state(key, now)),
+            "made_at": key.iat,
+            "nbf": key.nbf,
+            "exp": key.exp,
+            "revoked_at": key.revoked_at,
+            "reason": key.reason,
+            "removed_at": None,
+        }
+    rows = sorted(found.values(), key=lambda row: (row["nbf"], row["kid"]))
+    for row in rows:
+        ends = [row[name] for name in ("exp", "revoked_at", "removed_at") if row[name] is not None]
+        row["verifies_from"] = max(row["nbf"] - window.leeway_s, row["made_at"])
+        row["verifies_until"] = min(ends, default=None)
+    intervals = _signing_intervals(rows)
+    return [row | {"signs": [[t["from"], t["until"]] for t in intervals if t["key"] is row]} for row in rows]
+
+
+def _removed(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
+    """The keys whose files a command removed, as the history tells of them."""
+    told: dict[str, dict[str, Any]] = {}
+    for event in events:
+        row = told.setdefault(event.kid, {"kid": event.kid, "alg": "", "made_at": event.at, "reason": ""})
+        row |= {"state": REMOVED, "removed_at": event.at if event.new == REMOVED else None}
+        if event.nbf is not None:  # the event of a removal carries no dates
+            row |= {"nbf": event.nbf, "exp": event.exp, "revoked_at": event.revoked_at}
+        if event.new == KeyState.REVOKED != event.old:
+            row["reason"] = event.reason
+    # A key that is told of and not here, and was removed by no command, is a finding of the audit.
+    return {kid: row for kid, row in told.items() if row["removed_at"] is not None and "nbf" in row}
+
+
+def _signing_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whose turn it was to sign, and will be: always the newest key that has begun and not ended."""
+    begins = {row["kid"]: max(row["nbf"], row["made_at"]) for row in rows}
+    ends = {row["kid"]: row["verifies_until"] or math.inf for row in rows}
+    instants = sorted({*begins.values(), *(end for end in ends.values() if end != math.inf)})
+    intervals: list[dict[str, Any]] = []
+    for start, until in itertools.pairwise([*instants, None]):
+        able = [row for row in rows if begins[row["kid"]] <= start < ends[row["kid"]]]
+        if able and intervals and intervals[-1]["key"] is able[-1]:
+            intervals[-1]["until"] = until
+        elif able:
+            intervals.append({"key": able[-1], "from": start, "until": until})
+    return intervals
+
+
+def transitions(rows: list[dict[str, Any]], window: OverlapPolicy) -> list[dict[str, Any]]:
+    """From each turn to the next: how long tokens of the old key stayed good, and whether that was enough."""
+    intervals = sorted(((start, until, row) for row in rows for start, until in row["signs"]), key=lambda turn: turn[0])
+    found = []
+    for (_, until, old), (at, _, new) in itertools.pairwise(intervals):
+        ends = old["verifies_until"]
+        overlap_s = None if ends is None else ends - at
+        short = overlap_s is not None and overlap_s < window.overlap_s
+        found.append(
+            {
+                "at": at,
+                "from": old["kid"],
+                "to": new["kid"],
+                "published_ahead_s": at - new["made_at"],
+                "gap_s": at - until,
+                "old_ends": ends,
+                "overlap_s": overlap_s,
+                "needed_s": window.overlap_s,
+                "verdict": "enough" if not short else "revoked" if ends == old["revoked_at"] else "too short",
+            }
+        )
+    return found

@@ -1,0 +1,167 @@
+"""ASGI plumbing: exact-match routing, bounded request bodies, JSON responses and the one writer of errors."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from verifier.errors import ApiError, InternalError, InvalidRequest, Reason, ServiceUnavailableError
+from verifier.server.log import AccessLogEntry, Telemetry
+from verifier.server.settings import MAX_BODY_BYTES
+
+Header = tuple[bytes, bytes]
+Response = tuple[int, bytes]  # status and JSON body
+IDENTITY_CODINGS = {b"content-encoding": (b"", b"identity"), b"transfer-encoding": (b"chunked",)}
+JSON, NO_STORE = (b"content-type", b"application/json"), (b"cache-control", b"no-store")
+CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
+INTERNAL_ERROR = InternalError()
+BUFFERED_BODY = "verifier.body"  # scope key: complete body, set by a server that buffered it before calling the app
+
+
+class Endpoint(BaseRoute):
+    """One path and its methods.
+
+    The path is compared as a string: a pattern that ends in "$" also matches a trailing newline.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        methods: str,
+        handler: Callable[[Scope, Receive, AccessLogEntry], Awaitable[Response]],
+        telemetry: Telemetry,
+    ) -> None:
+        self.path = path
+        self.methods = methods.split(", ")
+        self.allow = ((b"allow", methods.encode("ascii")),)
+        self.handler = handler
+        self.telemetry = telemetry
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        matched = scope["type"] == "http" and scope["path"] == self.path
+        return (Match.FULL if matched else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = AccessLogEntry(self.path)
+        self.telemetry.in_flight += 1
+        try:
+            if scope["method"] not in self.methods:
+                raise InvalidRequest(Reason.METHOD_NOT_ALLOWED, self.allow, methods=" or ".join(self.methods))
+            status, body = await self.handler(scope, receive, request)
+        except ApiError as error:
+            request.record_error(error)
+            await send_error(send, error)
+        except ClientDisconnect:
+            request |= {"outcome": "gone", "status": 0}
+        except asyncio.CancelledError:
+            # Graceful-shutdown timeout expired: respond before this task is cancelled.
+            stopping = ServiceUnavailableError(Reason.SHUTTING_DOWN)
+            request.record_error(stopping)
+            await send_error(send, stopping)
+        except Exception as exc:  # noqa: BLE001 - the last handler: nothing may pass here
+            self.telemetry.log_exception(exc)
+            request.record_error(INTERNAL_ERROR)
+            await send_error(send, INTERNAL_ERROR)
+        else:
+            request["status"] = status
+            await send_json(send, status, body)
+        finally:
+            self.telemetry.in_flight -= 1
+        self.telemetry.record(request)
+
+
+class NotFound:
+    """Respond 404 to any other path, without redirects: a redirect could resend the secret in clear text."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+            return
+        request, error = AccessLogEntry(), InvalidRequest(Reason.NOT_FOUND)
+        request.record_error(error)
+        await send_error(send, error)
+        self.telemetry.record(request)
+
+
+def response_headers(body: bytes, headers: Iterable[Header] = ()) -> tuple[Header, ...]:
+    """Return the headers of every response, followed by `headers`."""
+    return (JSON, (b"content-length", b"%d" % len(body)), NO_STORE, *headers)
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+    """Send a JSON response."""
+    await send({"type": "http.response.start", "status": status, "headers": response_headers(body, headers)})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    """Send an error response, `{"error": code, "error_description": text}`."""
+    await send_json(send, error.status, error_body(error), error.headers)
+
+
+def error_body(error: ApiError) -> bytes:
+    """Encode an error as JSON (RFC 6749 §5.2)."""
+    return json_bytes({"error": error.code, "error_description": str(error)})
+
+
+def json_bytes(value: object) -> bytes:
+    """Encode as compact JSON in ASCII."""
+    data = orjson.dumps(value)  # 2 µs less than json
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def check_headers(headers: Iterable[Header], max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    """Check that the headers announce an unencoded `application/json` body within the limit.
+
+    Raises:
+        InvalidRequest: 415 for another media type or an encoding, 413 for a declared length over the limit.
+    """
+    types = []
+    for name, value in headers:
+        if name == b"content-type":
+            types.append(value.partition(b";")[0].strip().lower())
+        elif name in IDENTITY_CODINGS and value.strip().lower() not in IDENTITY_CODINGS[name]:
+            raise InvalidRequest(Reason.BODY_ENCODED)
+        elif name == b"content-length" and int(value) > max_body_bytes:
+            raise too_large(max_body_bytes)
+    if types != [b"application/json"]:
+        raise InvalidRequest(Reason.MEDIA_TYPE_UNSUPPORTED)
+
+
+def too_large(max_body_bytes: int) -> InvalidRequest:
+    """Build the 413 for a declared or an actual body over the limit."""
+    return InvalidRequest(Reason.BODY_TOO_LARGE, CLOSE, limit=max_body_bytes)
+
+
+async def read_body(receive: Receive, max_body_bytes: int, timeout_s: float) -> bytes:
+    """Read the complete body.
+
+    Raises:
+        InvalidRequest: 413 for a body over the limit, 408 for one that is not complete within `timeout_s`.
+        ClientDisconnect: the client disconnected before the body was complete.
+    """
+    body = b""
+    try:
+        async with asyncio.timeout(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
+                if len(body) > max_body_bytes:
+                    raise too_large(max_body_bytes)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise InvalidRequest(Reason.BODY_TIMEOUT, CLOSE, limit=f"{timeout_s:g}") from None
+    return body

@@ -1,0 +1,202 @@
+"""The five endpoints, and the ASGI application that serves them."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+from starlette.routing import Router
+from starlette.types import Receive, Scope
+
+from verifier._version import __version__
+from verifier.core import rules, tokens
+from verifier.core.encoding import DecodeError, loads_object
+from verifier.errors import InvalidRequest, Reason, ServiceUnavailableError
+from verifier.server.asgi import BUFFERED_BODY, Endpoint, NotFound, Response, check_headers, json_bytes, read_body
+from verifier.server.log import AccessLogEntry, Telemetry
+from verifier.server.reload import Reloader, sighup_handler
+from verifier.server.settings import Settings
+
+REQUIRED_MEMBERS = {
+    "code": Reason.CODE_MISSING,
+    "secretKey": Reason.SECRET_KEY_MISSING,
+    "applicationId": Reason.APPLICATION_ID_MISSING,
+}
+
+
+def parse_body(body: bytes) -> tuple[str, str, str]:
+    """Parse what escs posts into code, secretKey and applicationId; other members are ignored.
+
+    Raises:
+        InvalidRequest: the body is not a JSON object, or a member is missing, empty or not a string.
+    """
+    try:
+        members = loads_object(body)
+    except DecodeError as exc:
+        # An empty body was probably stripped by a proxy, which is not the sender's mistake.
+        raise InvalidRequest(Reason(f"body_{exc.cause}") if body else Reason.BODY_EMPTY) from exc
+    for name, missing in REQUIRED_MEMBERS.items():
+        if not isinstance(members.get(name), str) or not members[name]:
+            raise InvalidRequest(missing)
+    return members["code"], members["secretKey"], members["applicationId"]
+
+
+class Service:
+    """What the endpoints share: the settings, the loaded keys and applications, and the telemetry."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read everything.
+
+        Raises:
+            ConfigError: a file is missing or invalid, or the metrics port cannot be bound.
+        """
+        self.settings = settings
+        self.telemetry = Telemetry(settings)
+        self.files = Reloader(settings, self.telemetry)
+        self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
+        self.openapi_document = resources.files("verifier.server").joinpath("openapi.json").read_bytes()
+
+    def _listen_for_metrics(self) -> Callable[[], None]:
+        from verifier.server.metrics import Metrics
+
+        telemetry = self.telemetry
+        metrics = Metrics(
+            self.files.keys,
+            self.files.applications,
+            self.settings.leeway_s,
+            {
+                "verifier_requests_in_flight": ("Requests that have no answer yet.", lambda: telemetry.in_flight),
+                "verifier_reload_timestamp_seconds": ("When files were last read.", lambda: telemetry.reloaded_at),
+                "verifier_reload_duration_seconds": ("How long that took.", lambda: telemetry.reload_s),
+                "verifier_reload_failures_total": ("Readings that failed.", lambda: telemetry.reload_failures),
+                "verifier_log_lines_dropped_total": ("Log lines that nobody read.", lambda: telemetry.output.dropped),
+                "verifier_clock_timestamp_seconds": ("The clock that tokens are held against.", time.time),
+                "verifier_files_mounted_alone": (
+                    "Files whose changes never arrive.",
+                    lambda: len(self.files.bind_mounted_files),
+                ),
+            },
+        )
+        telemetry.metrics = metrics
+        return metrics.listen(self.settings.host, self.settings.metrics_port)
+
+    async def profile(self, scope: Scope, receive: Receive, request: AccessLogEntry) -> Response:
+        """Handle POST /profile: authenticate escs, verify the token, return the profile."""
+        settings = self.settings
+        if self.telemetry.in_flight > settings.max_requests:
+            raise ServiceUnavailableError(Reason.TOO_MANY_REQUESTS)
+        check_headers(scope["headers"], settings.max_body_bytes)
+        body = scope.get(BUFFERED_BODY)
+        if body is None:
+            body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_s)
+        code, secret, application_id = parse_body(body)
+        applications = self.files.applications.applications
+        if application_id in applications.by_id:
+            request["application"] = application_id
+        request["slot"] = applications.authenticate(application_id=application_id, secret=secret) + 1
+        policy = rules.Policy(
+            settings.issuer,
+            application_id,
+            self.files.keys.keyring,
+            time.time(),
+            settings.leeway_s,
+            settings.max_lifetime_s,
+        )
+        player = tokens.verify(code, policy)
+        request["kid"] = player.kid
+        profile = {"_id": player.id}
+        if player.email is not None:
+            profile["email"] = player.email
+        if player.username is not None:
+            profile["username"] = player.username
+        return 200, json_bytes(profile)
+
+    async def healthz(self, _scope: Scope, _receive: Receive, request: AccessLogEntry) -> Response:
+        """Liveness: the process responds."""
+        request["level"] = "debug"
+        return 200, b'{"status":"alive"}'
+
+    async def readyz(self, _scope: Scope, _receive: Receive, request: AccessLogEntry) -> Response:
+        """Readiness: a sign-in can succeed, and with which key set."""
+        keyring = self.files.keys.keyring
+        usable = len(keyring.verification_keys(int(time.time()), self.settings.leeway_s))
+        applications = len(self.files.applications.applications.by_id)
+        ready = bool(usable and applications)
+        request["level"] = "debug" if ready else "error"
+        return (200 if ready else 503), json_bytes(
+            {
+                "status": "ready" if ready else "not ready",
+                "usable_keys": usable,
+                "applications": applications,
+                "key_set_digest": keyring.digest,
+                "problems": len(self.files.keys.problems) + len(self.files.applications.problems),
+            }
+        )
+
+    async def jwks(self, _scope: Scope, _receive: Receive, request: AccessLogEntry) -> Response:
+        """The public keys that are trusted now or will be from their nbf on, as a JWK Set (RFC 7517 §5)."""
+        request["level"] = "debug"
+        keyring = self.files.keys.keyring
+        return 200, json_bytes({"keys": keyring.jwks(int(time.time())), "key_set_digest": keyring.digest})
+
+    async def openapi(self, _scope: Scope, _receive: Receive, request: AccessLogEntry) -> Response:
+        """The HTTP interface as OpenAPI."""
+        request["level"] = "debug"
+        return 200, self.openapi_document
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any) -> AsyncIterator[dict[str, "Service"]]:
+        """Log the start-up state, then reload changed files until shutdown."""
+        self._log_start()
+        self.telemetry.call_soon = asyncio.get_running_loop().call_soon
+        task = asyncio.create_task(self.files.reload_loop())
+        with sighup_handler(self.files.requested.set):
+            try:
+                yield {"service": self}
+            finally:
+                task.cancel()
+                self._close_metrics()
+                self.telemetry.flush()
+                self.telemetry.log.info("stop", pid=os.getpid())
+
+    def _log_start(self) -> None:
+        keyring, applications, now = self.files.keys.keyring, self.files.applications.applications, int(time.time())
+        self.telemetry.log.info(
+            "start",
+            version=__version__,
+            pid=os.getpid(),
+            settings=self.settings.to_log(),
+            applications={a.id: len(a.secrets) for a in applications.by_id.values()},
+            keys={key.kid: keyring.state(key, now) for key in keyring.keys.values()},
+            key_set_digest=keyring.digest,
+        )
+        unwatchable = [
+            f"{path}: is bind-mounted as a single file (subPath); changes to it never arrive"
+            for path in self.files.bind_mounted_files
+        ]
+        self.files.log_problems((), [*applications.weaknesses(), *unwatchable])
+
+
+def create_app(settings: Settings) -> Router:
+    """Create the ASGI application.
+
+    Raises:
+        ConfigError: the keys or applications cannot be used.
+    """
+    service = Service(settings)
+    telemetry = service.telemetry
+    return Router(
+        [
+            Endpoint("/profile", "POST", service.profile, telemetry),
+            Endpoint("/healthz", "GET, HEAD", service.healthz, telemetry),
+            Endpoint("/readyz", "GET, HEAD", service.readyz, telemetry),
+            Endpoint("/.well-known/jwks.json", "GET, HEAD", service.jwks, telemetry),
+            Endpoint("/openapi.json", "GET, HEAD", service.openapi, telemetry),
+        ],
+        redirect_slashes=False,
+        default=NotFound(telemetry),
+        lifespan=service.lifespan,
+    )
