@@ -68,6 +68,7 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	  $(BIN)/uv pip compile -q $(LOCK) - -o requirements-build.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/servers/requirements.in -c requirements.lock -o tests/servers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) bench/requirements.in -c requirements.lock -o bench/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/languages/python/requirements.in -c requirements.lock -o tests/languages/python/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) --no-deps tests/languages/dotnet/requirements.in -o tests/languages/dotnet/requirements.lock
@@ -80,7 +81,8 @@ sbom: tests/deploy/.venv  ## what the package is made of, as CycloneDX: sbom.jso
 
 tests/deploy/.venv: tests/deploy/requirements.lock
 tests/signers/.venv: requirements.lock tests/signers/requirements.lock
-tests/deploy/.venv tests/signers/.venv:
+tests/servers/.venv: tests/servers/requirements.lock
+tests/deploy/.venv tests/servers/.venv tests/signers/.venv:
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes $(addprefix -r ,$^)
 	@touch $@

@@ -97,7 +97,7 @@ def prepare(folder: Path) -> str:
 
 
 def verifier(*arguments: str, stdin: str = "") -> None:
-    command = [sys.executable, "-m", "verifier.cli", *arguments]
+    command = [sys.executable, "-m", "verifier", *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -118,7 +118,7 @@ def free_ports(first: int, count: int) -> list[int]:
 def run(log: Path, port: int, environment: Mapping[str, str], program: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `verifier serve`, or an application under uvicorn, from when it listens until the end of the context."""
     if program == "serve":
-        command = ["verifier.cli", "serve"]
+        command = ["verifier", "serve"]
     else:
         path = HERE / program
         command = ["uvicorn", f"{path.stem}:app", "--app-dir", str(path.parent), "--port", str(port)]

@@ -7,9 +7,11 @@ from verifier._version import __version__
 if TYPE_CHECKING:
     from verifier.errors import ConfigError as ConfigError
     from verifier.errors import IssueError as IssueError
+    from verifier.server.endpoints import create_app as create_app
+    from verifier.server.settings import Settings as Settings
     from verifier.signing.issuer import TokenIssuer as TokenIssuer
 
-__all__ = ["ConfigError", "IssueError", "TokenIssuer", "__version__"]
+__all__ = ["ConfigError", "IssueError", "Settings", "TokenIssuer", "__version__", "create_app"]
 
 
 if not TYPE_CHECKING:
@@ -22,6 +24,8 @@ if not TYPE_CHECKING:
             "TokenIssuer": "verifier.signing.issuer",
             "ConfigError": "verifier.errors",
             "IssueError": "verifier.errors",
+            "Settings": "verifier.server.settings",
+            "create_app": "verifier.server.endpoints",
         }
         if name in modules:
             return getattr(importlib.import_module(modules[name]), name)

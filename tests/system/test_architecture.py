@@ -147,7 +147,7 @@ def test_locks_name_no_host():
 
 
 def test_the_package_exports_what_it_names():
-    assert verifier.__all__ == ["ConfigError", "IssueError", "TokenIssuer", "__version__"]
+    assert verifier.__all__ == ["ConfigError", "IssueError", "Settings", "TokenIssuer", "__version__", "create_app"]
     assert all(getattr(verifier, name) for name in verifier.__all__)
     with pytest.raises(AttributeError, match=r"^module 'verifier' has no attribute 'nonsense'$"):
         verifier.nonsense  # noqa: B018
