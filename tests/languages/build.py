@@ -227,7 +227,7 @@ class Toolchain:
             MissingError: a program is missing or too old.
         """
         for program in self.programs:
-            if shutil.which(program) is None:
+            if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
                 raise MissingError(f"{program} is not installed")
         done = subprocess.run(self.version, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
         found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)

@@ -117,6 +117,46 @@ def test_every_recipe_was_run():
         pytest.skip("not run: " + "; ".join(f"{language}: {reason}" for language, reason in missing.items() if reason))
 
 
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Build into an empty folder, with only the programs of that folder."""
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    monkeypatch.setitem(build.ENVIRONMENT, "PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_missing_toolchain_is_a_skip_with_its_reason(elsewhere):
+    build.build("ruby")
+    with pytest.raises(pytest.skip.Exception, match=r"^ruby: ruby is not installed$"):
+        built("ruby")
+
+
+def test_a_toolchain_that_is_too_old_is_a_skip_with_its_reason(elsewhere):
+    for program in ("cargo", "cc"):
+        (elsewhere / program).write_text("#!/bin/sh\necho cargo 1.65.0\n")
+        (elsewhere / program).chmod(0o755)
+    build.build("rust")
+    with pytest.raises(pytest.skip.Exception, match=r"^rust: cargo 1\.65\.0 is older than 1\.88$"):
+        built("rust")
+
+
+def test_a_recipe_that_does_not_compile_is_a_failure(elsewhere):
+    compiler = elsewhere / "g++"
+    compiler.write_text(
+        '#!/bin/sh\ntest "$1" = -dumpfullversion && echo 12.2.0 && exit\necho "issue.cpp: error"; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    build.build("cpp")
+    with pytest.raises(AssertionError, match=r"issue\.cpp: error"):
+        built("cpp")
+
+
+def test_a_recipe_that_changed_since_it_was_built_is_a_failure(elsewhere):
+    (elsewhere / "php.json").write_text('{"digest": "of another page"}')
+    with pytest.raises(AssertionError, match=r"^php changed since it was built \(make languages\)"):
+        built("php")
+
+
 def locked(language: str) -> dict[str, str]:
     """The versions that a language's lock names."""
     folder = build.FOLDER / language
