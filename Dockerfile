@@ -8,7 +8,7 @@ WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 RUN /venv/bin/pip install --only-binary=:all: --require-hashes -r requirements.lock && \
     /build/bin/pip install --only-binary=:all: --require-hashes -r requirements-build.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY verifier verifier
 # Isolated, a build would fetch the newest build tools without a hash, and the wheel names their version.
 RUN /build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheel . && \

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run example test check languages bench profile startup soak hosts fuzz openapi mutants lock sbom clean
+.PHONY: run example test check docs languages bench profile startup soak hosts fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -26,6 +26,15 @@ check: .venv/test.stamp  ## style, types, and the suite with branch coverage
 
 languages: .venv/test.stamp  ## the recipes of docs/issuing, built for their tests; downloads their libraries
 	$(BIN)/python -m tests.languages.build
+
+docs: docs/.venv/stamp .venv/test.stamp  ## the documentation as a site in docs/.site: broken links and outdated reference pages fail
+	$(BIN)/python docs/reference.py --check
+	docs/.venv/bin/zensical build --clean --strict
+
+docs/.venv/stamp: docs/requirements.lock
+	$(PYTHON) -m venv docs/.venv
+	docs/$(PIP) install --require-hashes -r docs/requirements.lock
+	@touch $@
 
 bench: bench/.venv/stamp  ## beside its peers and floors: make bench BENCH="--quick ES256 RS256"
 	bench/.venv/bin/python bench/bench.py $(BENCH)
@@ -73,6 +82,7 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(BIN)/uv pip compile -q $(LOCK) tests/languages/python/requirements.in -c requirements.lock -o tests/languages/python/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) --no-deps tests/languages/dotnet/requirements.in -o tests/languages/dotnet/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/deploy/requirements.in -o tests/deploy/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) docs/requirements.in -o docs/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 sbom: tests/deploy/.venv  ## what the package is made of, as CycloneDX: sbom.json
@@ -88,7 +98,7 @@ tests/deploy/.venv tests/servers/.venv tests/signers/.venv:
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv tests/languages/.build bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

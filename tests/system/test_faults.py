@@ -28,7 +28,7 @@ from verifier import TokenIssuer
 from verifier.cli.main import cli
 from verifier.signing.keystore import Keystore
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
 HOUR = 3600
 OFF_S = 120
 USED = f'verifier_secret_last_used_timestamp_seconds{{application="{APPLICATION_ID}",slot="1"}}'
@@ -214,7 +214,7 @@ class Fault:
     """What is changed, and how it looks from then on."""
 
     state: Callable[[Replica], object]  # makes the one change, and lets a player sign in
-    row: str  # of the table in README
+    row: str  # of the table in docs/troubleshooting.md
     reason: str
     outcome: str = "invalid_token"
     status: int = 401
@@ -326,7 +326,7 @@ FAULTS = {
 
 
 def marks(fault: Fault) -> set[str]:
-    """What README must name beside the reason."""
+    """What the page must name next to the reason."""
     marks = {"age_s"} if fault.age_s else set()
     marks |= {"verifier_problems"} if fault.problems else set()
     marks |= {"verifier_files_mounted_alone"} if fault.alone else set()
@@ -380,6 +380,6 @@ def test_a_fault_is_told_by_log_and_metrics_alone(name, replicas):
     assert after["verifier_keys_usable"] == fault.usable
     assert after["verifier_clock_timestamp_seconds"] - time.time() == pytest.approx(fault.clock_s, abs=2)
 
-    [meaning] = re.findall(rf"(?m)^\| {re.escape(fault.row)} \| (.*) \|$", README)
+    [meaning] = re.findall(rf"(?m)^\| {re.escape(fault.row)} \| (.*) \|$", PAGE)
     for words in (fault.reason.replace("within 1 s", "within 5 s"), *marks(fault)):
         assert f"`{words}`" in meaning

@@ -1,0 +1,208 @@
+"""Write the generated parts of the reference pages: `python docs/reference.py`, or `--check` to compare only.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end of generated -->`; the rest of a page is prose.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+import verifier
+from verifier.cli.main import cli
+from verifier.errors import ConfigError
+from verifier.server.settings import Settings
+
+DOCS = Path(__file__).parent
+PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
+# The least that a server starts with, and the variables that no option of `serve` has.
+LEAST = {"VERIFIER_ISSUER": "x", "VERIFIER_APPLICATION_ID": "x", "VERIFIER_SECRET_KEY": "x"}
+ONLY_VARIABLES = {
+    "VERIFIER_APPLICATION_ID": "The ID of the only application, with one of the next two.",
+    "VERIFIER_SECRET_KEY": "Its secret.",
+    "VERIFIER_SECRET_KEY_FILE": "File with its secret; a newline at the end is not part of it.",
+}
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ("verifier",)) -> Iterator[tuple[str, click.Command]]:
+    """Every command with its full name, in the order of the help."""
+    yield " ".join(path), command
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from commands(command.commands[name], (*path, name))
+
+
+def clean(text: str | None) -> str:
+    """A help text in one line, without what the table shows in other columns."""
+    text = " ".join((text or "").split())
+    text = re.sub(r"\s*\[(env|default)[^\]]*\]", "", text)
+    return re.sub(r"(?<!`)(--[a-z][\w-]*)", r"`\1`", text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def option_row(option: click.Option, context: click.Context) -> str:
+    """The row of an option: names and metavar, variable, default, help."""
+    names = ", ".join(sorted((*option.opts, *option.secondary_opts), key=len, reverse=True))
+    metavar = "" if option.is_flag else " " + option.make_metavar(context)
+    notes = [clean(option.help)]
+    variable = option.envvar or "".join(re.findall(r"\[env: (\w+)", option.help or ""))
+    default = option.get_default(context, call=False)
+    if isinstance(default, str | int | float | Path) and not option.is_flag and default not in ("", None):
+        notes.append(f"Default: `{default}`.")
+    if variable:
+        notes.append(f"Variable: `{variable}`.")
+    if option.required:
+        notes.append("Required.")
+    return f"| `{names}{metavar}` | {' '.join(note for note in notes if note)} |".replace("[", "\\[")
+
+
+def help_paragraphs(command: click.Command) -> list[str]:
+    """The help of a command; what click is told not to rewrap (examples) as a block."""
+    paragraphs = []
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        if paragraph.startswith("\b\n"):
+            lines = paragraph.removeprefix("\b\n").splitlines()
+            paragraphs.append("\n".join(["```text", *(line.strip().removeprefix("$ ") for line in lines), "```"]))
+        else:
+            paragraphs.append(clean(paragraph))
+    return paragraphs
+
+
+def cli_reference() -> str:
+    """A section for every command."""
+    sections = []
+    for name, command in commands(cli):
+        context = click.Context(command, info_name=name)
+        usage = " ".join(command.collect_usage_pieces(context))
+        parts = [f"## {name}", f"```text\n{name} {usage}\n```", *help_paragraphs(command)]
+        if isinstance(command, click.Group):
+            rows = [f"[`{name} {child}`](#{name.replace(' ', '-')}-{child})" for child in sorted(command.commands)]
+            parts.append(", ".join(rows) + ".")
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        if options:
+            rows = [option_row(option, context) for option in options]
+            parts.append("\n".join(["| option | description |", "| --- | --- |", *rows]))
+        sections.append("\n\n".join(parts))
+    return "\n\n".join(sections)
+
+
+def allowed(variable: str) -> str:
+    """The values that a variable may have, as its own error message states them."""
+    try:
+        Settings.from_environment(LEAST | {variable: "?"})
+    except ConfigError as exc:
+        found = re.search(r"expected a whole number from (\d+ to \d+)|expected one of ([\w, ]+)\)", str(exc))
+        return (found[1] or found[2]) if found else ""
+    return ""
+
+
+def default(variable: str) -> str:
+    """The default of a variable: of the field that changes with it."""
+    values = allowed(variable)
+    settings = Settings.from_environment(LEAST)
+    if variable in (*LEAST, *ONLY_VARIABLES, "VERIFIER_APPLICATIONS"):
+        return ""
+    changed = Settings.from_environment(LEAST | {variable: re.split(r"[ ,]", values)[0] or "x"})
+    for field in dataclasses.fields(Settings):
+        if getattr(settings, field.name) != getattr(changed, field.name):
+            return str(getattr(settings, field.name))
+    matching = getattr(settings, variable.removeprefix("VERIFIER_").lower(), "")  # its first value is the default
+    return str(matching or "")
+
+
+def configuration() -> str:
+    """A row for every variable: description, default and allowed values."""
+    serve = next(command for name, command in commands(cli) if name == "verifier serve")
+    options = [option for option in serve.params if isinstance(option, click.Option)]
+    described = {f"VERIFIER_{(option.name or '').upper()}": clean(option.help) for option in options}
+    described.pop("VERIFIER_HELP", None)
+    described |= ONLY_VARIABLES
+    first = ("VERIFIER_ISSUER", "VERIFIER_KEYS", "VERIFIER_APPLICATIONS", *ONLY_VARIABLES)
+    rows = []
+    for variable in dict.fromkeys((*first, *described)):
+        notes = [
+            described[variable],
+            f"Default: `{default(variable)}`." if default(variable) not in ("", "0") else "",
+            f"Values: {allowed(variable)}." if allowed(variable) else "",
+            "Required." if variable == "VERIFIER_ISSUER" else "",
+        ]
+        rows.append(f"| `{variable}` | {' '.join(note for note in notes if note)} |")
+    return "\n".join(["| variable | description |", "| --- | --- |", *rows])
+
+
+def docstring(thing: object) -> str:
+    """A docstring as Markdown: `Raises:` and the like become lists."""
+    text = inspect.getdoc(thing) or ""
+    text = re.sub(r"(?m)^(Raises|Args|Returns|Attributes):\n", r"**\1**\n\n", text)
+    text = re.sub(r"(?m)^    (\w[\w.]*): ", r"- `\1`: ", text)
+    return re.sub(r"(?m)^ {6,}", "  ", text).replace("``", "`")
+
+
+def signature(name: str, thing: Any) -> str:
+    """A signature in a block, one parameter a line where it is long."""
+    text = str(inspect.signature(thing)).replace("verifier.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    text = re.sub(r"\b(?:core|errors|signing|server|collections\.abc)\.(?:\w+\.)?(?=[A-Z])", "", text).replace(
+        "(self, ", "("
+    )
+    text = text.replace("(self)", "()").replace(" -> None", "").replace("'", "")
+    if len(name + text) > 100:
+        inside, _, result = text[1:].rpartition(")")
+        text = "(\n    " + ",\n    ".join(re.split(r", (?![^\[]*\])", inside)) + f",\n){result}"
+    return f"```text\n{name}{text}\n```"
+
+
+def python_reference() -> str:
+    """A section for every exported name."""
+    sections = []
+    for name in verifier.__all__:
+        thing = getattr(verifier, name)
+        if name.startswith("_") or not callable(thing):
+            continue
+        parts = [f"## {name}"]
+        if not (inspect.isclass(thing) and issubclass(thing, BaseException)):
+            parts.append(signature(name, thing))
+        parts.append(docstring(thing))
+        for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():
+            function = value.__func__ if isinstance(value, classmethod) else value
+            if attribute.startswith("_") or not inspect.isfunction(function) or not inspect.getdoc(function):
+                continue
+            bound = getattr(thing, attribute)
+            parts += [f"### {name}.{attribute}", signature(f"{name}.{attribute}", bound), docstring(function)]
+        sections.append("\n\n".join(part for part in parts if part))
+    return "\n\n".join(sections)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "cli": cli_reference,
+    "configuration": configuration,
+    "python": python_reference,
+}
+
+
+def render(page: str) -> str:
+    """A page with its generated parts as the code has them now."""
+    return PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", page)
+
+
+def main(arguments: list[str]) -> int:
+    """Write what differs, or list it."""
+    importlib.invalidate_caches()
+    wrong: list[str] = []
+    for path in sorted(DOCS.glob("*.md")):
+        old = path.read_text()
+        new = render(old)
+        if new != old and "--check" in arguments:
+            wrong.append(f"docs/{path.name}: differs from the code; run: python docs/reference.py")
+        elif new != old:
+            path.write_text(new)
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,331 @@
+"""The pages of docs/: every block is executed or says who checks it, every link and every page is reachable."""
+
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port
+from tests.support.markdown import DOCS, ROOT, Block, anchors, blocks, is_excerpt, is_recipe, links, pages, prose
+
+# Shown, not run: output and diagrams. Everything else is run, is part of a tested file, or says why not.
+SHOWN = {"text", "mermaid"}
+EXECUTED = {"console", "python"}
+# Pages that other changes add.
+COMING = {"embedding.md", "platforms.md", "evidence.md"}
+NAME = {page: str(page.relative_to(ROOT)) for page in pages()}
+
+
+def shown() -> list[Path]:
+    """The documents whose blocks are checked."""
+    return [*pages(), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def all_blocks() -> list[Block]:
+    return [block for page in shown() for block in blocks(page)]
+
+
+# Execution.
+
+
+def steps_of(page: Path) -> list[tuple[str, str | None]]:
+    """(command, expected output) of the executed blocks of a page, in order; a Python block may print anything."""
+    steps: list[tuple[str, str | None]] = []
+    for block in blocks(page):
+        if (
+            block.note
+            or block.language not in EXECUTED
+            or is_recipe(block)
+            or (block.language == "python" and is_excerpt(block))
+        ):
+            continue
+        if block.language == "python":
+            steps.append((f"python -W error - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK", None))
+            continue
+        for line in block.text.splitlines(keepends=True):
+            if line.startswith("$ "):
+                steps.append((line[2:].rstrip("\n"), ""))
+            else:
+                command, output = steps[-1]
+                steps[-1] = (command, f"{output or ''}{line}")
+    return steps
+
+
+def run(commands: list[str], folder: Path) -> list[tuple[str, int]]:
+    """The output and exit status of every command, all in one shell, whose processes end with it."""
+    mark = "--- next ---"
+    ports = {name: str(free_port()) for name in ("8000", "8001", "8002", "9000")}  # each may be taken
+    script = "".join(f"{command}\necho '{mark}' $?\n" for command in commands)
+    for name, port in ports.items():
+        script = re.sub(rf"\b{name}\b", port, script)
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
+    environment = inherited | {
+        "VERIFIER_PORT": ports["8000"],
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TZ": "UTC",
+    }
+    shell = subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output, _ = shell.communicate(timeout=120)
+    finally:
+        end_group(shell)
+    for name, port in ports.items():
+        output = re.sub(rf"\b{port}\b", name, output)
+    parts = re.split(rf"{mark} (\d+)\n", output)
+    return list(zip(parts[:-1:2], map(int, parts[1::2]), strict=True))
+
+
+def end_group(shell: subprocess.Popen[str]) -> None:
+    """End a shell and whatever it left in the background."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
+
+
+def matches(expected: str, found: str) -> bool:
+    """Whether the output is the documented one; `...` stands for anything, in a line or as lines of its own."""
+    pattern = re.escape(expected).replace(r"\.\.\.\.", r".*?\.").replace(r"\.\.\.", ".*?")
+    return re.fullmatch(pattern, found, re.DOTALL) is not None
+
+
+@pytest.mark.parametrize("page", [page for page in shown() if steps_of(page)], ids=str)
+def test_every_command_gives_the_output_shown(page, tmp_path):
+    steps = steps_of(page)
+    results = run([command for command, _ in steps], tmp_path)
+    for (command, expected), (found, status) in itertools.zip_longest(steps, results, fillvalue=("", -1)):
+        if expected is None:
+            assert status == 0, f"{command}\n{found}"
+        else:
+            assert matches(expected.rstrip(), found.rstrip()), f"$ {command}\n{found}\n--- expected ---\n{expected}"
+
+
+def test_no_page_waits_a_fixed_time_for_a_condition():
+    waits = [str(b) for b in all_blocks() if re.search(r"\bsleep [1-9]", b.text)]
+    assert waits == []
+
+
+# Blocks that are not executed.
+
+
+def is_setup(block: Block) -> bool:
+    """Whether a block only calls targets of make and installs this package, which tests below check."""
+    return all(re.match(r"make \w+|pip install ", line) for line in block.text.splitlines())
+
+
+def test_every_block_is_executed_or_part_of_a_tested_file_or_says_why_not():
+    unchecked = [
+        f"{block} {block.language or 'without a language'}"
+        for block in all_blocks()
+        if block.language not in SHOWN | EXECUTED | {"json"}
+        if not (block.note or is_recipe(block) or is_excerpt(block) or is_setup(block))
+    ]
+    assert unchecked == []
+
+
+def test_every_note_names_a_test_that_exists():
+    for block in all_blocks():
+        if block.note and block.note["file"]:
+            text = (ROOT / block.note["file"]).read_text()
+            assert not block.note["test"] or f"def {block.note['test']}(" in text, str(block)
+
+
+def test_text_blocks_hide_no_command():
+    assert [str(b) for b in all_blocks() if b.language in SHOWN and re.search(r"(?m)^\$ ", b.text)] == []
+
+
+def test_json_blocks_are_json():
+    for block in all_blocks():
+        if block.language == "json":
+            try:
+                json.loads(block.text)
+            except ValueError:
+                assert all(json.loads(line) for line in block.text.splitlines()), str(block)
+
+
+def test_the_installation_commands_name_the_distribution_and_its_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project.get("optional-dependencies", {}))
+    for page in shown():
+        for name, found in re.findall(r"pip install '?([\w-]*verifier|\.)\[?([\w,]*)\]?'?", page.read_text()):
+            assert name in (project["name"], "."), page
+            assert not extras or {extra for extra in found.split(",") if extra} <= extras, page
+
+
+def test_the_readme_is_a_landing_page():
+    assert len((ROOT / "README.md").read_bytes()) <= 9 * 1024
+
+
+# Links, anchors and files.
+
+
+def documents() -> list[Path]:
+    return [*pages(), *ROOT.glob("*.md"), ROOT / "keys" / "README.md"]
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for link in links(page):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if target.name in COMING and not target.exists():
+            continue
+        assert target.exists(), f"{page}: {link}"
+        if page in NAME:
+            assert target.is_relative_to(DOCS), f"{page}: {link} leaves the site"
+        if anchor:
+            assert anchor in anchors(target), f"{page}: {link}"
+
+
+def test_the_description_on_a_package_index_has_no_relative_link():
+    description = importlib.metadata.distribution("escs-verifier").read_text("METADATA") or ""
+    assert "# verifier" in description
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", description) if not link.startswith("https://")] == []
+
+
+def test_no_page_has_an_anchor_twice():
+    for page in pages():
+        assert len(anchors(page)) == len(set(anchors(page))), page
+
+
+def test_every_file_that_a_page_names_exists():
+    top = "bench|deploy|docs|examples|tests|verifier|keys"
+    for page in documents():
+        for name in re.findall(rf"`((?:{top})/[\w./-]+)`", prose(page)):
+            made = name.startswith("keys/") and not name.startswith("keys/README")
+            assert made or (ROOT / name).exists(), f"{page}: {name}"
+
+
+def nav() -> list[str]:
+    """The pages that the site's navigation lists, in order."""
+
+    def leaves(node: object) -> list[str]:
+        if isinstance(node, str):
+            return [node]
+        return [leaf for child in (node.values() if isinstance(node, dict) else node) for leaf in leaves(child)]
+
+    return leaves(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+
+
+def test_the_navigation_lists_every_page_once():
+    assert sorted(nav()) == sorted(str(page.relative_to(DOCS)) for page in pages())
+
+
+@pytest.mark.skipif(not (DOCS / ".venv" / "bin" / "zensical").exists(), reason="needs make docs/.venv/stamp")
+def test_the_site_is_built_strictly_and_requests_nothing_from_other_hosts(tmp_path):
+    settings = (ROOT / "zensical.toml").read_text()
+    assert 'docs_dir = "docs"' in settings
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns(".*"))
+    (tmp_path / "zensical.toml").write_text(settings)
+    command = [DOCS / ".venv" / "bin" / "zensical", "build", "--clean", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=120)
+    assert "No issues found" in done.stdout + done.stderr
+    built = list((tmp_path / "docs" / ".site").rglob("*.html"))
+    assert len(built) == len(pages()) + 1  # and the page of a missing page
+    for page in built:
+        loaded = re.findall(r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=\"?(https?:[^\"> ]+)", page.read_text())
+        assert loaded == [], page
+        assert 'class="mermaid"' not in page.read_text()  # it would load a script from another host
+
+
+def test_every_page_is_one_click_from_the_index_and_two_from_the_readme():
+    def targets(page: Path) -> set[Path]:
+        return {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link}
+
+    first = targets(ROOT / "README.md")
+    second = first | {target for page in first if page.suffix == ".md" and page.exists() for target in targets(page)}
+    assert set(pages()) <= second, sorted(str(p) for p in set(pages()) - second)
+    folders = targets(DOCS / "index.md")
+    for page in set(pages()) - {DOCS / "index.md"}:
+        assert page in folders or page.parent / "index.md" in folders, page
+
+
+# Names that pages and code share.
+
+
+def test_the_generated_parts_agree_with_the_code():
+    done = subprocess.run([sys.executable, DOCS / "reference.py", "--check"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_every_variable_that_a_page_names_exists():
+    code = "\n".join(p.read_text() for folder in ("verifier", "deploy", "examples") for p in text_files(ROOT / folder))
+    for page in documents():
+        for name in set(re.findall(r"VERIFIER_[A-Z_]*[A-Z]", page.read_text())):
+            option = f"--{name.removeprefix('VERIFIER_').replace('_', '-').lower()}"
+            assert name in code or f'"{option}"' in code, f"{page}: {name}"
+
+
+def text_files(folder: Path) -> list[Path]:
+    suffixes = (".py", ".yaml", ".yml", ".cfg", ".service", "")
+    return [p for p in folder.rglob("*") if p.is_file() and p.suffix in suffixes and "node_modules" not in p.parts]
+
+
+def test_every_test_that_a_page_names_exists():
+    hidden = f"{os.sep}."
+    code = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py") if hidden not in str(p.parent))
+    for page in documents():
+        for name in re.findall(r"`(test_\w+)`", page.read_text()):
+            assert f"def {name}(" in code, f"{page}: {name}"
+
+
+def test_every_target_of_make_that_a_page_names_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in documents():
+        for target in re.findall(r"(?m)(?:`|^)make (\w+)", page.read_text()):
+            assert re.search(rf"(?m)^{target}:", makefile), f"{page}: make {target}"
+
+
+def exposed_metrics(tmp_path: Path) -> set[str]:
+    """The names of the metrics of a server, as Prometheus reads them."""
+    script = ["verifier keys generate >/dev/null", "verifier serve --metrics-port 9000 >serve.log &"]
+    script += ["until verifier healthcheck >/dev/null 2>&1; do sleep 0.1; done"]
+    script += ["curl -sS http://127.0.0.1:9000/metrics", "kill $!; wait $!"]
+    settings = "VERIFIER_ISSUER=x VERIFIER_APPLICATION_ID=x VERIFIER_SECRET_KEY=a-secret-of-sixteen"
+    output = run([f"export {settings}", *script], tmp_path)[4][0]
+    return set(re.findall(r"(?m)^# TYPE (verifier_\w+) ", output))
+
+
+def test_the_page_of_metrics_lists_what_a_server_exposes(tmp_path):
+    listed = re.findall(r"(?m)^\| `(verifier_\w+)", (DOCS / "metrics.md").read_text())
+    assert sorted(listed) == sorted(exposed_metrics(tmp_path))
+
+
+def test_every_metric_that_a_page_names_is_on_the_page_of_metrics():
+    listed = set(re.findall(r"verifier_\w+", (DOCS / "metrics.md").read_text()))
+    for page in documents():
+        for name in re.findall(r"\bverifier_(?:\w+_)?(?:total|seconds|info|bytes|flight|usable)\b", page.read_text()):
+            assert name in listed, f"{page}: {name}"
+
+
+def test_promql_names_metrics_that_exist():
+    names = set(re.findall(r"(?m)^\| `(verifier_\w+)", (DOCS / "metrics.md").read_text()))
+    for block in all_blocks():
+        if block.language == "promql":
+            assert set(re.findall(r"verifier_\w+", block.text)) <= names, str(block)
+
+
+def test_every_alert_has_a_section_with_its_severity():
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yaml").read_text()
+    expected = re.findall(r"alert: (\w+)\n[\s\S]*?severity: (\w+)", rules)
+    assert re.findall(r"(?m)^## (\w+)\n\nSeverity: (\w+)\.", (DOCS / "alerts.md").read_text()) == expected
