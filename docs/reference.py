@@ -145,11 +145,11 @@ def docstring(thing: object) -> str:
 
 def signature(name: str, thing: Any) -> str:
     """A signature in a block, one parameter a line where it is long."""
-    text = str(inspect.signature(thing)).replace("verifier.", "").replace("pathlib._local.", "").replace("pathlib.", "")
-    text = re.sub(r"\b(?:core|errors|signing|server|collections\.abc)\.(?:\w+\.)?(?=[A-Z])", "", text).replace(
-        "(self, ", "("
-    )
-    text = text.replace("(self)", "()").replace(" -> None", "").replace("'", "")
+    text = str(inspect.signature(thing))
+    text = re.sub(r"PosixPath\(('[^']*')\)", r"Path(\1)", text)
+    text = re.sub(r"\b(?:verifier|pathlib|collections\.abc|starlette)\.(?:\w+\.)*(?=[A-Z])", "", text)
+    text = re.sub(r"(: |-> )'([\w.\[\] |]+)'", r"\1\2", text)  # a forward reference
+    text = re.sub(r"^\(self(?:, )?", "(", text).removesuffix(" -> None")
     if len(name + text) > 100:
         inside, _, result = text[1:].rpartition(")")
         text = "(\n    " + ",\n    ".join(re.split(r", (?![^\[]*\])", inside)) + f",\n){result}"
