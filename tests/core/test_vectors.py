@@ -50,14 +50,14 @@ class Vectors:
             )
             for name, pair in self.pairs.items()
         )
-        self.stranger = functools.cache(lambda alg: forge.Pair(alg, keystore.generate(alg)))
+        self.untrusted = functools.cache(lambda alg: forge.Pair(alg, keystore.generate(alg)))
 
     def token(self, case: dict[str, Any], key: str) -> str:
         """The token a case describes, signed by this key."""
         pair = self.pairs[key]
         fill = self._fill(pair)
         header, claims = (self._part(case, part, fill) for part in ("header", "claims"))
-        signer = self.stranger(pair.alg) if case.get("signed_by") == "stranger" else pair
+        signer = self.untrusted(pair.alg) if case.get("signed_by") == "untrusted" else pair
         parts = {"header": forge.b64(header), "claims": forge.b64(claims)}
         signing_input = f"{parts['header']}.{parts['claims']}".encode()
         signature = signer.sign(signing_input)
@@ -99,10 +99,10 @@ class Vectors:
                 return {name: fill(member) for name, member in value.items()}
             if isinstance(value, list):
                 return [fill(member) for member in value]
-            if value == "$stranger_jwk":
-                return self.stranger(pair.alg).public
-            if value == "$stranger_kid":
-                return self.stranger(pair.alg).kid
+            if value == "$untrusted_jwk":
+                return self.untrusted(pair.alg).public
+            if value == "$untrusted_kid":
+                return self.untrusted(pair.alg).kid
             if isinstance(value, str):
                 for word, stands_for in words.items():
                     value = value.replace(word, stands_for)
