@@ -8,6 +8,7 @@ from verifier._version import __version__
 from verifier.cli.applications import applications
 from verifier.cli.check import check
 from verifier.cli.dev import dev
+from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
 from verifier.cli.keys import keys
 from verifier.cli.serve import healthcheck, serve
@@ -28,6 +29,8 @@ def cli() -> None:
 
 for command in (serve, token, explain, healthcheck, dev, keys, applications, check):
     cli.add_command(command)
+for command in (confirm, audit, report):
+    keys.add_command(command)
 
 
 def main() -> None:

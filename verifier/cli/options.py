@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,8 @@ def file_option(function: Command) -> Command:
         show_envvar=True,
         help="File with the applications and the digests of their secrets.",
     )(function)
+
+
+def print_json(document: Any) -> None:
+    """Print the output of `--json`."""
+    click.echo(json.dumps(document, indent=2))
