@@ -11,7 +11,7 @@ from verifier.errors import ConfigError
 from verifier.server.log import Telemetry
 from verifier.server.settings import Settings
 from verifier.storage.key_directory import KeyDirectory
-from verifier.storage.snapshot import bind_mounted_files
+from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, bind_mounted_files, read_file
 
 RELOAD_INTERVAL_S = 1.0
 
@@ -37,7 +37,8 @@ class ApplicationsFile:
         if self._path is None:
             return False
         try:
-            content: bytes | str = self._path.read_bytes()
+            limit = MAX_APPLICATIONS_BYTES if self._settings.applications else MAX_SECRET_BYTES
+            content: bytes | str = read_file(self._path, limit)
         except OSError as exc:
             content = f"cannot be read ({exc.strerror})"
         if content == self._last_content:

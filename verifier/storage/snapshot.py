@@ -6,9 +6,58 @@ import re
 import stat
 from pathlib import Path
 
+MAX_KEY_FILE_BYTES = 65_536  # an RSA key of 8,192 bits has 1,500
+MAX_APPLICATIONS_BYTES = 4_194_304  # 20,000 applications with two secrets each
+MAX_SECRET_BYTES = 16_384  # as much as a request can carry
 _ATTEMPTS = 100
-_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # which Windows alone has
+# Without waiting for the writer of a pipe, and without adopting a terminal. Windows has only O_BINARY.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 RESOURCE_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # errors that say nothing about a file
+
+
+def read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """Read a regular file of at most `max_bytes`, without waiting for another process.
+
+    It does not block on a pipe, read a device without end, or follow a file that grows while it is read.
+
+    Raises:
+        OSError: `strerror` is the cause in words, `filename` the path. The errno is that of the system, EINVAL for
+            anything but a regular file (EISDIR for a directory), or EFBIG for more than `max_bytes`.
+    """
+    name = os.fspath(path)
+    try:
+        descriptor = os.open(name, _OPEN_FLAGS)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.EINVAL, "is a socket, not a regular file", name) from exc
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            if stat.S_ISDIR(status.st_mode):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special")
+            raise OSError(errno.EINVAL, f"is {kind}, not a regular file", name)
+        parts, size = [], 0
+        # One byte more than expected, because a shorter result is then the end and saves a system call.
+        wanted = min(status.st_size, max_bytes) + 1
+        while part := os.read(descriptor, wanted):
+            parts.append(part)
+            size += len(part)
+            if size > max_bytes:
+                raise OSError(errno.EFBIG, f"is larger than {max_bytes} bytes", name)
+            if size == status.st_size and len(part) < wanted:
+                break
+            wanted = min(65_536, max_bytes + 1 - size)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str]:
@@ -43,17 +92,8 @@ def _names(version: str) -> list[str]:
 
 
 def _read(path: str) -> bytes | str:
-    # Every call lets go of the interpreter, which a server at full load then shares: as few as there can be.
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            return "is a pipe"  # reading it could wait for ever
-        descriptor, content = os.open(path, _READ), b""
-        try:
-            while part := os.read(descriptor, 65_536):
-                content += part
-        finally:
-            os.close(descriptor)
-        return content
+        return read_file(path, MAX_KEY_FILE_BYTES)
     except OSError as exc:
         if exc.errno in RESOURCE_EXHAUSTED:
             raise
