@@ -37,13 +37,16 @@ docs/.venv/stamp: docs/requirements.lock
 	@touch $@
 
 bench: bench/.venv/stamp  ## beside its peers and floors: make bench BENCH="--quick ES256 RS256"
-	bench/.venv/bin/python bench/bench.py $(BENCH)
+	bench/.venv/bin/python -m bench $(BENCH)
+
+inputs: bench/.venv/stamp  ## what each kind of input costs, in valid sign-ins: make inputs INPUTS="header --alg RS256"
+	bench/.venv/bin/python -m bench.inputs $(INPUTS)
 
 profile: bench/.venv/stamp  ## where the time of one request goes: make profile PROFILE="--alg RS256"
-	bench/.venv/bin/python bench/where.py $(PROFILE)
+	bench/.venv/bin/python -m bench.where $(PROFILE)
 
-startup: bench/.venv/stamp  ## imports and the first answer
-	bench/.venv/bin/python bench/startup.py
+startup: bench/.venv/stamp  ## imports and the first response
+	bench/.venv/bin/python -m bench.startup
 
 soak: bench/.venv/stamp  ## an hour at half of what one server can do, is it still the same: make soak SOAK="--minutes 60"
 	bench/.venv/bin/python -m bench.soak $(SOAK)
@@ -55,7 +58,7 @@ bench/.venv/stamp: requirements.lock bench/requirements.lock bench/peers/package
 	$(PYTHON) -m venv bench/.venv
 	bench/$(PIP) install --require-hashes -r requirements.lock -r bench/requirements.lock
 	bench/$(PIP) install --no-deps --editable .
-	cd bench/peers && npm ci --silent || echo "not installed: fastify and fast-jwt"
+	cd bench/peers && npm ci --silent || echo "not installed: Fastify and Bun"
 	@touch $@
 
 FUZZ := tests/fuzz/.venv/bin/python
@@ -98,7 +101,7 @@ tests/deploy/.venv tests/servers/.venv tests/signers/.venv:
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/.build bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

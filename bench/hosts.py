@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from bench import bench, namespaces, steady
+from bench import namespaces, results, steady
 from verifier.signing import keystore
 
 STRETCH, CONNECTIONS = 2.4, 64
@@ -137,7 +137,7 @@ def main() -> None:
     if result.unexpected:
         print(dict(result.unexpected), file=sys.stderr)
     if not options.quick:
-        bench.write("hosts", text)
+        results.write("hosts", text)
     sys.exit(not result.holds())
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import bench
+from bench import processes
 from bench.rotation import APPLICATION_ID, ISSUER, environment
 from verifier import TokenIssuer
 from verifier.signing.keystore import Keystore
@@ -160,7 +160,7 @@ def proxy(behind: list[Host], folder: Path) -> Iterator[tuple[int, ssl.SSLContex
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command("openssl", "req", *request, *subject, "-keyout", key, "-out", certificate)
     both.write_text(certificate.read_text() + key.read_text())
-    port = bench.free_port()
+    port = processes.free_port()
     text = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text()
     changes = {"bind :443": f"bind 127.0.0.1:{port}", "/etc/haproxy/verifier.pem": str(both)}
     changes |= {f"10.0.0.1{n}:8000": f"{host.address}:8000" for n, host in enumerate(behind, start=1)}

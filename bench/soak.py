@@ -22,11 +22,12 @@ from typing import NamedTuple
 
 import uvloop
 
-from bench import bench, rotation, steady
+from bench import processes, results, rotation, steady
 from bench.namespaces import verifier
 from bench.steady import body, clock, refusal
 
 WARM_UP_S, ROTATION = 300.0, 3  # samples
+CONNECTIONS = 16
 IDLE, IDLE_S = 300, 8.0  # the server itself closes after 5 s what has sent nothing
 MORE_MEMORY, SLOWER, MORE_DESCRIPTORS = 1.02, 1.20, 2
 
@@ -110,7 +111,7 @@ async def idle(port: int, seconds: float) -> None:
 
 async def watch(pid: int, metrics: int, keys: Path, load: steady.Load, count: int, every_s: float) -> list[Sample]:
     """Each minute what happens beside the load, then, when that is long over, a sample."""
-    samples, began, used = list[Sample](), clock(), bench.cpu_s([pid])
+    samples, began, used = list[Sample](), clock(), processes.cpu_s([pid])
     for number in range(1, count + 1):
         await idle(load.port, min(IDLE_S, every_s / 3))
         os.kill(pid, signal.SIGHUP)
@@ -121,10 +122,10 @@ async def watch(pid: int, metrics: int, keys: Path, load: steady.Load, count: in
         with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{metrics}/metrics") as answer:
             assert b"verifier_log_lines_dropped_total 0.0" in answer.read()
         took, load.took = load.took, []
-        before, used = used, bench.cpu_s([pid])
+        before, used = used, processes.cpu_s([pid])
         anonymous = re.findall(r"(?m)^Anonymous: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text())
         sample = Sample(
-            bench.rss_mib([pid]),
+            processes.rss_mib([pid]),
             int(anonymous[0]) / 1024,
             len(os.listdir(f"/proc/{pid}/fd")),
             (used - before) / len(took) * 1e6,
@@ -137,8 +138,8 @@ async def watch(pid: int, metrics: int, keys: Path, load: steady.Load, count: in
 
 async def drive(pid: int, port: int, metrics: int, keys: Path, count: int, every_s: float) -> Run:
     asks = requests(steady.Mint(keys))
-    rate = await steady.Load(port, asks, bench.CONNECTIONS).half()
-    load = steady.Load(port, asks, bench.CONNECTIONS)
+    rate = await steady.Load(port, asks, CONNECTIONS).half()
+    load = steady.Load(port, asks, CONNECTIONS)
     async with asyncio.TaskGroup() as group:  # what fails in one of them ends both
         group.create_task(load.run(rate, (count + 1) * every_s))
         samples = await watch(pid, metrics, keys, load, count, every_s)
@@ -147,15 +148,15 @@ async def drive(pid: int, port: int, metrics: int, keys: Path, count: int, every
 
 
 def soak(folder: Path, count: int, every_s: float) -> Run:
-    keys, port, metrics = folder / "keys", bench.free_port(), bench.free_port()
+    keys, port, metrics = folder / "keys", processes.free_port(), processes.free_port()
     verifier("keys", "generate", "--keys", keys)
     environment = rotation.environment(keys) | {"VERIFIER_PORT": str(port), "VERIFIER_METRICS_PORT": str(metrics)}
-    line = ["taskset", "-c", bench.SERVER_CORE, sys.executable, "-m", "verifier", "serve"]
-    os.sched_setaffinity(0, {int(bench.CLIENT_CORE)})
+    line = ["taskset", "-c", processes.SERVER_CORE, sys.executable, "-m", "verifier", "serve"]
+    os.sched_setaffinity(0, {int(processes.CLIENT_CORE)})
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE)
     alarms = subprocess.Popen(["grep", "-c", '"level":"error"'], stdin=process.stdout, stdout=subprocess.PIPE)
     try:
-        bench.first_answer(process, port, b"{}", 400, clock())
+        processes.first_response(process, port, b"{}", 400, clock())
         run = uvloop.run(drive(process.pid, port, metrics, keys, count, every_s))
     finally:
         process.terminate()
@@ -192,7 +193,7 @@ def main() -> None:
 {time.strftime("%Y-%m-%d")}, {options.minutes:g} minutes of {run.rate:,.0f} requests/s, half of the most.
 
 {report(parts, judged)}
-- One worker on one core, with its log and metrics; {bench.CONNECTIONS} connections, each made anew after 100 to 500
+- One worker on one core, with its log and metrics; {CONNECTIONS} connections, each made anew after 100 to 500
   requests. Times count from the moment a request was due. The most is reached when every answer is followed by the
   next request.
 - Four fifths good sign-ins, with ever new tokens; one fifth wrong secrets, garbage, expired tokens, broken JSON and
@@ -202,7 +203,7 @@ def main() -> None:
 """
     print(text)
     if not options.quick:
-        bench.write("soak", text)
+        results.write("soak", text)
     sys.exit(not all(claim.holds for claim in judged))
 
 

@@ -1,4 +1,4 @@
-"""How long a start takes: the imports, the largest of them, and the first answer. `make startup`."""
+"""How long a start takes: the imports, the largest of them, and the first response. `make startup`."""
 
 import re
 import statistics
@@ -8,7 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import bench
+from bench.processes import first_response, free_port
+from bench.world import World, prepare
 
 ROUNDS = 9
 
@@ -21,20 +22,20 @@ def run_s(code: str) -> float:
 
 def largest() -> list[tuple[int, str]]:
     """Microseconds of an import with all that it imports, for the packages this one asks for."""
-    line = [sys.executable, "-X", "importtime", "-c", "import verifier.server"]
+    line = [sys.executable, "-X", "importtime", "-c", "import verifier.server.run"]
     text = subprocess.run(line, capture_output=True, text=True, check=True).stderr
     found = re.findall(r"\| +(\d+) \| +(\w+)\n", text)
     return sorted(((int(us), name) for us, name in found), reverse=True)
 
 
-def first_answer_s(world: bench.World) -> float:
-    port = bench.free_port()
+def first_response_s(world: World) -> float:
+    port = free_port()
     body = world.bodies.open("rb").readline()
     since = time.monotonic()
     line = [sys.executable, "-m", "verifier", "serve"]
     process = subprocess.Popen(line, env=world.environment | {"VERIFIER_PORT": str(port)}, stderr=subprocess.DEVNULL)
     try:
-        return bench.first_answer(process, port, body, 200, since)[1]
+        return first_response(process, port, body, 200, since).after_s
     finally:
         process.terminate()
         process.wait()
@@ -46,10 +47,10 @@ def say(what: str, times: list[float]) -> None:
 
 def main() -> None:
     say("Python alone", [run_s("pass") for _ in range(ROUNDS)])
-    say("with the imports", [run_s("import verifier.server") for _ in range(ROUNDS)])
+    say("with the imports", [run_s("import verifier.server.run") for _ in range(ROUNDS)])
     with tempfile.TemporaryDirectory() as scratch:
-        world = bench.prepare(Path(scratch) / "world", bench.Row(""), 1)
-        say("first answer", [first_answer_s(world) for _ in range(ROUNDS)])
+        world = prepare(Path(scratch) / "world", count=1)
+        say("first response", [first_response_s(world) for _ in range(ROUNDS)])
     for us, name in largest()[:12]:
         print(f"{us / 1000:7.1f} ms  {name}")
 

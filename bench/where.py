@@ -22,8 +22,8 @@ import uvloop
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-import bench
-from verifier.server.connection import Protocol
+from bench.world import Conditions, prepare
+from verifier.server.connection import HttpConnection
 from verifier.server.endpoints import create_app
 from verifier.server.settings import Settings
 
@@ -67,7 +67,7 @@ async def drive(settings: Settings, sent: list[bytes], profiler: cProfile.Profil
     times = []
     async with app.lifespan_context(app) as state:
         told, server_state = dict(state or {}), ServerState()
-        protocols = [Protocol(config, server_state, told) for _ in range(TURN)]
+        protocols = [HttpConnection(config, server_state, told) for _ in range(TURN)]
         for protocol in protocols:
             protocol.connection_made(transport)
         for start in range(0, len(sent), BATCH):
@@ -119,7 +119,7 @@ def main(say: Callable[[str], None]) -> None:
     parser.add_argument("--top", type=int, default=25)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        world = bench.prepare(Path(scratch) / "world", bench.Row("", alg=options.alg, load=options.load), options.count)
+        world = prepare(Path(scratch) / "world", Conditions(options.alg, options.load), options.count)
         settings = Settings.from_environment(world.environment)
         sent = requests(world.bodies)
         uvloop.run(drive(settings, sent[:BATCH], None))
