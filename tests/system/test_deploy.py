@@ -16,7 +16,7 @@ from verifier.server import metrics, settings
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 # An environment of its own: the schemas of Kubernetes are large, and nothing else needs them.
-TOOLS = Path(__file__).parent / "deploy" / ".venv" / "bin"
+TOOLS = ROOT / "tests" / "deploy" / ".venv" / "bin"
 
 
 def tool(name: str, folder: Path | None = None) -> str:
@@ -151,6 +151,13 @@ def test_the_workflow_is_valid_and_pins_its_actions():
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
         for image in re.findall(r"image=(moby/\S+)", path.read_text()):
             assert re.fullmatch(r"moby/buildkit:v\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", image)
+
+
+def test_the_issue_forms_are_valid():
+    check = [tool("check-jsonschema", TOOLS), "--builtin-schema"]
+    forms = ROOT / ".github" / "ISSUE_TEMPLATE"
+    good(*check, "vendor.github-issue-config", forms / "config.yml")
+    good(*check, "vendor.github-issue-forms", *(p for p in forms.glob("*.yml") if p.name != "config.yml"))
 
 
 def test_the_image_fetches_nothing_without_a_hash():
