@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run example test check docs languages bench profile startup soak hosts fuzz openapi mutants lock sbom clean
+.PHONY: run example test check docs languages languages-lock bench profile startup soak hosts fuzz openapi mutants lock sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -26,6 +26,9 @@ check: .venv/test.stamp  ## style, types, and the suite with branch coverage
 
 languages: .venv/test.stamp  ## the recipes of docs/issuing, built for their tests; downloads their libraries
 	$(BIN)/python -m tests.languages.build
+
+languages-lock: .venv/test.stamp  ## the locks of the recipes again, after a version in a manifest was changed
+	$(BIN)/python -m tests.languages.lock
 
 docs: docs/.venv/stamp .venv/test.stamp  ## the documentation as a site in docs/.site: broken links and outdated reference pages fail
 	$(BIN)/python docs/reference.py --check

@@ -59,7 +59,7 @@ def _compile(*command: object, cwd: Path) -> None:
         raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
 
 
-def _download(*command: object, cwd: Path) -> None:
+def download(*command: object, cwd: Path) -> None:
     """Run a package client.
 
     Raises:
@@ -120,19 +120,19 @@ def _elixir(folder: Path, found: Sequence[Recipe]) -> None:
 
 
 def _node(folder: Path, found: Sequence[Recipe]) -> None:
-    _download("npm", "ci", "--silent", "--ignore-scripts", cwd=folder)
+    download("npm", "ci", "--silent", "--ignore-scripts", cwd=folder)
     _scripts(folder, found)
 
 
 def _python(folder: Path, found: Sequence[Recipe]) -> None:
     _compile(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     pip = (folder / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet")
-    _download(*pip, "install", "--require-hashes", "-r", "requirements.lock", cwd=folder)
+    download(*pip, "install", "--require-hashes", "-r", "requirements.lock", cwd=folder)
     _scripts(folder, found)
 
 
 def _go(folder: Path, found: Sequence[Recipe]) -> None:
-    _download("go", "mod", "download", cwd=folder)
+    download("go", "mod", "download", cwd=folder)
     for recipe in found:
         source = _source(recipe, folder)
         _compile("go", "build", "-o", source.with_suffix(""), source, cwd=folder)
@@ -143,7 +143,7 @@ def _java(folder: Path, found: Sequence[Recipe]) -> None:
     # The libraries of the recipes, and beside them Kotlin's compiler.
     for scope in ("runtime", "provided"):
         where = (f"-DincludeScope={scope}", f"-DoutputDirectory={folder / scope}")
-        _download("mvn", "--quiet", "--batch-mode", MAVEN_COPY, *where, cwd=folder)
+        download("mvn", "--quiet", "--batch-mode", MAVEN_COPY, *where, cwd=folder)
     listed = [line.split("  ") for line in (folder / "sha256sums").read_text().splitlines()]
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*/*.jar")}
     if digests != {name: digest for digest, name in listed}:
@@ -166,7 +166,7 @@ def _rust(folder: Path, found: Sequence[Recipe]) -> None:
     programs.mkdir(parents=True)
     for recipe in found:
         (programs / f"{recipe.name}-{recipe.alg}.rs").write_text(recipe.source)
-    _download("cargo", "fetch", "--quiet", "--locked", cwd=folder)
+    download("cargo", "fetch", "--quiet", "--locked", cwd=folder)
     _compile("cargo", "build", "--quiet", "--offline", "--locked", cwd=folder)
 
 
@@ -178,7 +178,7 @@ def _cpp(folder: Path, found: Sequence[Recipe]) -> None:
 
 def _dotnet(folder: Path, found: Sequence[Recipe]) -> None:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    _download(*pip, "install", "--require-hashes", "--no-deps", "-t", "lib", "-r", "requirements.lock", cwd=folder)
+    download(*pip, "install", "--require-hashes", "--no-deps", "-t", "lib", "-r", "requirements.lock", cwd=folder)
     _dotnet_host(folder).chmod(0o755)
     # Mono's compiler reads the assemblies of .NET Core 3.1, but not those of .NET 8.
     (assemblies,) = folder.glob("lib/dotnetcore2/bin/shared/Microsoft.NETCore.App/*")
