@@ -116,7 +116,8 @@ def variables(text: str) -> set[str]:
 
 
 def test_every_variable_of_deploy_is_a_setting():
-    known = variables((ROOT / "verifier" / "server" / "settings.py").read_text()) | {"VERIFIER_SITE", "VERIFIER_UPSTREAM"}
+    settings = (ROOT / "verifier" / "server" / "settings.py").read_text()
+    known = variables(settings) | {"VERIFIER_SITE", "VERIFIER_UPSTREAM"}
     for path in DEPLOY.rglob("*"):
         if path.is_file():
             assert variables(path.read_text()) <= known, path

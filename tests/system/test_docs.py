@@ -329,3 +329,15 @@ def test_every_alert_has_a_section_with_its_severity():
     rules = (ROOT / "deploy" / "prometheus" / "rules.yaml").read_text()
     expected = re.findall(r"alert: (\w+)\n[\s\S]*?severity: (\w+)", rules)
     assert re.findall(r"(?m)^## (\w+)\n\nSeverity: (\w+)\.", (DOCS / "alerts.md").read_text()) == expected
+
+
+# Words that a native engineer would not write, or that readers would have to learn.
+HOME_MADE = (
+    r"\b(mint(s|ed|ing)?|halves|private half|public half|strangers?|nobody|whoever|mends?|cure|trickl\w+|hands? in)\b"
+)
+
+
+def test_pages_use_the_terms_of_the_field():
+    for page in documents():
+        written = re.sub(r"(?s)<!-- generated.*?<!-- end of generated -->", "", prose(page))
+        assert re.findall(HOME_MADE, written, re.IGNORECASE) == [], page
