@@ -529,7 +529,7 @@ def test_a_start_names_every_bad_file(public, pairs):
     says = f"{first}: is not valid JSON; {second}: use is not sig"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
         KeyDirectory(public).load()
-    assert caught.value.hint == "mend or remove the file; verifier keys list shows the rest"
+    assert caught.value.hint == "repair or remove the file; verifier keys list shows the rest"
 
 
 def test_a_start_needs_the_folder_and_a_key(tmp_path):
@@ -541,7 +541,7 @@ def test_a_start_needs_the_folder_and_a_key(tmp_path):
     says = f"{folder}: no key (expected <kid>.json)"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
         KeyDirectory(folder).load()
-    assert caught.value.hint == "make one: verifier keys generate"
+    assert caught.value.hint == "create one: verifier keys generate"
 
 
 def test_private_key_material_in_the_public_folder_is_named_and_not_shown(public, pairs):
@@ -590,4 +590,4 @@ def test_a_pipe_among_the_keys_costs_nobody_anything(keys):
     directory = KeyDirectory(keys / "public")
     directory.refresh()
     assert len(directory.keyring.keys) == 3
-    assert directory.problems == (f"{keys / 'public'}/pipe.json: cannot be read (is a pipe)",)
+    assert directory.problems == (f"{keys / 'public'}/pipe.json: cannot be read (is a pipe, not a regular file)",)

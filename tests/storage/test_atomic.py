@@ -181,8 +181,8 @@ def test_a_file_that_changes_while_the_folder_is_read_is_seen_as_it_is_afterward
         (folder / name).write_bytes(b"1")
     read, once = snapshot._read, [change]
 
-    def read_and_change(path):
-        content = read(path)
+    def read_and_change(*arguments):
+        content = read(*arguments)
         if once:
             once.pop()(folder)
         return content
@@ -250,8 +250,8 @@ def test_a_swap_at_any_step_gives_the_new_version(volume, monkeypatch, step):
     volume.write(payload(1))
     do, once = getattr(snapshot, step), [2]
 
-    def do_and_swap(path):
-        result = do(path)
+    def do_and_swap(*arguments):
+        result = do(*arguments)
         if once:
             volume.write(payload(once.pop()))
         return result
@@ -279,9 +279,9 @@ def test_a_volume_that_changes_under_every_read_is_an_error(volume, monkeypatch)
     volume.write(payload(1))
     read, versions = snapshot._read, itertools.count(2)
 
-    def read_and_swap(path):
+    def read_and_swap(*arguments):
         volume.write({"0.json": b"%d" % next(versions)})
-        return read(path)
+        return read(*arguments)
 
     monkeypatch.setattr(snapshot, "_read", read_and_swap)
     with pytest.raises(OSError, match=f"^{re.escape(str(volume.folder))} changes faster than it can be read$"):

@@ -12,7 +12,7 @@ from verifier.storage.snapshot import read_file
 
 
 def refused(path, max_bytes=100):
-    with pytest.raises(OSError, match=".") as caught:
+    with pytest.raises(OSError, match=r".") as caught:
         read_file(path, max_bytes)
     assert caught.value.filename == os.fspath(path)
     return caught.value.errno, caught.value.strerror
@@ -141,3 +141,119 @@ def test_a_folder_names_what_cannot_be_read_beside_what_can(tmp_path, kind):
         "directory": os.strerror(errno.EISDIR),
     }
     assert found == [{"bad.json": says[kind], "good.json": b"{}"}]
+
+
+# --- the cache
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the files that were opened since the last call."""
+    names = []
+
+    def read(path, max_bytes, read_file=read_file):
+        names.append(os.path.basename(path))
+        return read_file(path, max_bytes)
+
+    monkeypatch.setattr(snapshot, "read_file", read)
+
+    def opened():
+        found = names[:]
+        names.clear()
+        return found
+
+    return opened
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Every change counts as long ago: the time of a change of the inode cannot be set."""
+    monkeypatch.setattr(snapshot, "SETTLED_S", -1e9)
+
+
+def test_a_file_is_opened_again_only_when_it_has_changed(tmp_path, opened, settled):
+    for name in "abc":
+        (tmp_path / f"{name}.json").write_bytes(name.encode())
+    cache = snapshot.FileCache()
+    before = snapshot.snapshot(tmp_path, cache)
+    assert opened() == ["a.json", "b.json", "c.json"]
+    assert snapshot.snapshot(tmp_path, cache) == before
+    assert opened() == []
+    (tmp_path / "b.json").write_bytes(b"changed")
+    assert snapshot.snapshot(tmp_path, cache) == before | {"b.json": b"changed"}
+    assert opened() == ["b.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda path: path.write_bytes(b"2"), id="written-in-place"),
+        pytest.param(lambda path: (path.unlink(), path.write_bytes(b"2")), id="replaced"),
+        pytest.param(
+            lambda path: (path.write_bytes(b"2"), os.utime(path, (0, 0))), id="with-the-old-modification-time"
+        ),
+    ],
+)
+def test_a_change_of_one_byte_is_seen_whatever_its_modification_time(tmp_path, settled, change):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"1")
+    os.utime(path, (0, 0))
+    cache = snapshot.FileCache()
+    assert snapshot.snapshot(tmp_path, cache) == {"a.json": b"1"}
+    changed_at = path.stat().st_ctime_ns
+    while True:  # the clock of the file system ticks every 1 to 10 ms
+        change(path)
+        if path.stat().st_ctime_ns != changed_at:
+            break
+    assert snapshot.snapshot(tmp_path, cache) == {"a.json": b"2"}
+
+
+def test_a_file_that_changed_just_now_is_not_taken_from_the_cache(tmp_path, opened):
+    (tmp_path / "a.json").write_bytes(b"1")
+    cache = snapshot.FileCache()
+    snapshot.snapshot(tmp_path, cache)
+    snapshot.snapshot(tmp_path, cache)
+    assert opened() == ["a.json", "a.json"]
+
+
+def test_a_file_that_becomes_unreadable_is_not_taken_from_the_cache(tmp_path, settled):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"1")
+    cache = snapshot.FileCache()
+    snapshot.snapshot(tmp_path, cache)
+    path.unlink()
+    path.mkdir()
+    assert snapshot.snapshot(tmp_path, cache) == {"a.json": os.strerror(errno.EISDIR)}
+
+
+def test_the_cache_forgets_files_that_are_gone(tmp_path, opened, settled):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"1")
+    cache = snapshot.FileCache()
+    snapshot.snapshot(tmp_path, cache)
+    path.rename(tmp_path / "b.json")
+    snapshot.snapshot(tmp_path, cache)
+    assert cache._files.keys() == {str(tmp_path / "b.json")}
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"), [("MAX_FILES", "holds more than 2 files"), ("MAX_FOLDER_BYTES", "holds more than 2 bytes")]
+)
+def test_a_folder_that_holds_too_much_is_an_error(tmp_path, monkeypatch, limit, says):
+    monkeypatch.setattr(snapshot, limit, 2)
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_bytes(b"1")
+    assert len(snapshot.snapshot(tmp_path)) == 2
+    (tmp_path / "c.json").write_bytes(b"1")
+    with pytest.raises(OSError, match=says) as caught:
+        snapshot.snapshot(tmp_path)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_a_long_list_of_files_is_read_in_pieces(tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    for number in range(70):
+        (tmp_path / f"{number}.json").write_bytes(b"1")
+    assert len(snapshot.snapshot(tmp_path)) == 70
+    assert pauses == [0.001, 0.001]

@@ -4,12 +4,17 @@ import errno
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 MAX_KEY_FILE_BYTES = 65_536  # an RSA key of 8,192 bits has 1,500
 MAX_APPLICATIONS_BYTES = 4_194_304  # 20,000 applications with two secrets each
 MAX_SECRET_BYTES = 16_384  # as much as a request can carry
+MAX_FILES = 10_000  # of one folder
+MAX_FOLDER_BYTES = 67_108_864
+SETTLED_S = 3.0  # longer than the tick of any file system's clock (FAT: 2 s)
 _ATTEMPTS = 100
+_FILES_IN_A_ROW, _PAUSE_S = 32, 0.001
 # Without waiting for the writer of a pipe, and without adopting a terminal. Windows has only O_BINARY.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
@@ -60,17 +65,53 @@ def read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def snapshot(folder: Path) -> dict[str, bytes | str]:
+class FileCache:
+    """The content of files that have not changed, by path: a folder of 1,000 keys is otherwise read every second.
+
+    A file is unchanged if its device, inode, size and times are. They say nothing about a change within the same tick
+    of the file system's clock, so a file is cached only when its last change is older than `SETTLED_S`.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[tuple[int, ...], bytes]] = {}
+        self._used: dict[str, tuple[tuple[int, ...], bytes]] = {}
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            OSError: as `read_file`.
+        """
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = self._files.get(path)
+        if known is None or known[0] != identity:
+            content = read_file(path, MAX_KEY_FILE_BYTES)
+            if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_S:
+                return content
+            known = identity, content
+        self._used[path] = known
+        return known[1]
+
+    def keep_used(self) -> None:
+        """Forget every file that was not read since the last call."""
+        self._files, self._used = self._used, {}
+
+
+def snapshot(folder: Path, cache: FileCache | None = None) -> dict[str, bytes | str]:
     """The content of every `*.json` of a folder by name, all from one moment; for one that cannot be read, why.
 
     Kubernetes swaps a whole volume by renaming its `..data` link. Listing and opening across that swap
     mixes two versions or fails, so links are resolved first and must lead to the same place afterwards.
-    Raises OSError when the folder cannot be read.
+
+    Raises:
+        OSError: the folder cannot be read, or it holds more than `MAX_FILES` or `MAX_FOLDER_BYTES`.
     """
+    cache = cache or FileCache()
     for _ in range(_ATTEMPTS):
         version = _version(folder)
         try:
-            content = {name: _read(os.path.join(version, name)) for name in _names(version)}
+            content = _read_all(version, cache)
             same = _names(version) == list(content)
         except FileNotFoundError:
             if _version(folder) == version:
@@ -88,12 +129,30 @@ def _version(folder: Path) -> str:
 
 
 def _names(version: str) -> list[str]:
-    return [name for name in sorted(os.listdir(version)) if name.endswith(".json") and not name.startswith(".")]
+    names = [name for name in sorted(os.listdir(version)) if name.endswith(".json") and not name.startswith(".")]
+    if len(names) > MAX_FILES:
+        raise OSError(errno.EFBIG, f"holds more than {MAX_FILES} files", version)
+    return names
 
 
-def _read(path: str) -> bytes | str:
+def _read_all(version: str, cache: FileCache) -> dict[str, bytes | str]:
+    content: dict[str, bytes | str] = {}
+    size = 0
+    for number, name in enumerate(_names(version), start=1):
+        content[name] = data = _read(os.path.join(version, name), cache)
+        size += len(data)
+        if size > MAX_FOLDER_BYTES:
+            raise OSError(errno.EFBIG, f"holds more than {MAX_FOLDER_BYTES} bytes", version)
+        if number % _FILES_IN_A_ROW == 0:
+            # Each system call competes with the event loop for the interpreter, so a long list is read in pieces.
+            time.sleep(_PAUSE_S)
+    cache.keep_used()
+    return content
+
+
+def _read(path: str, cache: FileCache) -> bytes | str:
     try:
-        return read_file(path, MAX_KEY_FILE_BYTES)
+        return cache.read(path)
     except OSError as exc:
         if exc.errno in RESOURCE_EXHAUSTED:
             raise
