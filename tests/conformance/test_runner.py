@@ -1,192 +1,363 @@
-"""The runner passes a correct endpoint, and fails each wrong one exactly where it is wrong."""
+"""How the runner grades responses and when it stops; without a network."""
 
-import ast
-import re
-import sys
-import time
-from pathlib import Path
+import json
+from collections.abc import Callable
+from typing import Any
 
-import jwt
 import pytest
 
-from tests.conformance.endpoint import SHARED_KEY
-from tests.conformance.support import (
-    PRIVATE,
-    cause_of,
-    context,
-    failures,
-    valid_token,
-)
-from tests.conftest import APPLICATION_ID, ISSUER
-from verifier import conformance
+from tests.conformance.support import PRIVATE, context, valid_token
+from tests.conftest import SECRET
 from verifier.conformance import runner
-from verifier.conformance.messages import Url
+from verifier.conformance.causes import NO_CAUSE, Cause
+from verifier.conformance.client import NoResponseError
+from verifier.conformance.forge import Context
+from verifier.conformance.messages import Request, Response, Url
+from verifier.conformance.runner import FAIL, PASS, SKIP, Result
+
+URL = Url.parse("http://localhost/profile?key=private")
+HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
+DOWN = NoResponseError(Cause("connection refused", "start it"))
+Answer = Callable[[Request], Response | NoResponseError]
 
 
-@pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
-def test_the_real_server_passes_with_a_key(ours, pairs, alg):
-    url = Url.parse(f"http://127.0.0.1:{ours.port}/profile")
-    results = list(runner.run(url, context(pairs[alg]), runner.select(()), 5))
-    assert [r for r in results if r.outcome == "fail"] == []
-    skipped = {r.item.id for r in results if r.outcome == "skip"}
-    assert skipped == (set() if alg == "ES256" else {"signature-der"})
+@pytest.fixture
+def grade(pairs, monkeypatch):
+    """Run these cases with these responses, in order; the last one repeats."""
+
+    def grade(*only: str, by: Any, given: Context | None = None, timeout_s: float = 5) -> list[Result]:
+        responses = iter(by)
+        last: list[Any] = []
+
+        def send(url: Url, request: Request, *, timeout_s: float, tls: object) -> Response:
+            assert (url, timeout_s, tls) == (URL, 5, None)
+            last[:] = [next(responses, last[0] if last else None)]
+            found = last[0](request) if callable(last[0]) else last[0]
+            if isinstance(found, NoResponseError):
+                raise found
+            return found
+
+        monkeypatch.setattr(runner, "send", send)
+        return list(runner.run(URL, given or context(pairs["ES256"]), runner.select(only), timeout_s))
+
+    return grade
 
 
-def test_the_real_server_passes_with_one_valid_token(ours, pairs):
-    url = Url.parse(f"http://127.0.0.1:{ours.port}/profile")
-    token = valid_token(pairs["ES256"])
-    results = list(runner.run(url, context(pairs["ES256"], key=None, token=token), runner.select(()), 5))
-    assert [r for r in results if r.outcome == "fail"] == []
-    skipped = {r.problem for r in results if r.outcome == "skip"}
-    assert skipped == {"needs a key to sign with (--keys or --private-key)"}
-    assert sum(r.outcome == "pass" for r in results) > 50
+def profile(request: Request) -> Response:
+    return Response(200, HEADERS, json.dumps(dict(request.profile)).encode(), 0.25)
 
 
-FORGED = {
-    *("alg-none", "alg-none-case", "hs256-secret", "hs256-empty", "hs256-public", "claims-modified", "signature-empty"),
-    *("signature-missing", "signature-zero", "signature-truncated", "other-key", "token-modified", "jwk-header"),
-    *("jku-header", "kid-unknown", "kid-path"),
-}
-LATE = {"exp-recent", "exp-missing", "exp-string", "exp-milliseconds", "exp-far", "iat-future"}
-UNREAD = {"type-text", "encoded", "body-large", "no-crash"}  # of those that read the body as it comes
-SECRETS = {"secret-wrong", "secret-truncated", "secret-missing", "secret-true", "secret-operator"}
-PROFILES = {"profile-full", "profile-again", "profile-unicode", "profile-digits", "profile-extra"}
+def error(status: int = 401, body: Any = None, **headers: str) -> Response:
+    content = b"" if body is None else json.dumps(body).encode()
+    return Response(status, HEADERS | {name.replace("_", "-"): value for name, value in headers.items()}, content)
+
+
+def outcomes(results: list[Result]) -> list[tuple[str, str, str, str]]:
+    return [(r.item.id, r.outcome, r.level, r.problem) for r in results]
+
+
+def test_without_a_response_to_the_first_request_the_rest_is_skipped(grade):
+    first, *rest = grade(by=[DOWN])
+    assert (first.outcome, first.problem, first.cause) == (FAIL, "no response", DOWN.cause)
+    assert {(r.outcome, r.problem) for r in rest} == {(SKIP, "no response to the first request")}
+    assert len(rest) == len(runner.select(())) - 1
+
+
+def test_after_three_requests_without_a_response_the_rest_is_skipped(grade):
+    results = grade("alg-none", "alg-none-case", "other-key", "crit", "clock", by=[error(), DOWN])
+    assert outcomes(results) == [
+        ("alg-none", PASS, "must", ""),
+        ("alg-none-case", FAIL, "should", "no response"),
+        ("other-key", FAIL, "should", "no response"),
+        ("crit", FAIL, "should", "no response"),
+        ("clock", SKIP, "should", "no response to 3 consecutive requests"),
+    ]
+    responses = [error(), DOWN, DOWN, error(), DOWN, DOWN, error()]
+    results = grade("signature", by=responses)
+    assert {r.outcome for r in results} == {PASS, FAIL}
+
+
+def test_the_request_that_stops_the_run_keeps_its_level(grade):
+    results = grade("alg-none", "alg-none-case", "other-key", "sub-missing", by=[error(), DOWN])
+    assert [(r.level, r.problem) for r in results[1:]] == [
+        ("should", "no response"),
+        ("should", "no response"),
+        ("must", "no response"),
+    ]
+
+
+def test_a_valid_request_without_a_response_keeps_its_level(grade):
+    results = grade("profile-full", "profile-bare", by=[profile, DOWN])
+    assert outcomes(results)[1] == ("profile-bare", FAIL, "must", "no response")
+
+
+def test_when_a_valid_token_is_rejected_the_rest_is_skipped(grade):
+    first, *rest = grade(by=[error()])
+    assert (first.problem, first.outcome) == ("rejected with 401", FAIL)
+    assert {(r.outcome, r.problem) for r in rest} == {(SKIP, "the endpoint must accept a valid token first")}
+
+
+def test_another_rejected_request_stops_nothing(grade):
+    results = grade("profile-full", "profile-bare", "aud-list", by=[profile, error(), profile])
+    assert [(r.outcome, r.problem) for r in results] == [(PASS, ""), (FAIL, "rejected with 401"), (PASS, "")]
+    assert (results[0].duration_s, results[1].cause) == (0.25, NO_CAUSE)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "must", "should"),
+    ("name", "response", "problem"),
     [
-        ("", set(), set()),
-        ("no signature", FORGED, {"kid-missing", "signature-der"}),
-        ("alg from header", {"alg-none", "alg-none-case", "hs256-public"}, set()),
-        ("jwk from header", {"jwk-header"}, {"kid-missing"}),
-        ("no times", {"exp-past", "nbf-future"}, LATE),
-        ("no audience", {"aud-other", "aud-longer", "aud-missing"}, set()),
-        ("no issuer", {"iss-other"}, set()),
-        ("no header rules", set(), {"typ-jwt", "crit"}),
-        ("no secret", SECRETS, UNREAD | {"error-json"}),
-        ("secret prefix", {"secret-truncated"}, set()),
-        ("no application", {"application-unknown", "application-missing"}, UNREAD),
-        ("lax body", set(), UNREAD | {"secret-duplicate"}),
-        ("no chunks", set(), {"chunked"}),
-        ("nulls", {"profile-bare"}, {"profile-null"}),
-        ("all claims", PROFILES | {"profile-bare"}, {"profile-null"}),
-        ("no e-mail", PROFILES, set()),
-        ("id as number", {"profile-digits"}, set()),
+        ("alg-none", error(), ""),
+        ("alg-none", error(500), ""),
+        ("alg-none", error(200, {"_id": "1"}), "accepted"),
+        ("alg-none", error(200, {"id": "1"}), ""),
+        ("body-text", error(200, {"_id": "1"}), "accepted"),
+        ("trailing-slash", error(404), ""),
+        ("trailing-slash", error(200, {"_id": "1"}), ""),
+        ("trailing-slash", error(308), "308, expected 404"),
+        ("method-get", error(405, allow="POST"), ""),
+        ("method-get", error(405), "405 without Allow"),
+        ("method-get", error(404, allow="POST"), "404, expected 405"),
+        ("type-text", error(415), ""),
+        ("type-text", error(400), "400, expected 415"),
+        ("body-large", error(405), "405 without Allow"),
+        ("chunked", profile, ""),
+        ("chunked", error(411), "rejected with 411"),
+        ("body-extra", error(200, {"_id": "1", "role": "x"}), ""),  # only the group profile compares members
+    ],
+)
+def test_a_response_is_graded(grade, name, response, problem):
+    (result,) = grade(name, by=[response])
+    assert (result.problem, result.outcome) == (problem, FAIL if problem else PASS)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"_id": PRIVATE[0], "email": PRIVATE[1], "username": PRIVATE[2]}, ""),
+        ({"_id": PRIVATE[0]}, "email is missing, username is missing"),
         (
-            "200",
-            {"rejection-2xx"},
-            {"rejection-status", "type-text", "encoded", "body-large", "method-get", "method-put"},
+            {"_id": PRIVATE[0], "email": 1, "username": []},
+            "email is not a string, or empty, username is not a string, or",
         ),
-        ("other status", set(), {"rejection-status"}),
-        ("other errors", set(), {"error-json"}),
-        ("other code", set(), {"error-json"}),
-        ("html errors", set(), {"error-json", "json-type"}),
-        ("405", set(), {"method-get", "method-put"}),
-        ("cache", set(), {"no-store"}),
-        ("echo", set(), {"no-echo"}),
-        ("clock", set(), {"clock"}),
-        ("slash", set(), {"trailing-slash", "no-redirect"}),
-        ("redirect", {"profile-full"}, set()),  # and everything after it is skipped
-        ("dies", {"profile-bare", "profile-unicode", "profile-digits"}, set()),  # the third in a row is the last
-        ("dies once", set(), {"other-key"}),
-    ],
-)
-def test_a_wrong_endpoint_fails_where_it_is_wrong(serve, pairs, wrong, must, should):
-    assert failures(serve(wrong).url, context(pairs["ES256"])) == {"must": must, "should": should}
-
-
-def test_a_slow_endpoint_fails_fast(serve, pairs):
-    assert failures(serve("slow").url, context(pairs["ES256"]), "fast") == {"must": set(), "should": {"fast"}}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "token", "skipped"),
-    [
-        ("opaque tokens", "opaque", "the token is not a JWS"),
-        ("shared key", "shared", "the token is signed with a shared key"),
-    ],
-)
-def test_tokens_of_another_kind_are_checked_as_far_as_they_go(serve, pairs, wrong, token, skipped):
-    if token == "shared":
-        now = int(time.time())
-        claims = {"iss": ISSUER, "aud": APPLICATION_ID, "sub": "42", "iat": now, "exp": now + 60}
-        token = jwt.encode(claims, SHARED_KEY, headers={"typ": "at+jwt"})
-    url = Url.parse(serve(wrong).url)
-    results = list(runner.run(url, context(pairs["ES256"], key=None, token=token), runner.select(()), 5))
-    assert [r for r in results if r.outcome == "fail"] == []
-    assert skipped in {r.problem for r in results if r.outcome == "skip"}
-
-
-@pytest.mark.parametrize(
-    ("token", "profile", "problem"),
-    [
-        ({}, {"_id": PRIVATE[0], "email": PRIVATE[1], "username": PRIVATE[2]}, ""),
-        ({"email": None}, {"_id": PRIVATE[0], "email": "of@the.database", "username": PRIVATE[2]}, ""),
-        ({}, {"_id": "somebody", "email": PRIVATE[1], "username": PRIVATE[2]}, "_id differs from the token"),
-        ({}, {"_id": PRIVATE[0], "email": PRIVATE[1], "username": ""}, "username is not a string, or empty"),
-        ({}, {"_id": PRIVATE[0], "email": None, "username": PRIVATE[2]}, "email is null"),
-        ({}, {"_id": PRIVATE[0], "email": PRIVATE[1]}, "username is missing"),
+        ({"_id": PRIVATE[0], "email": "", "username": None}, "email is not a string, or empty, username is null"),
         (
-            {},
-            {"id": PRIVATE[0]},
-            "_id is missing, email is missing, username is missing, id is not a member of a profile",
+            {"_id": "x" * 9, "email": PRIVATE[1], "username": PRIVATE[2], "a": 1},
+            "_id differs from the token, a is not a",
         ),
-        ({}, ["x"], "not a JSON object"),
+        ([], "not a JSON object"),
     ],
 )
-def test_a_profile_is_compared_with_the_token(serve, pairs, token, profile, problem):
-    url = Url.parse(serve(canned=profile).url)
-    given = context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"], **token))
-    (result,) = runner.run(url, given, runner.select(["profile-full"]), 5)
+def test_a_profile_is_compared_with_the_claims(grade, pairs, body, problem):
+    given = context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"]))
+    (result,) = grade("profile-full", by=[error(200, body)], given=given)
+    assert result.problem.startswith(problem)
+    assert bool(result.problem) == bool(problem)
+
+
+@pytest.mark.parametrize(("has_key", "problem"), [(True, "email differs from the token"), (False, "")])
+def test_a_member_without_a_claim_may_come_from_a_database_unless_the_token_was_signed_here(
+    grade, pairs, has_key, problem
+):
+    token = valid_token(pairs["ES256"], email=None)
+    given = context(pairs["ES256"]) if has_key else context(pairs["ES256"], key=None, token=token)
+
+    def respond(request: Request) -> Response:
+        return error(200, dict(request.profile) | {"email": "of-the@data.base"})
+
+    (result,) = grade("profile-full", by=[respond], given=given)
     assert result.problem == problem
 
 
-def test_an_expired_token_is_named(serve, pairs):
-    old = valid_token(pairs["ES256"], iat=int(time.time()) - 400, exp=int(time.time()) - 100)
-    found = cause_of(serve().url, pairs["ES256"], key=None, token=old)
-    pattern = r"time: the token expired 10[01] s ago \(the endpoint reports: exp is in the past\); use a new token"
-    assert re.fullmatch(pattern, found)
+def cause(grade: Any, response: Any, given: Context | None = None, name: str = "profile-full") -> Cause:
+    return grade(name, by=[response], given=given)[0].cause
+
+
+def described(text: str, status: int = 401, code: str = "invalid_token", **headers: str) -> Response:
+    return error(status, {"error": code, "error_description": text}, **headers)
+
+
+def test_the_reason_of_the_endpoint_is_the_cause(grade):
+    assert cause(grade, described("typ is JWT, the default")) == Cause(
+        "the endpoint reports: typ is JWT, the default",
+        "set typ to at+jwt in the token header when signing; JWT libraries default to JWT",
+        "typ_is_jwt",
+    )
+    assert cause(grade, described("no luck")) == Cause(
+        "the endpoint reports: no luck", "compare issuer, public keys and applicationId of the signer and the endpoint"
+    )
+    assert cause(grade, described("no luck", 410, "gone")) == Cause("the endpoint reports: no luck", "")
+    assert cause(grade, described("wrong secret", code="invalid_client")).reason == "client_rejected"
+    assert cause(grade, described("keys are stale", 503)) == Cause(
+        "the endpoint reports: keys are stale", "see the log of the endpoint"
+    )
+    assert cause(grade, error(401, {"error": "invalid_client"})).text.startswith("credentials: ")
+
+
+def test_a_redirect_is_the_cause_whatever_its_body_says(grade):
+    response = described("typ is JWT", 302, location="/login")
+    assert cause(grade, response).text == "redirect to /login"
+
+
+def test_only_what_may_happen_to_any_request_is_a_cause_of_a_special_one(grade):
+    assert cause(grade, described("typ is JWT"), name="profile-bare") == NO_CAUSE
+    assert cause(grade, described("typ is JWT"), name="profile-again").reason == "typ_is_jwt"
+    assert cause(grade, error(429), name="profile-bare").text == "rate limit: too many requests"
+    assert cause(grade, error(302), name="aud-list").text == "redirect to nowhere"
+    assert cause(grade, error(500), name="aud-list").text == "crash: the endpoint failed"
+    assert cause(grade, error(402), name="aud-list") == NO_CAUSE
+
+
+@pytest.fixture
+def expired(pairs):
+    return context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"], iat=1000, exp=1000.5))
 
 
 @pytest.mark.parametrize(
-    ("token", "cause"),
+    ("response", "text", "reason"),
     [
-        ("opaque", "the endpoint reports: code is not a compact JWS of three parts; pass the token as issued, in code"),
-        (
-            "W10.W10.W10",
-            "the endpoint reports: header is not a JSON object; "
-            "encode header and payload as one JSON object each, in UTF-8; use a JWT library",
-        ),
+        (described("token has expired (exp)"), " (the endpoint reports: token has expired (exp))", "token_expired"),
+        (described("the key with this kid has expired"), " (the endpoint reports: the key with", "key_expired"),
+        (described("no luck", 400), " (the endpoint reports: no luck)", ""),
+        (error(403), "", ""),
     ],
-    ids=["opaque", "jws-of-lists"],
 )
-def test_a_rejected_token_of_another_kind_is_named(serve, pairs, token, cause):
-    assert cause_of(serve().url, pairs["ES256"], key=None, token=token) == cause
+def test_the_age_of_the_token_is_the_cause_where_the_reason_is_unknown_or_about_time(
+    grade, expired, response, text, reason
+):
+    found = cause(grade, response, expired)
+    assert found.text.startswith("time: the token expired ")
+    assert f" s ago{text}" in found.text
+    assert (found.fix, found.reason) == ("use a new token", reason)
 
 
-def test_clock_skew_is_named(serve, pairs):
-    early = valid_token(pairs["ES256"], iat=int(time.time()) + 100, exp=int(time.time()) + 200)
-    found = cause_of(serve("clock").url, pairs["ES256"], key=None, token=early)
-    assert re.fullmatch(
-        r"time: the endpoint's clock is wrong \(\d+ s ahead\) \(the endpoint reports: iat is in the future\); "
-        r"synchronize both clocks \(NTP\)",
-        found,
+@pytest.mark.parametrize(
+    ("response", "text"),
+    [
+        (described("typ is JWT"), "the endpoint reports: typ is JWT"),
+        (described("no", code="invalid_client"), "the endpoint reports: no"),
+        (error(401, {"error": "invalid_client"}), "credentials: "),
+        (error(500), "crash: "),
+        (error(404), "path: "),
+        (described("keys are stale", 503), "the endpoint reports: keys"),
+    ],
+)
+def test_the_age_of_the_token_is_no_cause_of_another_reason(grade, expired, response, text):
+    assert cause(grade, response, expired).text.startswith(text)
+
+
+@pytest.mark.parametrize("exp", [True, "1", None, 10**300, 1e300])
+def test_an_exp_that_is_no_past_time_is_no_cause(grade, pairs, exp):
+    given = context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"], exp=exp))
+    assert cause(grade, error(403), given).text.startswith("credentials: ")
+
+
+def test_an_exp_far_in_the_past_is_a_cause(grade, pairs):
+    given = context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"], exp=-(10**300)))
+    assert cause(grade, error(403), given).text.startswith("time: the token expired 1")
+
+
+@pytest.mark.parametrize(("offset", "is_cause"), [(29.9, False), (30.1, True), (-30.1, True)])
+def test_clock_skew_above_the_leeway_is_a_cause(grade, offset, is_cause):
+    response = Response(403, {"date": "Fri, 15 Jan 2027 08:00:00 GMT"}, b"", received_at=1_800_000_000 - offset + 0.5)
+    direction = "ahead" if offset > 0 else "behind"
+    expected = f"time: the endpoint's clock is wrong (30 s {direction})" if is_cause else "credentials: "
+    assert cause(grade, response).text.startswith(expected)
+
+
+def test_an_invariant_names_five_cases_and_counts_the_rest(grade):
+    names = ("alg-none", "other-key", "crit", "typ-jwt", "kid-missing", "sub-number")
+    found = [grade(*names[:n], "no-store", by=[Response(401, {}, b"")])[-1] for n in (1, 5, 6)]
+    assert [(r.problem, r.response.count("no Cache-Control"), r.response[-6:]) for r in found] == [
+        ("1 response", 1, "store)"),
+        ("5 responses", 5, "store)"),
+        ("6 responses", 5, "1 more"),
+    ]
+    assert found[0].response == "alg-none (no Cache-Control: no-store)"
+    assert found[1].response.count(", ") == 4
+    assert grade("alg-none", "no-redirect", by=[error()])[-1] == Result(
+        runner.select(["no-redirect"])[-1], PASS, "should"
     )
 
 
-def test_the_ids_are_unique_and_every_case_can_be_selected():
-    ids = [about.id for about in runner.select(())]
-    assert len(ids) == len(set(ids))
-    assert all(runner.select([name])[-1].id == name for name in ids)
+def test_a_failure_shows_request_and_response_without_what_is_private(grade, pairs):
+    token = valid_token(pairs["ES256"])
+    given = context(pairs["ES256"], key=None, token=token)
+    body = f"{SECRET} {token} {PRIVATE} " + "x" * 300
+    (result,) = grade("profile-full", by=[Response(500, {}, body.encode())], given=given)
+    assert (
+        result.response
+        == ("500, no Content-Type: <withheld> <withheld> ('<withheld>', '<withheld>', '<withheld>') " + "x" * 200)[
+            : runner.MAX_SHOWN_CHARACTERS
+        ]
+    )
+    assert result.request == (
+        f'POST /profile, a valid token; token header {{"alg": "ES256", "kid": "{pairs["ES256"].kid}", "typ": "at+jwt"}}'
+    )
+    assert len(result.response) == 200
 
 
-def test_the_package_imports_nothing_else_of_this_project():
-    paths = list(Path(conformance.__file__).parent.glob("*.py"))
-    assert len(paths) > 5
-    for path in paths:
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        names = {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)}
-        names |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
-        assert all(name.startswith("verifier.conformance.") for name in names if name.split(".")[0] == "verifier")
-        assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names | {"cryptography", "verifier"}
+def test_a_token_that_is_no_jws_is_shown_by_its_length(grade, pairs):
+    given = context(pairs["ES256"], key=None, token="opaque")
+    (result,) = grade("trailing-slash", by=[error(308)], given=given)
+    assert result.request == "POST /profile/, the path with or without the slash; a token of 6 characters"
+    (result,) = grade("method-get", by=[error(200)], given=given)
+    assert result.request == "GET /profile, GET; a token of 6 characters"
+
+
+def test_what_the_endpoint_returns_as_a_profile_is_private(grade):
+    (result,) = grade("alg-none", by=[error(200, {"_id": "its-id", "email": "its-mail", "username": "its-name"})])
+    assert "its-" not in result.response
+    assert result.response.count("<withheld>") == 3
+
+
+def test_a_long_header_of_a_token_is_shortened(grade, pairs):
+    key = context(pairs["ES256"]).key
+    token = key.token(json.dumps({"alg": "ES256", "x": "y" * 500}).encode(), b"{}")
+    (result,) = grade("body-text", by=[error(200, {"_id": "1"})], given=context(pairs["ES256"], key=None, token=token))
+    assert len(result.request) == len("POST /profile, not JSON; ") + 200
+
+
+def test_tls_is_used_for_https_only(pairs, monkeypatch):
+    seen: list[Any] = []
+
+    def send(url: Url, _: Request, *, timeout_s: float, tls: object) -> Response:
+        seen.append((url.https, tls is not None))
+        return error()
+
+    monkeypatch.setattr(runner, "send", send)
+    for text in ("https://localhost/", "http://localhost/"):
+        list(runner.run(Url.parse(text), context(pairs["ES256"]), runner.select(["alg-none"]), 5))
+    assert seen == [(True, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("only", "chosen"),
+    [
+        (["crit"], ["crit"]),
+        (["clock"], ["profile-full", "clock"]),
+        (["crit", "clock"], ["crit", "clock"]),
+        (["client", "no-echo"], [c.id for c in runner.CASES if c.group == "client"] + ["no-echo"]),
+        (["responses"], ["profile-full", *(i.id for i in runner.INVARIANTS)]),
+    ],
+)
+def test_cases_are_selected_by_id_or_group(only, chosen):
+    assert [item.id for item in runner.select(only)] == chosen
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs", "missing"),
+    [
+        ({}, "key", ""),
+        ({}, "ES256", ""),
+        ({}, "public key", ""),
+        ({"key": None, "token": "opaque"}, "", ""),
+        ({"key": None, "token": "opaque"}, "JWS", "the token is not a JWS"),
+        ({"key": None, "token": "opaque"}, "key", "needs a key to sign with (--keys or --private-key)"),
+        ({"key": None, "token": "eyJhbGciOiJIUzI1NiJ9.e30."}, "public key", "the token is signed with a shared key"),
+        ({"key": None, "token": "eyJhbGciOiJIUzI1NiJ9.e30."}, "JWS", ""),
+        ({"key": None, "token": "eyJhbGciOiJIUzI1NiJ9.e30."}, "ES256", "the token is not signed with ES256"),
+        ({"key": None, "token": "e30.e30."}, "public key", ""),
+    ],
+)
+def test_a_case_that_cannot_be_built_is_explained(pairs, changes, needs, missing):
+    assert context(pairs["ES256"], **changes).missing_requirement(needs) == missing

@@ -185,7 +185,8 @@ def _cause(url: Url, context: Context, i: Interaction) -> Cause:
         own = f" (the endpoint reports: {description})" if description else ""
         return Cause(time.text + own, time.fix, rule.reason)
     if description:
-        return Cause(f"the endpoint reports: {description}", rule.fix or likely.fix, rule.reason)
+        fix = "see the log of the endpoint" if i.response.status >= 500 else likely.fix
+        return Cause(f"the endpoint reports: {description}", rule.fix or fix, rule.reason)
     return likely
 
 
