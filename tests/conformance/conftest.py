@@ -1,4 +1,4 @@
-"""The key directory, the real server, broken endpoints and the command, for the tests of `verifier check`."""
+"""The key directory, the real server, broken endpoints and plain sockets, to send requests to."""
 
 import contextlib
 import json
@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.conformance.endpoint import Web
 from tests.conformance.support import dated, pem
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET, Server, start
 from tests.support.forge import Pair
-from verifier.cli.main import cli
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +63,6 @@ def serve(pairs: dict[str, Pair]) -> Iterator[Callable[..., Web]]:
 
 
 @pytest.fixture
-def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """`verifier check` in this process, with everything from the environment but what signs."""
-    monkeypatch.setenv("VERIFIER_APPLICATION_ID", APPLICATION_ID)
-    monkeypatch.setenv("VERIFIER_SECRET_KEY", SECRET)
-    monkeypatch.setenv("VERIFIER_ISSUER", ISSUER)
-
-    def check(*arguments: object, **options: Any) -> Result:
-        return CliRunner().invoke(cli, ["check", *map(str, arguments)], **options)
-
-    return check
-
-
-@pytest.fixture
 def listen() -> Iterator[Callable[..., str]]:
     """Listen on a socket, read a request, send these parts 20 ms apart, and close; None sends nothing.
 
@@ -101,6 +86,10 @@ def listen() -> Iterator[Callable[..., str]]:
                         for part in parts or ():
                             connection.sendall(part)
                             done.wait(0.02 if len(parts or ()) > 1 else 0)
+                        # Read the rest of the request, because closing before that would reset the connection.
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65_536):
+                            pass
 
             thread = threading.Thread(target=speak)
             thread.start()

@@ -6,6 +6,7 @@ import pytest
 
 from verifier.conformance.messages import Response
 from verifier.conformance.reasons import NO_RULE, RULES, TIME_REASONS, description_of, find_rule
+from verifier.errors import Reason
 
 # Texts of other implementations and of JWT libraries.
 FOREIGN = {
@@ -88,3 +89,9 @@ def test_every_rule_has_a_fix_and_reasons_about_time_exist():
 )
 def test_the_description_is_read_where_implementations_put_it(members, headers, description):
     assert description_of(Response(401, headers, json.dumps(members).encode())) == description
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_text_of_the_server_is_recognized(reason):
+    text = reason.text.format(limit=300, methods="POST")
+    assert find_rule(text).reason == reason

@@ -1,19 +1,34 @@
 """The command `verifier check`."""
 
-import contextlib
 import json
-import os
-import pty
 import re
 import subprocess
-import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner, Result
 
 from tests.conformance.support import PRIVATE, valid_token
-from tests.conftest import APPLICATION_ID, SECRET
+from tests.conftest import APPLICATION_ID, ISSUER, SECRET
+from tests.support.terminal import run_in_terminal
+from verifier.cli.main import cli
 from verifier.conformance import cases, invariants
+
+
+@pytest.fixture
+def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`verifier check` in this process, with everything from the environment but what signs."""
+    monkeypatch.setenv("VERIFIER_APPLICATION_ID", APPLICATION_ID)
+    monkeypatch.setenv("VERIFIER_SECRET_KEY", SECRET)
+    monkeypatch.setenv("VERIFIER_ISSUER", ISSUER)
+
+    def check(*arguments: object, **options: Any) -> Result:
+        return CliRunner().invoke(cli, ["check", *map(str, arguments)], **options)
+
+    return check
 
 
 def test_check_says_that_all_is_well(check, ours, folder):
@@ -123,28 +138,21 @@ def test_check_takes_key_token_and_secret_from_files_or_the_environment(check, s
 
 
 def test_on_a_terminal_check_prompts_for_the_secret_and_shows_progress(serve, pairs):
-    parent, child = pty.openpty()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "verifier.cli", "check", serve().url, "--only", "alg-none"],
-        env=environment | {"VERIFIER_APPLICATION_ID": APPLICATION_ID, "VERIFIER_TOKEN": valid_token(pairs["ES256"])},
-        stdin=child,
-        stdout=subprocess.PIPE,
-        stderr=child,
-        start_new_session=True,
-    )
-    seen = b""
-    while b"Secret key: " not in seen:
-        seen += os.read(parent, 1000)
-    os.write(parent, f"{SECRET}\n".encode())
-    output, _ = process.communicate(timeout=10)
-    seen += os.read(parent, 1000)
-    os.close(parent)
-    os.close(child)
-    assert process.returncode == 0
-    assert b"1 of 1  alg-none" in seen
-    assert SECRET.encode() not in seen
-    assert output.decode().splitlines()[0] == "must    1 pass, 0 fail, 0 skipped"
+    environment = {"VERIFIER_APPLICATION_ID": APPLICATION_ID, "VERIFIER_TOKEN": valid_token(pairs["ES256"])}
+    command = ("check", serve().url, "--only", "alg-none")
+    with run_in_terminal(*command, environment=environment, stdout=subprocess.PIPE) as terminal:
+        terminal.read_until("Secret key: ")
+        terminal.write(f"{SECRET}\n")
+        output, _ = terminal.process.communicate(timeout=10)
+        shown = terminal.read_until()
+    assert terminal.process.returncode == 0
+    assert "1 of 1  alg-none" in shown
+    assert SECRET not in shown
+    assert output.decode().splitlines() == [
+        "must    1 pass, 0 fail, 0 skipped",
+        "should  0 pass, 0 fail, 0 skipped",
+        "next    run it without --only: the other cases decide whether the endpoint is ready for escs",
+    ]
 
 
 HOSTILE = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp\x00\r\n"
@@ -163,29 +171,16 @@ HOSTILE = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp\x00\r\n"
     ids=["description", "challenge", "member", "location", "via", "status-line"],
 )
 def test_nothing_that_an_endpoint_sends_reaches_the_terminal_unescaped(listen, pairs, sent):
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "verifier.cli", "check", listen([sent.encode()]), "--only", "profile-full"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")}
-        | {
-            "VERIFIER_APPLICATION_ID": APPLICATION_ID,
-            "VERIFIER_SECRET_KEY": SECRET,
-            "VERIFIER_TOKEN": valid_token(pairs["ES256"]),
-            "PYTHONIOENCODING": "utf-8",
-        },
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        start_new_session=True,
-    )
-    os.close(child)
-    shown = b""
-    with contextlib.suppress(OSError):  # the terminal ends with the process
-        while data := os.read(parent, 65_536):
-            shown += data
-    os.close(parent)
-    assert process.wait(timeout=10) == 1
-    text = shown.decode()
+    environment = {
+        "VERIFIER_APPLICATION_ID": APPLICATION_ID,
+        "VERIFIER_SECRET_KEY": SECRET,
+        "VERIFIER_TOKEN": valid_token(pairs["ES256"]),
+        "PYTHONIOENCODING": "utf-8",
+    }
+    command = ("check", listen([sent.encode()]), "--only", "profile-full")
+    with run_in_terminal(*command, environment=environment) as terminal:
+        text = terminal.read_until()
+        assert terminal.process.wait(timeout=10) == 1
     assert "FAIL  must    profile-full" in text
     assert all(c.isprintable() for c in text.replace("\r", "").replace("\n", ""))
     assert "[31mred" not in re.sub(r"\\(x1b|u001b)\[31mred", "", text)
