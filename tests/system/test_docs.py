@@ -26,9 +26,18 @@ COMING = {"embedding.md", "platforms.md", "evidence.md"}
 NAME = {page: str(page.relative_to(ROOT)) for page in pages()}
 
 
+def documents() -> list[Path]:
+    """Everything that is written for readers, except the figures of bench/."""
+    return [
+        *pages(),
+        *ROOT.glob("*.md"),
+        *(ROOT / name / "README.md" for name in ("keys", "examples", "tests/vectors")),
+    ]
+
+
 def shown() -> list[Path]:
     """The documents whose blocks are checked."""
-    return [*pages(), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    return [page for page in documents() if page.name not in ("CHANGELOG.md", "SECURITY.md")]
 
 
 def all_blocks() -> list[Block]:
@@ -175,10 +184,6 @@ def test_the_readme_is_a_landing_page():
 
 
 # Links, anchors and files.
-
-
-def documents() -> list[Path]:
-    return [*pages(), *ROOT.glob("*.md"), ROOT / "keys" / "README.md"]
 
 
 @pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(ROOT)))
