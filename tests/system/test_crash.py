@@ -58,7 +58,7 @@ def run(*arguments: object, stdin: str = "") -> int:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
             sys.stdin, kept = io.StringIO(stdin), sys.stdin
-            main.main([str(argument) for argument in arguments], prog_name="verifier", standalone_mode=False)
+            main.cli.main([str(argument) for argument in arguments], prog_name="verifier", standalone_mode=False)
         except (UnsafeOperationError, click.ClickException):
             return 1
         finally:
