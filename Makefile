@@ -104,7 +104,7 @@ tests/deploy/.venv tests/servers/.venv tests/signers/.venv:
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/.build bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/.build bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
