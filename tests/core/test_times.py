@@ -30,3 +30,10 @@ def test_a_duration_has_a_number_and_a_unit(text, seconds):
 def test_another_form_is_refused(text):
     with pytest.raises(ValueError, match=r"^expected a whole number and a unit: 90s, 30m, 1h, 90d$"):
         times.seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (1, "1 s"), (360, "6 min"), (90 * 86_400 + 361, "90 d 6 min 1 s"), (3600, "1 h")]
+)
+def test_a_duration_is_told_to_the_second(seconds, text):
+    assert times.format_duration(seconds) == text

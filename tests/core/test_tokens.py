@@ -138,7 +138,9 @@ def test_a_bad_claim_is_refused(issue, verify, changes, says):
         pytest.param("NaN", "the token payload is not valid JSON", id="nan"),
         pytest.param("-Infinity", "the token payload is not valid JSON", id="infinity"),
         pytest.param("01", "the token payload is not valid JSON", id="leading-zero"),
-        pytest.param("[" * 8000 + "]" * 8000, "JSON nesting too deep in the token payload", id="deep"),
+        pytest.param(
+            "[" * 8000 + "]" * 8000, "JSON nesting too deep or too many objects in the token payload", id="deep"
+        ),
     ],
 )
 def test_a_number_no_clock_shows_is_refused(pairs, claims, verify, literal, says):
@@ -247,7 +249,7 @@ def parts_of(token: str) -> list[str]:
             id="spare-bits",
         ),
         pytest.param(lambda h, p, s: f".{p}.{s}", "the token header is not valid JSON", id="header-empty"),
-        pytest.param(lambda h, p, s: f"{h}..{s}", "the token payload is not valid JSON", id="payload-empty"),
+        pytest.param(lambda h, p, s: f"{h}..{s}", "invalid signature", id="payload-empty"),
         pytest.param(lambda h, p, s: f"{h}.{p}.", "invalid signature", id="signature-empty"),
         pytest.param(lambda h, p, s: f"{h}.{p}.{s[:-2]}", "invalid signature", id="signature-truncated"),
         pytest.param(lambda h, p, s: f"{h}.{p}.{forge.b64(bytes(64))}", "invalid signature", id="signature-zero"),
@@ -491,7 +493,7 @@ def test_the_rules_in_their_order_with_their_sources_and_in_words():
     assert [(rule.name, rule.source, rule.expects.format(**policy._asdict())) for rule in rules.RULES] == [
         ("typ", "RFC 9068 §4, RFC 8725 §3.11", "at+jwt"),
         ("crit", "RFC 7515 §4.1.11, RFC 7797 §6", "no crit, b64 or zip in the header"),
-        ("kid", "RFC 7515 §4.1.4", "the id of a key that verifies now"),
+        ("kid", "RFC 7515 §4.1.4", "the key ID of a key that verifies now"),
         ("alg", "RFC 8725 §3.1", "ES256, EdDSA or RS256: the one of the key"),
         ("signature", "RFC 7515 §5.2", "made by the key over header and payload"),
         ("iss", "RFC 9068 §4", "the-issuer"),
@@ -511,3 +513,31 @@ def test_players_and_rules_cannot_be_changed():
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, "other")
         assert not hasattr(value, "__dict__")
+
+
+# --- what is kept and what is not examined
+
+
+def test_only_headers_of_accepted_tokens_are_kept_and_a_bounded_number_of_them(issue, verify, monkeypatch):
+    monkeypatch.setattr(tokens, "_headers", {})
+    for n in range(50):
+        with pytest.raises(InvalidToken):
+            verify(issue(header={"x": str(n)}, exp=NOW - 100))
+        with pytest.raises(InvalidToken):
+            verify(f"{forge.b64(json.dumps({'n': n}).encode())}.e30.AA")
+    assert tokens._headers == {}
+    monkeypatch.setattr(tokens, "MAX_CACHED_HEADERS", 3)
+    for n in range(7):
+        assert verify(issue(header={"x": str(n)})).id == "42"
+    assert len(tokens._headers) == 1  # emptied twice: at the fourth and at the seventh
+    assert verify(issue(header={"x": "y" * tokens.MAX_CACHED_HEADER_CHARACTERS})).id == "42"
+    assert len(tokens._headers) == 1
+
+
+def test_the_claims_of_a_forged_token_are_not_parsed(issue, verify, monkeypatch):
+    header, _, signature = issue().split(".")
+    monkeypatch.setattr(
+        tokens, "loads_object", lambda data: pytest.fail("parsed") if b"sub" in data else json.loads(data)
+    )
+    forged = ".".join((header, forge.b64(b'{"sub":"43"}'), signature))
+    refused(verify, forged, "invalid signature")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verifier.core.encoding import is_utf8_encodable, loads_object
+from verifier.core.encoding import MAX_FILE_CONTAINERS, is_utf8_encodable, loads_object
 from verifier.errors import ConfigError, InvalidClient, UnsafeOperationError
 
 MIN_SECRET_CHARACTERS = 16
@@ -138,7 +138,7 @@ def parse(data: bytes) -> tuple[Applications, list[str]]:
     Raises ConfigError when nothing can be read from it.
     """
     try:
-        entries = loads_object(data).get("applications")
+        entries = loads_object(data, max_containers=MAX_FILE_CONTAINERS).get("applications")
     except ValueError as exc:
         raise ConfigError(f"the file {exc}") from exc
     if not isinstance(entries, list):

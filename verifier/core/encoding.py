@@ -1,4 +1,4 @@
-"""Strict JSON and base64url: what the wire may look like, before it means anything."""
+"""Strict JSON and base64url: the encodings of requests, tokens and key files."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _TEXTS = {
     "not_json": "is not valid JSON",
     "not_object": "is not a JSON object",
     "duplicate_key": "has a duplicate key",
-    "too_deep": "is nested too deeply",
+    "too_complex": "is nested too deeply or has too many objects and lists",
 }
 
 
@@ -29,70 +29,103 @@ class DecodeError(ValueError):
         self.cause = cause
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+MAX_DEPTH = 128
+MAX_CONTAINERS = 1000  # objects and lists in a request or token
+MAX_FILE_CONTAINERS = 1_000_000  # in a file of the operator: 1,000 applications, a large JWK Set
+_NOT_OPENING = bytes(set(range(256)) - set(b"[{"))
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+# What JSON allows and orjson refuses: unpaired surrogates, and numbers beyond the range of a float.
+_JSON_BUT_NOT_ORJSON = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}|[0-9]{309}")
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        # Two readers that keep different ones see two different tokens (RFC 8725 §2.4).
         raise DecodeError("duplicate_key")
     return members
 
 
-def _constant(_: str) -> None:
+def _reject_constant(_: str) -> None:
     raise DecodeError("not_json")  # NaN and Infinity (RFC 8259 §6)
 
 
-def _integer(digits: str) -> int | float:
-    # int() takes quadratic time and refuses 4,300 digits; as a float these become inf, which every rule refuses.
-    return int(digits) if len(digits) < 21 else float(digits)
+def _parse_int(digits: str) -> int | float:
+    # As orjson does. int() takes quadratic time; as a float, a very long number becomes inf, which every rule rejects.
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
-MAX_DEPTH = 128
-# A string to its end, or to the end of the text: never tried again from its middle.
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_decode = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_constant=_reject_constant, parse_int=_parse_int
+).raw_decode
 
 
-def _too_deep(data: bytes) -> bool:
-    # The parser's own limit differs between versions of Python. Only a document with so many brackets is walked.
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
-    depth = 0
-    for match in _BRACKETS.finditer(data):
-        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
-        if depth > MAX_DEPTH:
-            return True
-    return False
+def loads_object(data: bytes, *, max_containers: int = MAX_CONTAINERS) -> dict[str, Any]:
+    """Parse one JSON object in UTF-8, and reject everything that parsers disagree about.
 
+    Rejects a duplicate key at any depth (two parsers that keep different values see two different tokens,
+    RFC 8725 §2.4), NaN, a byte order mark, more than 128 levels, and more objects and lists than `max_containers`.
+    All passes over the input run in C, because hostile input must not cost much more than a valid token.
 
-_decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_constant, parse_int=_integer).raw_decode
-
-
-def loads_object(data: bytes) -> dict[str, Any]:
-    """The members of one JSON object in UTF-8.
-
-    Refuses what parsers disagree about: a member twice at any depth, NaN, a byte order mark, other encodings.
-    Raises ValueError whose text continues the sentence "the body ...".
+    Raises:
+        DecodeError: with the cause.
     """
-    flat = data.find(b"[") < 0 and data.rfind(b"{") <= 0  # a tenth of the time of counting them
-    if not flat and _too_deep(data):
-        raise DecodeError("too_deep")
+    flat = data.find(b"[") < 0 and data.rfind(b"{") <= 0
+    many = not flat and data.count(b"[") + data.count(b"{") > MAX_DEPTH
+    if many and len(_without_strings(data).translate(None, _NOT_OPENING)) > max_containers:
+        raise DecodeError("too_complex")
     try:
-        # What is the same when written again has no member twice and no second spelling (2 µs for a token).
         value = orjson.loads(data)
-        if orjson.dumps(value) == data and isinstance(value, dict):
-            return value
-    except ValueError:
-        pass  # the strict decoder has the words for it
-    try:
-        text = data.decode("utf-8").strip(" \t\n\r")
-        value, end = _decode(text)
-    except UnicodeDecodeError as exc:
-        raise DecodeError("not_utf8") from exc
-    except json.JSONDecodeError as exc:
-        raise DecodeError("not_json") from exc
-    if end != len(text):
-        raise DecodeError("not_json")
+        encoded = orjson.dumps(value)
+    except TypeError:  # deeper than orjson can encode: 254 levels
+        raise DecodeError("too_complex") from None
+    except ValueError as exc:
+        value = _loads_other(data, exc)
+    else:
+        # Text that is the same when it is encoded again has no duplicate key. In other text, the keys are counted.
+        if encoded != data and _without_strings(encoded).count(b":") != _without_strings(data).count(b":"):
+            raise DecodeError("duplicate_key")
+    if many and _is_deep(data):
+        raise DecodeError("too_complex")
     if not isinstance(value, dict):
         raise DecodeError("not_object")
+    return value
+
+
+def _without_strings(data: bytes) -> bytes:
+    """Return a JSON document without its strings: brackets, colons, commas, numbers and white space."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(data.split(b'"')[::2])
+
+
+def _is_deep(data: bytes) -> bool:
+    """Return whether valid JSON has more than MAX_DEPTH levels: each pass removes the innermost one."""
+    brackets = _without_strings(data).translate(_SQUARE, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return False
+    return True
+
+
+def _loads_other(data: bytes, exc: ValueError) -> Any:
+    """Parse what orjson rejected, if it can be JSON all the same."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DecodeError("not_utf8") from exc
+    if _JSON_BUT_NOT_ORJSON.search(data) is None:
+        raise DecodeError("not_json") from exc
+    try:
+        text = text.strip(" \t\n\r")
+        value, end = _decode(text)
+    except RecursionError:
+        raise DecodeError("too_complex") from None
+    except json.JSONDecodeError as error:
+        raise DecodeError("not_json") from error
+    if end != len(text):
+        raise DecodeError("not_json")
     return value
 
 
@@ -102,14 +135,15 @@ _ENDS = (("", _ALPHABET), ("", ""), ("==", _ALPHABET[::16]), ("=", _ALPHABET[::4
 
 
 def b64url_encode(data: bytes) -> str:
-    """base64url without padding (RFC 7515 §2)."""
+    """Encode as base64url without padding (RFC 7515 §2)."""
     return pybase64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def b64url_decode(text: str) -> bytes:
-    """The bytes of canonical base64url without padding; raises ValueError for anything else ("header ...").
+    """Decode canonical base64url without padding: no white space, no other alphabet, no spare bits that are not zero.
 
-    No padding, no white space, no other alphabet, and no spare bits that are not zero: one value has one spelling.
+    Raises:
+        DecodeError: anything else; every value has exactly one encoding.
     """
     padding, last = _ENDS[len(text) % 4]
     try:
@@ -122,7 +156,7 @@ def b64url_decode(text: str) -> bytes:
 
 
 def is_utf8_encodable(value: object) -> bool:
-    """Whether a JSON value is a string that UTF-8 can carry (half a surrogate pair cannot be)."""
+    """Return whether a JSON value is a string that UTF-8 can encode; one with an unpaired surrogate is not."""
     if not isinstance(value, str):
         return False
     if value.isascii():

@@ -1,70 +1,129 @@
-"""Why a token is refused: every rule at once, for the person who minted it."""
+"""Why a token is rejected: the result of every check at once, for the developer who issued it."""
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from verifier.core import rules, tokens
-from verifier.core.times import utc
-from verifier.errors import InvalidToken
+from verifier.core.encoding import DecodeError, loads_object
+from verifier.core.times import format_duration, utc
+from verifier.errors import InvalidToken, Reason
 
 _PERSONAL = ("sub", "email", "username")
+_JSON_FORM = "base64url of a JSON object in UTF-8"
+# What surrounds a token that was copied from a header, a JSON document or a terminal.
+_WRAPPINGS = {
+    r"(?i)bearer\s": "begins with the prefix Bearer",
+    r"[\"'`]": "begins with a quotation mark",
+    r"\s": "begins with white space",
+    r".*[\"'`]\s*\Z": "ends with a quotation mark",
+    r".*\n\Z": "ends with a newline",
+    r".*\s\Z": "ends with white space",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """What one rule says of a token. `got` holds no personal data and no part of the token's text."""
+    """The result of one check. `actual` holds no personal data and no part of the token."""
 
     rule: str
     source: str
     expected: str
-    got: str
-    failure: str = ""  # the refusal's text, or "" for pass
+    actual: str
+    reason: Reason | None = None  # None: passed, or not checked
+    failure: str = ""  # error_description, or ""
+    skipped: str = ""  # why it was not checked, or ""
 
 
 def explain(text: str, policy: rules.Policy) -> list[RuleResult]:
-    """The verdict of every rule on a token, good or bad; nothing is raised."""
-    verdicts = []
-    parts = {"header": "", "payload": "", "signature": ""}
+    """Check a token against every rule, in the order in which `tokens.verify` does; raises nothing.
+
+    What cannot be checked because of an earlier failure is reported as skipped, not as failed.
+    The first failure has the reason that the server gives.
+    """
     try:
-        parts = dict(zip(parts, tokens.split_compact(text), strict=True))
+        segments = tokens.split_compact(text)
     except InvalidToken as exc:
-        found = f"{text.count('.') + 1} parts, {len(text)} characters"
-        return [RuleResult("format", "RFC 7515 §7.1", "header.payload.signature", found, str(exc))]
-    read: dict[str, Any] = {"header": {}, "payload": {}, "signature": b""}
-    for name, part in parts.items():
-        failure = ""
+        found = f"{text.count('.') + 1} parts, {len(text)} characters{_wrapping(text)}"
+        return [RuleResult("form", "RFC 7515 §7.1", "header.payload.signature", found, exc.reason, str(exc))]
+    results = []
+    decoded: dict[str, Any] = {}
+    for name, segment in zip(("header", "payload", "signature"), segments, strict=True):
+        form = _JSON_FORM if name == "header" else "base64url"
+        decode = tokens.decode_json_segment if name == "header" else tokens.decode_segment
+        error = None
         try:
-            read[name] = (tokens.decode_segment if name == "signature" else tokens.decode_json_segment)(part, name)
+            decoded[name] = decode(segment, name)
         except InvalidToken as exc:
-            failure = str(exc)
-        form = "base64url" if name == "signature" else "base64url of a JSON object in UTF-8"
-        verdicts.append(RuleResult(name, "RFC 7515 §5.2", form, f"{len(part)} characters", failure))
-    signing_input = f"{parts['header']}.{parts['payload']}".encode("utf-8", "surrogatepass")
-    key = policy.keyring.find(read["header"].get("kid"))
-    token = rules.UnverifiedToken(read["header"], read["payload"], signing_input, read["signature"], key)
-    for rule in rules.RULES:
-        failure = ""
+            error = exc
+        actual = f"{len(segment)} characters{_wrapping(text) if error else ''}"
+        results.append(_result(rules.Rule(name, "RFC 7515 §5.2", form, _no_check), actual, error))
+    header = decoded.get("header", {})
+    signing_input = ".".join(segments[:2]).encode("utf-8", "surrogatepass")
+    signature, key = decoded.get("signature", b""), policy.keyring.find(header.get("kid"))
+    token = rules.UnverifiedToken(header, {}, signing_input, signature, key)
+    results += _check(rules.SIGNATURE_RULES, token, policy, "" if "header" in decoded else "the header cannot be read")
+    claims = None
+    if "payload" in decoded:
+        error = None
+        try:
+            claims = loads_object(decoded["payload"])
+        except DecodeError as exc:
+            error = InvalidToken(Reason(f"payload_{exc.cause}"))
+        rule = rules.Rule("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", _no_check)
+        results.append(_result(rule, f"{len(decoded['payload'])} bytes", error))
+    unreadable = "the payload cannot be read" if claims is None else ""
+    return results + _check(rules.CLAIM_RULES, token._replace(claims=claims or {}), policy, unreadable)
+
+
+def _no_check(_token: rules.UnverifiedToken, _policy: rules.Policy) -> None:
+    """Pass: the segment was decoded where its result is made."""
+
+
+def _wrapping(text: str) -> str:
+    found = next((words for pattern, words in _WRAPPINGS.items() if re.match(pattern, text, re.DOTALL)), "")
+    return found and f"; the text {found}"
+
+
+def _check(
+    checked: tuple[rules.Rule, ...], token: rules.UnverifiedToken, policy: rules.Policy, unreadable: str
+) -> list[RuleResult]:
+    results: list[RuleResult] = []
+    for rule in checked:
+        error = None
         try:
             rule.check(token, policy)
         except InvalidToken as exc:
-            failure = str(exc)
-        expected = rule.expects.format(**policy._asdict())
-        verdicts.append(
-            RuleResult(rule.name, rule.source, expected, _describe_actual(rule.name, token, policy), failure)
-        )
-    return verdicts
+            error = exc
+        failed = {result.rule: result.reason for result in results if result.reason}
+        results.append(_result(rule, _describe_actual(rule.name, token, policy), error, policy))
+        skipped = unreadable or _skipped(rule.name, token, error, failed)
+        if skipped:
+            results[-1] = RuleResult(rule.name, rule.source, results[-1].expected, "not checked", skipped=skipped)
+    return results
 
 
-def clock_offset(text: str, now: int) -> str:
-    """How the clock that wrote `iat` compares with this one, in words; "" where iat cannot be read."""
-    try:
-        iat = tokens.parse(text).claims.get("iat")
-    except InvalidToken:
-        return ""
-    if not _is_number(iat) or not -(10**11) < iat < 10**11:
-        return ""
-    return f"iat is {abs(now - iat):g} s {'before' if iat <= now else 'after'} this clock ({utc(now)})"
+def _skipped(name: str, token: rules.UnverifiedToken, error: InvalidToken | None, failed: Mapping[str, Reason]) -> str:
+    """Return why a rule cannot be judged on its own, or ""."""
+    if name in ("alg", "signature") and token.key is None and (error is None or error.reason != Reason.ALG_UNSUPPORTED):
+        return "unknown key"
+    if name == "signature" and "alg" in failed:
+        return "alg is not accepted"
+    if name == "signature" and not token.signature:
+        return "there is no signature that can be read"
+    # lifetime needs exp and iat, whose own failures are reported once.
+    return next((f"{rule} cannot be used" for rule, reason in failed.items() if error and reason == error.reason), "")
+
+
+def _result(
+    rule: rules.Rule, actual: str, error: InvalidToken | None, policy: rules.Policy | None = None
+) -> RuleResult:
+    expected = rule.expects.format(**policy._asdict()) if policy else rule.expects
+    if error is None:
+        return RuleResult(rule.name, rule.source, expected, actual)
+    return RuleResult(rule.name, rule.source, expected, actual, error.reason, str(error))
 
 
 def _describe_actual(name: str, token: rules.UnverifiedToken, policy: rules.Policy) -> str:
@@ -79,13 +138,18 @@ def _describe_actual(name: str, token: rules.UnverifiedToken, policy: rules.Poli
     if name not in source:
         return "absent"
     value = source[name]
-    if name in _PERSONAL and isinstance(value, str):
-        return f"a string of {len(value)} characters"
-    if name in ("exp", "iat", "nbf") and _is_number(value) and 0 <= value < 10**11:
-        return f"{value:.15g} ({utc(value)}, {value - policy.now:+g} s from now)"
     if name in _PERSONAL:
-        return type(value).__name__
+        return f"a string of {len(value)} characters" if isinstance(value, str) else type(value).__name__
+    if name in ("exp", "iat", "nbf") and _is_number(value) and 0 <= value < 10**11:
+        return f"{value:.15g} ({utc(value)}, {_distance(name, value - policy.now)})"
     return json.dumps(value)[:60]
+
+
+def _distance(name: str, seconds: float) -> str:
+    """Describe a time relative to now: "issued 1 s ago", "expired 104 s ago", "valid in 5 s"."""
+    words = {"iat": ("issued", "issued"), "exp": ("expired", "expires"), "nbf": ("valid since", "valid")}[name]
+    duration = format_duration(abs(round(seconds)))
+    return f"{words[0]} {duration} ago" if seconds <= 0 else f"{words[1]} in {duration}"
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:

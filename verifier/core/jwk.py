@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-from verifier.core.encoding import b64url_decode, b64url_encode, loads_object
+from verifier.core.encoding import MAX_FILE_CONTAINERS, b64url_decode, b64url_encode, loads_object
 from verifier.errors import KeyFileError
 
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
@@ -158,7 +158,7 @@ def read_public(text: str) -> list[dict[str, Any]]:
         except (ValueError, UnsupportedAlgorithm) as exc:
             raise KeyFileError("not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)") from exc
     try:
-        document = loads_object(text.encode("utf-8", "surrogatepass"))
+        document = loads_object(text.encode("utf-8", "surrogatepass"), max_containers=MAX_FILE_CONTAINERS)
     except ValueError as exc:
         raise KeyFileError(f"neither PEM nor JWKS: {exc}") from exc
     found = document.get("keys", [document])

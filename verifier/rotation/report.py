@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from verifier._version import __version__
 from verifier.core import rules
 from verifier.core.keyring import KeyState
-from verifier.core.times import utc
+from verifier.core.times import format_duration, utc
 from verifier.rotation import audit, history, timeline
 from verifier.rotation.replicas import Replica
 
@@ -104,16 +104,10 @@ def render_html(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"utc": utc, "span": _format_duration}
+    environment.filters |= {"utc": utc, "span": format_duration}
     return environment.get_template("report.html").render(
         document, picture=_chart_layout(document), revocation_test=REVOCATION_TEST
     )
-
-
-def _format_duration(seconds: int) -> str:
-    """A duration to the second, as one reads it: `90 d 6 min`."""
-    parts = (seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")
-    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
 
 
 def _chart_layout(document: dict[str, Any]) -> dict[str, Any]:
