@@ -131,7 +131,25 @@ class Unready(BaseHTTPRequestHandler):
     ("body", "expected"),
     [
         (Unready.body, Done(1, "not ready\n")),
-        (b"<html>", Done(1, "", "verifier: error: no verifier answers on 127.0.0.1 port {} (JSONDecodeError)\n")),
+        (b'{"status": "\\u001b[31m"}', Done(1, "\\x1b[31m\n")),
+        (
+            b"<html>",
+            Done(
+                1,
+                "",
+                "verifier: error: HTML: 127.0.0.1 port {} has no JSON object at /readyz (status 503)\n"
+                "verifier: hint: use the host, the port and the path of the service itself\n",
+            ),
+        ),
+        (
+            b"{}",
+            Done(
+                1,
+                "",
+                "verifier: error: 127.0.0.1 port {} is not a verifier (no status at /readyz)\n"
+                "verifier: hint: correct the port\n",
+            ),
+        ),
     ],
 )
 def test_healthcheck_is_1_when_not_ready(run, monkeypatch, body, expected):
@@ -142,10 +160,29 @@ def test_healthcheck_is_1_when_not_ready(run, monkeypatch, body, expected):
         assert done == Done(expected.status, expected.out, expected.err.format(server.server_port))
 
 
-def test_healthcheck_is_1_when_nobody_answers(run):
+def test_healthcheck_is_1_when_nothing_listens(run):
     port = free_port()
-    text = f"verifier: error: no verifier answers on 127.0.0.1 port {port} (ConnectionRefusedError)\n"
+    text = f"verifier: error: connection refused: nothing listens on 127.0.0.1 port {port}\n"
+    text += "verifier: hint: start the server, or correct the port\n"
     assert run("healthcheck", "--host", "0.0.0.0", "--port", port) == Done(1, "", text)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--port", 0), ("--port", 65536), ("--host", "a b"), ("--host", "[")])
+def test_healthcheck_names_an_address_that_cannot_be_used(run, option, value):
+    done = run("healthcheck", option, value)
+    assert (done.status, "--host or --port: expected https://host/path" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["serve", "healthcheck --port 1", "explain --help"])
+def test_a_command_that_does_not_sign_loads_nothing_that_signs(command):
+    code = (
+        f"import sys; sys.argv = {['verifier', *command.split()]}\n"
+        "from verifier.cli import main\n"
+        "try: main.main()\n"
+        "except SystemExit: print([m for m in sys.modules if m.startswith('verifier.signing')])"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], stderr=subprocess.DEVNULL, text=True)
+    assert output.splitlines()[-1] == "[]"
 
 
 def verifier(*arguments: str, **options) -> "subprocess.Popen[str]":

@@ -2,6 +2,8 @@
 
 import http.client
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -295,3 +297,10 @@ def test_the_certificate_and_the_version_of_tls_are_known(serve, tmp_path, monke
     response = client.get(serve(tls=tls).url, timeout_s=5)
     assert response.tls is not None
     assert (response.tls.version, round(response.tls.days_left)) == ("TLSv1.3", 30)
+
+
+def test_the_client_loads_no_cryptography_library():
+    code = (
+        "import sys, verifier.conformance; print({m.partition('.')[0] for m in sys.modules} & {'cryptography', 'jwt'})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -1,6 +1,5 @@
 """The first profile in a minute: throwaway keys, the real server, one request as escs sends it."""
 
-import http.client
 import json
 import os
 import secrets
@@ -9,17 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 
+from verifier.conformance import NoResponseError, Request, Url, get, send
 from verifier.errors import ConfigError
-from verifier.rotation import plan
-from verifier.signing.issuer import TokenIssuer
-from verifier.signing.keystore import Keystore
-from verifier.storage import atomic
+
+# What signs is imported where it is used, because `serve` loads this module and must never load that.
 
 ISSUER = "https://game.example"
 APPLICATION_ID = "dev-application"
@@ -83,6 +82,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _prepare(folder: Path) -> tuple[Path, str]:
     """The keys and the secret, made on the first run and kept for the next."""
+    from verifier.rotation import plan
+    from verifier.signing.keystore import Keystore
+    from verifier.storage import atomic
+
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keystore, now = Keystore(folder / "keys"), int(time.time())
     with keystore.transaction() as keyring:
@@ -110,32 +113,28 @@ def _free_port(first: int) -> int:
 def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and server.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
         try:
-            connection.request("GET", "/healthz")
-            connection.getresponse()
-            return
-        except OSError:
+            get(f"http://127.0.0.1:{port}/healthz", timeout_s=1)
+        except NoResponseError:
             time.sleep(0.05)
-        finally:
-            connection.close()
+        else:
+            return
     raise ConfigError("the server did not start", hint="its own lines above say why")
 
 
 def _show(folder: Path, port: int, secret: str, say: Callable[[str], None]) -> None:
+    from verifier.signing.issuer import TokenIssuer
+
     issuer = TokenIssuer.from_directory(folder / "keys", issuer=ISSUER, application_id=APPLICATION_ID)
     token = issuer.issue("player-42", email="ann@example.com", username="ann")
     body = json.dumps({"code": token, "secretKey": secret, "applicationId": APPLICATION_ID})
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", "/profile", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    profile = answer.read().decode()
-    connection.close()
     url = f"http://127.0.0.1:{port}/profile"
+    response = send(Url.parse(url), Request(body.encode()), timeout_s=10)
     say(f"\nKeys and secret: {folder} (throwaway; never use them for players)\n")
     say(f"escs asks:\n\n  POST {url}\n  Content-Type: application/json\n\n  {body}\n")
-    headers = "".join(f"\n  {name}: {value}" for name, value in answer.getheaders())
-    say(f"verifier answers:\n\n  {answer.status} {answer.reason}{headers}\n\n  {profile}\n")
+    headers = "".join(f"\n  {name}: {value}" for name, value in response.headers.items())
+    phrase = HTTPStatus(response.status).phrase
+    say(f"verifier answers:\n\n  {response.status} {phrase}{headers}\n\n  {response.body.decode()}\n")
     say(f"Ask yourself, within 5 minutes:\n\n  curl -sS {url} -H 'Content-Type: application/json' -d '{body}'\n")
     say(
         f"A fresh token:\n\n  verifier token player-42 --keys {folder / 'keys'} --issuer {ISSUER}"

@@ -1,6 +1,5 @@
 """`verifier serve` and `verifier healthcheck`."""
 
-import json
 import os
 import sys
 
@@ -48,20 +47,20 @@ def serve(**options: str | None) -> None:
 @click.option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", show_default=True, show_envvar=True)
 @click.option("--port", type=int, envvar="VERIFIER_PORT", default=8000, show_default=True, show_envvar=True)
 def healthcheck(host: str, port: int) -> None:
-    """Ask the server on this machine whether it is ready; for containers."""
-    import http.client
+    """Query whether the server on this machine is ready; for containers."""
+    from verifier.conformance import NoResponseError, escape, get_json
 
-    # A server that listens on every address is asked on this machine's own.
+    # A server that listens on every address is queried on the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    connection = http.client.HTTPConnection(host, port, timeout=3)
     try:
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        status = json.loads(answer.read())["status"]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as exc:
-        raise UnsafeOperationError(f"no verifier answers on {host} port {port} ({type(exc).__name__})") from exc
-    finally:
-        connection.close()
-    click.echo(status)
-    if answer.status != 200:
+        status, members = get_json(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout_s=3)
+    except NoResponseError as exc:
+        raise UnsafeOperationError(str(exc), hint=exc.fix) from exc
+    except ValueError as exc:
+        raise click.UsageError(f"--host or --port: {exc}") from exc
+    if not isinstance(members.get("status"), str):
+        text = f"{host} port {port} is not a verifier (no status at /readyz)"
+        raise UnsafeOperationError(text, hint="correct the port")
+    click.echo(escape(members["status"]))
+    if status != 200:
         sys.exit(EXIT_REFUSED)
