@@ -1,6 +1,8 @@
 """The reason that an endpoint gives is recognized, and gets the fix that matches."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -69,8 +71,13 @@ def test_the_name_of_a_claim_is_part_of_the_reason():
     assert find_rule("IAT looks like milliseconds").reason == "iat_in_milliseconds"
 
 
-def test_every_rule_has_a_fix_and_reasons_about_time_exist():
-    assert all(rule.fix for rule in RULES)
+def test_every_rule_has_a_fix_and_a_reason_that_is_documented():
+    headings = (Path(__file__).parents[2] / "docs/errors.md").read_text().splitlines()
+    for rule in RULES:
+        names = [reason for reason in Reason if re.fullmatch(rule.reason.replace("{}", "[a-z0-9]+"), reason)]
+        assert rule.fix
+        assert names
+        assert {f"### {name}" for name in names} <= set(headings)
     assert {rule.reason for rule in RULES} >= TIME_REASONS
 
 

@@ -26,6 +26,7 @@ def render_text(results: list[Result]) -> str:
     for r in sorted((r for r in results if r.outcome == FAIL), key=lambda r: r.level):  # must before should
         lines.append(f"FAIL  {r.level:<6}  {r.item.id}: {r.item.description}: {r.problem}")
         lines += [f"      {name:<8}  {text}" for name, text in r.details().items()]
+        lines += [f"      see       docs/errors.md#{r.cause.reason}"] if r.cause.reason else []
     skipped = Counter(r.problem for r in results if r.outcome == SKIP)
     lines += [f"skip  {number} {reason}" for reason, number in skipped.items()]
     for level, counts in tally(results).items():
