@@ -1,32 +1,61 @@
-"""The Game API URL for escs, without a database: a signed token in, the player's profile out."""
+"""The Game API URL for escs, without a database: a signed token in, the player's profile out.
 
-from typing import TYPE_CHECKING, Any
+The public API: `TokenIssuer` for the game backend, `TokenVerifier` and `create_app` for the verifying side.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from verifier._version import __version__
 
+__all__ = [
+    "ConfigError",
+    "InvalidToken",
+    "IssueError",
+    "KeyFileError",
+    "Player",
+    "Reason",
+    "Settings",
+    "Signer",
+    "TokenIssuer",
+    "TokenVerifier",
+    "UnsafeOperationError",
+    "VerifierError",
+    "__version__",
+    "create_app",
+    "raw_signature",
+]
+
 if TYPE_CHECKING:
-    from verifier.errors import ConfigError as ConfigError
-    from verifier.errors import IssueError as IssueError
-    from verifier.server.endpoints import create_app as create_app
-    from verifier.server.settings import Settings as Settings
-    from verifier.signing.issuer import TokenIssuer as TokenIssuer
+    from verifier.core.jwk import raw_signature
+    from verifier.core.tokens import Player, Signer
+    from verifier.errors import (
+        ConfigError,
+        InvalidToken,
+        IssueError,
+        KeyFileError,
+        Reason,
+        UnsafeOperationError,
+        VerifierError,
+    )
+    from verifier.server.endpoints import create_app
+    from verifier.server.settings import Settings
+    from verifier.signing.issuer import TokenIssuer
+    from verifier.token_verifier import TokenVerifier
+else:
+    _MODULES = dict.fromkeys(__all__, "verifier.errors") | {
+        "Player": "verifier.core.tokens",
+        "Settings": "verifier.server.settings",
+        "Signer": "verifier.core.tokens",
+        "TokenIssuer": "verifier.signing.issuer",
+        "TokenVerifier": "verifier.token_verifier",
+        "create_app": "verifier.server.endpoints",
+        "raw_signature": "verifier.core.jwk",
+    }
 
-__all__ = ["ConfigError", "IssueError", "Settings", "TokenIssuer", "__version__", "create_app"]
-
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        # On demand, because every import of verifier.server runs this file: the server must not load what signs.
-        import importlib
-
-        modules = {
-            "TokenIssuer": "verifier.signing.issuer",
-            "ConfigError": "verifier.errors",
-            "IssueError": "verifier.errors",
-            "Settings": "verifier.server.settings",
-            "create_app": "verifier.server.endpoints",
-        }
-        if name in modules:
-            return getattr(importlib.import_module(modules[name]), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # On first use, because every import of verifier.server runs this file: the server must not load what signs.
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        return globals()[name]

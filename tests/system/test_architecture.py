@@ -68,7 +68,7 @@ def test_no_file_is_too_long_to_read():
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("from verifier import TokenIssuer, ConfigError, __version__", ""),
+        (f"from verifier import {', '.join(verifier.__all__)}", ""),
         ("from verifier import TokenIsuer", 'Module "verifier" has no attribute "TokenIsuer"'),
     ],
 )
@@ -147,7 +147,9 @@ def test_locks_name_no_host():
 
 
 def test_the_package_exports_what_it_names():
-    assert verifier.__all__ == ["ConfigError", "IssueError", "Settings", "TokenIssuer", "__version__", "create_app"]
-    assert all(getattr(verifier, name) for name in verifier.__all__)
+    assert list(verifier.__all__) == sorted(verifier.__all__)
+    exported = {name: getattr(verifier, name) for name in verifier.__all__}
+    assert exported["TokenVerifier"].__module__ == "verifier.token_verifier"
+    assert all(issubclass(exported[name], verifier.VerifierError) for name in exported if name.endswith("Error"))
     with pytest.raises(AttributeError, match=r"^module 'verifier' has no attribute 'nonsense'$"):
         verifier.nonsense  # noqa: B018
