@@ -1,4 +1,4 @@
-"""Three hosts, each a network namespace with a replica, behind a real HAProxy with TLS; what goes wrong with them.
+"""Three hosts, each a network namespace with a replica, behind a real HAProxy with TLS; failures of each kind.
 
 The configuration is the one in deploy/haproxy, with other addresses. Shared by hosts.py and tests/test_hosts.py.
 """
@@ -27,7 +27,7 @@ HOSTS = ("a", "b", "c")
 
 
 class Missing(Exception):
-    """Why no host can be made here."""
+    """No host can be created on this machine; the message says why."""
 
 
 def command(*words: object) -> str:
@@ -35,7 +35,7 @@ def command(*words: object) -> str:
 
 
 def verifier(*words: object) -> None:
-    """A command of this project, which makes way for what is measured: elsewhere it runs on another machine."""
+    """Run a command of this project, with low priority because in production it runs on another machine."""
     command("nice", sys.executable, "-m", "verifier", *words)
 
 
@@ -94,14 +94,14 @@ class Host:
 
 
 def strays(names: str) -> list[str]:
-    """Of what `ip` lists: made here, by a process that is gone."""
+    """Filter the output of `ip` for names made here by a process that no longer exists."""
     found = re.findall(r"(?m)^(?:\d+: )?(vf(\d+)-\w+)", names)
     alive = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
     return [name for name, pid in found if int(pid) not in alive]
 
 
 def sweep() -> None:
-    """Remove what killed runs left: replicas, namespaces and links."""
+    """Remove the replicas, namespaces and links of killed runs."""
     for name in strays(command("ip", "netns", "list")):
         for pid in command("ip", "netns", "pids", name).split():
             with suppress(ProcessLookupError):
@@ -119,7 +119,7 @@ def hosts(folder: Path) -> Iterator[list[Host]]:
     for program in ("ip", "haproxy", "openssl"):
         if not shutil.which(program):
             raise Missing(f"{program} is not installed")
-    # The whole pid: who finds the name must be able to tell whether its maker lives.
+    # The whole pid, because a later run must be able to tell whether this one is alive.
     prefix, subnet = f"vf{os.getpid()}", 192 + os.getpid() % 32
     try:
         command("ip", "netns", "add", f"{prefix}-probe")
@@ -154,7 +154,7 @@ def hosts(folder: Path) -> Iterator[list[Host]]:
 
 @contextmanager
 def proxy(behind: list[Host], folder: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
-    """HAProxy in front of them; its port, and who trusts its certificate."""
+    """Run HAProxy in front of the hosts; yield its port and a TLS context that trusts its certificate."""
     key, certificate, both = (folder / name for name in ("key", "certificate", "verifier.pem"))
     request = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
@@ -172,7 +172,7 @@ def proxy(behind: list[Host], folder: Path) -> Iterator[tuple[int, ssl.SSLContex
     with (folder / "haproxy.log").open("wb") as output:
         process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=output, stderr=output)
     try:
-        time.sleep(1.2)  # until it knows that they are ready
+        time.sleep(1.2)  # until its health checks have passed
         yield port, ssl.create_default_context(cafile=str(certificate))
     finally:
         process.kill()
@@ -186,7 +186,7 @@ def disturb(
     mark: Callable[[str], object] = print,
     stretch: float = 1,
 ) -> None:
-    """Everything that may go wrong, one after the other; `revoked` gets a token that must be refused from then on."""
+    """Cause each kind of failure in turn; `revoked` is called with a token that must be rejected from then on."""
 
     def pause(seconds: float) -> None:
         time.sleep(seconds * stretch)

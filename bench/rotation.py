@@ -1,6 +1,6 @@
-"""Rotation under load: three replicas, sign-ins all the time, keys that change; are the right tokens refused?
+"""Rotates keys under load: three replicas, continuous sign-ins; are exactly the right tokens rejected?
 
-    python bench/rotation.py
+    python -m bench.rotation
 
 Every replica is a real `verifier serve`. It reads the key directory itself (`shared`), or a copy of its own that
 arrives late and is swapped in through `..data` as kubelet does it (`kubelet`). Signers switch by the clock.
@@ -30,6 +30,7 @@ from pathlib import Path
 
 from verifier.cli.main import cli
 from verifier.core import tokens
+from verifier.errors import Reason
 from verifier.signing.issuer import TokenIssuer
 from verifier.signing.keystore import Keystore, PrivateKey
 from verifier.storage.key_directory import KeyDirectory
@@ -49,7 +50,7 @@ class Volume:
         folder.mkdir(parents=True)
 
     def deliver(self, source: Path) -> float:
-        """Swap in what the source holds now, after the delay; the moment of the swap."""
+        """Swap in the content of the source after the delay, and return the moment of the swap."""
         files = {path.name: path.read_bytes() for path in source.glob("*.json")}
         time.sleep(self.delay_s)
         data, self.versions = self.folder / "..data", self.versions + 1
@@ -75,7 +76,7 @@ class Volume:
 
 
 def environment(keys: Path) -> dict[str, str]:
-    """The least that `verifier serve` needs."""
+    """Return the minimal settings of `verifier serve`."""
     return os.environ | {
         "VERIFIER_ISSUER": ISSUER,
         "VERIFIER_KEYS": str(keys),
@@ -132,7 +133,7 @@ class Replica:
 
 
 class Client:
-    """What escs does: one connection to each replica, kept open."""
+    """A client like escs: one keep-alive connection to each replica."""
 
     def __init__(self) -> None:
         self.open: dict[int, http.client.HTTPConnection] = {}
@@ -142,8 +143,12 @@ class Client:
         """Whether the connection is to a process that was killed, which shows at its next use."""
         return self.opened_at.get(replica.port, replica.starts) != replica.starts
 
-    def ask(self, replica: Replica, token: str) -> tuple[int, str]:
-        """Status and text of the answer; raises one of LOST when there is none."""
+    def sign_in(self, replica: Replica, token: str) -> tuple[int, str]:
+        """Return the status and the error_description of the response.
+
+        Raises:
+            LOST: the connection ended without a response.
+        """
         connection = self.open.get(replica.port)
         if connection is None:
             connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=10)
@@ -151,13 +156,13 @@ class Client:
         body = json.dumps({"code": token, "secretKey": SECRET, "applicationId": APPLICATION_ID})
         try:
             connection.request("POST", "/profile", body, JSON)
-            answer = connection.getresponse()
-            members = json.loads(answer.read())
+            response = connection.getresponse()
+            members = json.loads(response.read())
         except LOST:
             connection.close()
             del self.open[replica.port]
             raise
-        return answer.status, members.get("error_description", "")
+        return response.status, members.get("error_description", "")
 
     def close(self) -> None:
         for connection in self.open.values():
@@ -166,18 +171,20 @@ class Client:
 
 @dataclass
 class Result:
-    """What happened."""
+    """The counts of one run."""
 
     mode: str
     rotations: int = 0
     seconds: float = 0.0
-    good: Counter[str] = field(default_factory=Counter)  # tokens by the rules: accepted, refused, tried again
-    ended: Counter[str] = field(default_factory=Counter)  # tokens of keys past their exp: accepted, refused
-    revoked: Counter[str] = field(default_factory=Counter)  # tokens of revoked keys, once a replica refused one
+    good: Counter[str] = field(default_factory=Counter)  # valid tokens: accepted, rejected, sent again
+    ended: Counter[str] = field(default_factory=Counter)  # tokens of expired keys: accepted, rejected
+    revoked: Counter[str] = field(default_factory=Counter)  # tokens of revoked keys, after a replica has rejected one
     keys: Counter[str] = field(default_factory=Counter)  # accepted tokens by kid
-    refusals: list[str] = field(default_factory=list)  # of good tokens, in words
+    rejections: list[str] = field(default_factory=list)  # of valid tokens: error_description
     failures: list[str] = field(default_factory=list)  # connections lost to a replica that was not killed
-    revocation_s: dict[str, list[float]] = field(default_factory=dict)  # from a replica's delivery to its refusal
+    revocation_s: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # from a replica's delivery to its first rejection
 
 
 class Game:
@@ -207,13 +214,13 @@ class Game:
             cli.main(arguments, prog_name="verifier", standalone_mode=False)
 
     def deliver(self) -> list[float]:
-        """Bring the source to every replica; the moment it was there, for each."""
+        """Deliver the source to every replica, and return the moment of each delivery."""
         if not self.volumes:
             return [time.monotonic()] * len(DELAYS_S)
         return in_threads([lambda volume=volume: volume.deliver(self.source / "public") for volume in self.volumes])
 
     def remember(self) -> None:
-        """Keep every private half, as somebody would who copied it, and each key's end."""
+        """Keep a copy of every private key, as an attacker could, and the end of each key."""
         store = Keystore(self.source)
         store.public.refresh()
         for kid, key in store.public.keyring.keys.items():
@@ -223,15 +230,15 @@ class Game:
                 self.ends[kid] = key.exp
 
     def sign_in(self, pause_s: float) -> None:
-        """One client: mints all the time, and presents each token at once or when it is older."""
-        minter = TokenIssuer.from_directory(
+        """Run one client: issue tokens all the time, and send each at once or when it is older."""
+        issuer = TokenIssuer.from_directory(
             self.source, issuer=ISSUER, application_id=APPLICATION_ID, lifetime_s=self.lifetime_s
         )
         client, waiting = Client(), []
         turn = random.randrange(len(self.replicas))  # noqa: S311
         while not self.stopping.wait(pause_s):
             held_s = random.choice((0, 0, random.uniform(0, self.lifetime_s - 1)))  # noqa: S311
-            waiting.append((time.monotonic() + held_s, minter.issue("player")))
+            waiting.append((time.monotonic() + held_s, issuer.issue("player")))
             due = [token for at, token in waiting if at <= time.monotonic()]
             waiting = [entry for entry in waiting if entry[1] not in due]
             for token in due:
@@ -245,10 +252,10 @@ class Game:
             replica = self.replicas[(turn + attempt) % len(self.replicas)]
             excused = replica.down or client.is_stale(replica)
             try:
-                status, text = client.ask(replica, token)
+                status, text = client.sign_in(replica, token)
             except LOST as exc:
                 with self.lock:
-                    self.result.good["tried again"] += 1
+                    self.result.good["sent again"] += 1
                     if not (excused or replica.down or client.is_stale(replica)):
                         self.result.failures.append(f"{type(exc).__name__} from replica {replica.port}")
                 continue
@@ -257,16 +264,16 @@ class Game:
                     self.result.good["accepted"] += 1
                     self.result.keys[parsed.header["kid"]] += 1
                 elif time.time() < parsed.claims["exp"]:
-                    self.result.good["refused"] += 1
-                    self.result.refusals.append(text)
+                    self.result.good["rejected"] += 1
+                    self.result.rejections.append(text)
                 else:
                     self.result.good["too late"] += 1
             return
         with self.lock:
-            self.result.failures.append("no replica answers")
+            self.result.failures.append("no replica responds")
 
     def attack(self) -> None:
-        """Tokens that are good in everything but their key, which has ended, to every replica, all the time."""
+        """Send tokens of expired keys, otherwise valid, to every replica all the time."""
         client = Client()
         while not self.stopping.is_set():
             for kid, exp in list(self.ends.items()):
@@ -279,7 +286,7 @@ class Game:
     def forge(self, client: Client, replica: Replica, kid: str, count: Counter[str]) -> str:
         key = self.privates[kid]
         token = tokens.issue(
-            tokens.Player("thief"),
+            tokens.Player("attacker"),
             PrivateKey(key.kid, key.alg, key.key),
             issuer=ISSUER,
             application_id=APPLICATION_ID,
@@ -287,27 +294,27 @@ class Game:
             lifetime_s=self.lifetime_s,
         )
         try:
-            status, text = client.ask(replica, token)
+            status, text = client.sign_in(replica, token)
         except LOST:
             return "lost"
-        count["accepted" if status == 200 else "refused"] += 1
+        count["accepted" if status == 200 else "rejected"] += 1
         return "" if status == 200 else text
 
     def rotate(self, kill: bool) -> None:
-        """One rotation from before its switch until after the old key's end; a replica may die on the way."""
+        """Rotate, and wait until the old key has expired; a replica may be killed on the way."""
         self.keys("rotate", "--force", "--lead", f"{self.lead_s}s")
         self.remember()
         self.deliver()
         _, new = sorted(KeyDirectory(self.source / "public").load().keys.values(), key=lambda key: key.nbf)[-2:]
         if kill:
             time.sleep(max(0.0, new.nbf - time.time() - 0.4))
-            self.replicas[1].kill_and_restart(0.3)  # dead at the switch, and back in the overlap
+            self.replicas[1].kill_and_restart(0.3)  # down at the switch, up again in the overlap
         end = new.nbf + self.lifetime_s + 2 * LEEWAY_S
         time.sleep(max(0.0, end + 0.7 - time.time()))
         self.result.rotations += 1
 
     def revoke(self, name: str) -> None:
-        """Revoke the current key; how long each replica still accepts its tokens after the change is there."""
+        """Revoke the current key, and measure how long each replica still accepts its tokens after the change arrived."""
         keyring = KeyDirectory(self.source / "public")
         keyring.refresh()
         kid = keyring.keyring.current(int(time.time())).kid
@@ -317,14 +324,14 @@ class Game:
             client, ignored = Client(), Counter()
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
-                if self.forge(client, replica, kid, ignored) == "the key with this kid is revoked":
-                    refused = time.monotonic()
+                if self.forge(client, replica, kid, ignored) == Reason.KEY_REVOKED.text:
+                    rejected = time.monotonic()
                     for _ in range(20):
                         self.forge(client, replica, kid, self.result.revoked)
                     client.close()
-                    return refused
+                    return rejected
                 time.sleep(0.005)
-            raise AssertionError("the revoked key is not refused")
+            raise AssertionError("the revoked key is not rejected")
 
         watches = [lambda replica=replica: watch(replica) for replica in self.replicas]
 
@@ -333,13 +340,13 @@ class Game:
             self.keys("revoke", "--kid", kid, "--reason", "bench", "--replace")
             return self.deliver()
 
-        delivered, *refused = in_threads([change, *watches])
+        delivered, *rejected = in_threads([change, *watches])
         self.remember()
-        self.result.revocation_s[name] = [end - begin for begin, end in zip(delivered, refused, strict=True)]
+        self.result.revocation_s[name] = [end - begin for begin, end in zip(delivered, rejected, strict=True)]
 
 
 def in_threads(functions: list[Callable[[], object]]) -> list:
-    """What each function gives, all run at once; raises what one of them raises."""
+    """Run all functions at once and return their results; raises what one of them raises."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(functions)) as pool:
@@ -387,22 +394,22 @@ def run(
 
 
 def table(results: list[Result]) -> str:
-    """The results as Markdown."""
+    """Format the results in Markdown."""
     rows: list[tuple[str, Callable[[Result], object]]] = [
         ("rotations", lambda r: r.rotations),
         ("seconds of load", lambda r: f"{r.seconds:.0f}"),
-        ("good tokens accepted", lambda r: f"{r.good['accepted']:,}"),
-        ("**good tokens refused**", lambda r: f"**{r.good['refused']:,}**"),
+        ("valid tokens accepted", lambda r: f"{r.good['accepted']:,}"),
+        ("**valid tokens rejected**", lambda r: f"**{r.good['refused']:,}**"),
         ("keys they were signed with", lambda r: len(r.keys)),
-        ("asked again: the connection of the killed replica broke", lambda r: r.good["tried again"]),
+        ("sent again: the connection to the killed replica broke", lambda r: r.good["sent again"]),
         ("connections lost to another replica", lambda r: len(r.failures)),
-        ("good tokens presented too late by the client", lambda r: r.good["too late"]),
-        ("tokens of ended keys refused", lambda r: f"{r.ended['refused']:,}"),
-        ("**tokens of ended keys accepted**", lambda r: f"**{r.ended['accepted']:,}**"),
+        ("valid tokens sent too late by the client", lambda r: r.good["too late"]),
+        ("tokens of expired keys rejected", lambda r: f"{r.ended['refused']:,}"),
+        ("**tokens of expired keys accepted**", lambda r: f"**{r.ended['accepted']:,}**"),
         ("tokens of revoked keys accepted, of", lambda r: f"{r.revoked['accepted']} of {r.revoked.total()}"),
     ]
     for name in results[0].revocation_s:
-        text = f"revocation {name}: delivery to refusal on the slowest replica"
+        text = f"revocation {name}: delivery to first rejection on the slowest replica"
         rows.append((text, lambda r, name=name: f"{max(r.revocation_s[name]):.2f} s"))
     head = ["| |" + "".join(f" {r.mode} |" for r in results), "| --- |" + " --- |" * len(results)]
     return "\n".join([*head, *(f"| {text} |" + "".join(f" {show(r)} |" for r in results) for text, show in rows)])
@@ -421,9 +428,9 @@ def main() -> None:
             results.append(run(Path(folder), mode=mode, rotations=arguments.rotations, clients=arguments.clients))
     print(f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, {os.cpu_count()} cores\n")
     print(table(results))
-    bad = [r for r in results if r.good["refused"] or r.ended["accepted"] or r.revoked["accepted"] or r.failures]
+    bad = [r for r in results if r.good["rejected"] or r.ended["accepted"] or r.revoked["accepted"] or r.failures]
     for result in bad:
-        print(Counter(result.refusals), result.failures, file=sys.stderr)
+        print(Counter(result.rejections), result.failures, file=sys.stderr)
     sys.exit(bool(bad))
 
 

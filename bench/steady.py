@@ -1,7 +1,7 @@
-"""A steady load: requests leave at a constant rate, whatever becomes of those before. Shared by soak.py and hosts.py.
+"""An open-loop load: requests are sent at a constant rate, whatever becomes of those before. For soak.py and hosts.py.
 
-An answer's time counts from the moment its request was due. A client that waits for the answer before it asks again
-asks a server least while it hangs, and so hardly sees its worst moments ("coordinated omission").
+A latency counts from the moment at which the request was due. A client that waits for the response before its next
+request sends least while the server hangs, and so hardly sees its worst moments ("coordinated omission").
 """
 
 import asyncio
@@ -22,18 +22,19 @@ import httptools
 
 from bench.rotation import APPLICATION_ID, ISSUER, SECRET
 from verifier.core import tokens
+from verifier.errors import Reason
 from verifier.signing.keystore import Keystore, PrivateKey
 
 WARM_S, CAPACITY_S, PATIENCE_S = 1.0, 5.0, 10.0
 clock = time.perf_counter
 
 
-class Ask(NamedTuple):
-    """A request and the answer it must get."""
+class Request(NamedTuple):
+    """A request and the response that it must get."""
 
     kind: str
     status: int
-    text: bytes  # in the body of the answer
+    text: bytes  # in the body of the response
     data: bytes
 
 
@@ -47,20 +48,20 @@ def body(code: str, secret: str = SECRET) -> bytes:
     return json.dumps(members, separators=(",", ":")).encode()
 
 
-def refusal(text: str, body: bytes, status: int = 401, path: str = "/profile") -> Ask:
-    """A request that must be refused, with this error_description."""
-    return Ask("bad", status, f'"{text}"'.encode(), post(body, path))
+def rejected(reason: Reason, body: bytes, path: str = "/profile") -> Request:
+    """Build a request that must be rejected for this reason."""
+    return Request("bad", reason.status, f'"{reason.text}"'.encode(), post(body, path))
 
 
-class Mint:
-    """Tokens of the current key, also such as no verifier takes."""
+class TokenSource:
+    """Issues tokens of the current key, also such as a verifier must reject."""
 
     def __init__(self, keys: Path) -> None:
         self.signer = Keystore(keys).signer
         self.count = 0
 
     def token(self, player: str, age_s: int = 0, key: Any = None) -> str:
-        """With another `key`: good in everything but the key that signed it."""
+        """Issue a token; with another `key`, everything but its signature is right."""
         now = int(time.time())
         signer = self.signer(now)
         if key:
@@ -69,19 +70,19 @@ class Mint:
             tokens.Player(player), signer, issuer=ISSUER, application_id=APPLICATION_ID, now=now - age_s
         )
 
-    def good(self) -> Ask:
+    def good(self) -> Request:
         self.count += 1
         player = f"player-{self.count}"
-        return Ask("good", 200, f'"_id":"{player}"'.encode(), post(body(self.token(player))))
+        return Request("good", 200, f'"_id":"{player}"'.encode(), post(body(self.token(player))))
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, which is closed and made anew after a while."""
+    """One keep-alive connection, which is closed and opened again after 100 to 500 requests."""
 
     def __init__(self, load: "Load") -> None:
         self.load, self.parser = load, httptools.HttpResponseParser(self)
         self.left = random.randrange(100, 500)  # noqa: S311
-        self.asked: tuple[float, float, Ask] | None = None  # when it was due and sent
+        self.pending: tuple[float, float, Request] | None = None  # when it was due and sent
         self.content = b""
 
     def connection_made(self, transport: Any) -> None:
@@ -89,9 +90,9 @@ class Connection(asyncio.Protocol):
         self.load.connections.add(self)
         self.load.free(self)
 
-    def ask(self, due: float, ask: Ask) -> None:
-        self.asked, self.content = (due, clock(), ask), b""
-        self.transport.write(ask.data)
+    def send(self, due: float, request: Request) -> None:
+        self.pending, self.content = (due, clock(), request), b""
+        self.transport.write(request.data)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -100,39 +101,41 @@ class Connection(asyncio.Protocol):
         self.content += content
 
     def on_message_complete(self) -> None:
-        self.answered(self.parser.get_status_code())
+        self.on_response(self.parser.get_status_code())
         self.left -= 1
         if self.left and self.parser.should_keep_alive():
             self.load.free(self)
         else:
             self.transport.close()
 
-    def answered(self, status: int) -> None:
-        assert self.asked
-        due, _, ask = self.asked
-        self.asked = None
-        self.load.answered(due, ask, status, self.content)
+    def on_response(self, status: int) -> None:
+        assert self.pending
+        due, _, request = self.pending
+        self.pending = None
+        self.load.on_response(due, request, status, self.content)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.load.connections.discard(self)
-        self.parser = None  # it knows this connection, and nobody collects circles here
-        if self.asked:
+        self.parser = None  # a reference cycle, and garbage collection is off
+        if self.pending:
             self.content = repr(exc).encode()
-            self.answered(0)
+            self.on_response(0)
         self.load.connect()
 
 
 class Load:
-    """Asks one after the other, over so many connections, and keeps what came of it."""
+    """Sends requests over a number of connections and records the responses."""
 
-    def __init__(self, port: int, asks: Iterator[Ask], connections: int, context: ssl.SSLContext | None = None) -> None:
-        self.port, self.asks, self.context = port, asks, context
-        self.took: list[tuple[float, float, str]] = []  # due, seconds, kind; of every answer, who likes may empty it
+    def __init__(
+        self, port: int, requests: Iterator[Request], connections: int, context: ssl.SSLContext | None = None
+    ) -> None:
+        self.port, self.requests, self.context = port, requests, context
+        self.responses: list[tuple[float, float, str]] = []  # due, seconds, kind; the caller may empty it
         self.unexpected: Counter[str] = Counter()
         self.connections: set[Connection] = set()
-        self.wanted, self.running, self.eager = connections, True, False
+        self.count, self.running, self.closed_loop = connections, True, False
         self.idle: deque[Connection] = deque()
-        self.waiting: deque[tuple[float, Ask]] = deque()
+        self.waiting: deque[tuple[float, Request]] = deque()
         self.tasks: set[asyncio.Task[None]] = set()
 
     def connect(self) -> None:
@@ -146,7 +149,7 @@ class Load:
                     )
                     return
                 except OSError:
-                    await asyncio.sleep(0.05)  # what is due waits, and its time runs
+                    await asyncio.sleep(0.05)  # requests that are due wait, and their latency grows
 
         if self.running:
             task = asyncio.create_task(one())
@@ -154,27 +157,27 @@ class Load:
             task.add_done_callback(self.tasks.discard)
 
     def free(self, connection: Connection) -> None:
-        if self.eager:
-            connection.ask(clock(), next(self.asks))
+        if self.closed_loop:
+            connection.send(clock(), next(self.requests))
         elif self.waiting:
-            connection.ask(*self.waiting.popleft())
+            connection.send(*self.waiting.popleft())
         else:
             self.idle.append(connection)
 
     def due(self, at: float) -> None:
-        self.waiting.append((at, next(self.asks)))
+        self.waiting.append((at, next(self.requests)))
         while self.idle and self.waiting:
             connection = self.idle.popleft()
             if not connection.transport.is_closing():
-                connection.ask(*self.waiting.popleft())
+                connection.send(*self.waiting.popleft())
 
-    def answered(self, due: float, ask: Ask, status: int, content: bytes) -> None:
-        self.took.append((due, clock() - due, ask.kind))
-        if status != ask.status or ask.text not in content:
-            self.unexpected[f"{ask.kind}: {status} {content.decode(errors='replace')}"] += 1
+    def on_response(self, due: float, request: Request, status: int, content: bytes) -> None:
+        self.responses.append((due, clock() - due, request.kind))
+        if status != request.status or request.text not in content:
+            self.unexpected[f"{request.kind}: {status} {content.decode(errors='replace')}"] += 1
 
     def pace(self, loop: asyncio.AbstractEventLoop, rate: float, seconds: float) -> None:
-        """In a thread: sleep is exact to a tenth of a millisecond, timers of an event loop to one or two."""
+        """Schedule the requests, in a thread because sleep is exact to 0.1 ms and event-loop timers to 1 or 2 ms."""
         began = clock()
         for number in range(int(rate * seconds)):
             at = began + number / rate
@@ -186,9 +189,9 @@ class Load:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        for _ in range(self.wanted):
+        for _ in range(self.count):
             self.connect()
-        while len(self.connections) < self.wanted:
+        while len(self.connections) < self.count:
             await asyncio.sleep(0.01)
         try:
             yield
@@ -197,42 +200,42 @@ class Load:
             for connection in tuple(self.connections):
                 connection.transport.abort()
 
-    async def half(self) -> float:
-        """Half of the requests per second that it reaches when every answer is followed by the next request."""
-        self.eager = True
+    async def half_of_capacity(self) -> float:
+        """Measure the requests per second in a closed loop, and return half of them."""
+        self.closed_loop = True
         async with self.connected():
             await asyncio.sleep(WARM_S)
-            self.took.clear()
+            self.responses.clear()
             await asyncio.sleep(CAPACITY_S)
-            rate = len(self.took) / CAPACITY_S / 2
-        print(f"{rate:,.0f}/s, half of what it can do", flush=True)
+            rate = len(self.responses) / CAPACITY_S / 2
+        print(f"{rate:,.0f}/s, half of capacity", flush=True)
         return rate
 
     async def run(self, rate: float, seconds: float) -> None:
         sys.setswitchinterval(0.0005)
-        gc.disable()  # its pauses would be taken for the server's
+        gc.disable()  # its pauses would count as the server's
         async with self.connected():
             pacing = asyncio.create_task(asyncio.to_thread(self.pace, asyncio.get_running_loop(), rate, seconds))
             last = clock() + seconds + 2 * PATIENCE_S
-            while not pacing.done() or self.waiting or any(connection.asked for connection in self.connections):
+            while not pacing.done() or self.waiting or any(connection.pending for connection in self.connections):
                 await asyncio.sleep(0.5)
                 if clock() > last:
-                    self.unexpected["no answer"] += len(self.waiting)
+                    self.unexpected["no response"] += len(self.waiting)
                     break
                 for connection in tuple(self.connections):
-                    if connection.asked and clock() - connection.asked[1] > PATIENCE_S:
+                    if connection.pending and clock() - connection.pending[1] > PATIENCE_S:
                         connection.transport.abort()
             await pacing
         gc.enable()
 
 
 def quantile(ordered: list[float], share: float) -> float:
-    """The smallest value that so large a share does not exceed."""
+    """Return the smallest value that this share of the values does not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
 def spread_ms(seconds: list[float]) -> tuple[float, float, float, float]:
-    """p50, p99, p99.9 and the longest."""
+    """Return p50, p99, p99.9 and the maximum in milliseconds."""
     ordered = sorted(seconds)
     p50, p99, p999 = (quantile(ordered, share) * 1000 for share in (0.5, 0.99, 0.999))
     return p50, p99, p999, ordered[-1] * 1000

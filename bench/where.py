@@ -1,7 +1,7 @@
-"""Where the time of one request goes, by module: `make profile`.
+"""Shows where the time of one request goes, by module: `make profile`.
 
-The real protocol and application, fed from memory: no socket, no kernel. The total is measured without the profiler,
-as the best of many batches; the shares come from cProfile, which makes Python calls look dearer than they are.
+The real connection and application, fed from memory: no socket, no kernel. The total is measured without the profiler,
+as the best of many batches; the shares come from cProfile, which makes Python calls look more expensive than they are.
 A call into C (a signature check, hashing) counts as a module of its own.
 """
 
@@ -27,7 +27,7 @@ from verifier.server.connection import HttpConnection
 from verifier.server.endpoints import create_app
 from verifier.server.settings import Settings
 
-BATCH, TURN = 200, 10  # requests; as many as come in one turn of the loop
+BATCH, CONNECTIONS = 200, 10  # requests; connections, each of which sends one per event-loop iteration
 
 
 class Transport(asyncio.Transport):
@@ -35,11 +35,11 @@ class Transport(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers: Counter[bytes] = Counter()
+        self.statuses: Counter[bytes] = Counter()
 
     def write(self, data: Any) -> None:
         if data.startswith(b"HTTP/1.1 "):
-            self.answers[bytes(data[9:12])] += 1
+            self.statuses[bytes(data[9:12])] += 1
 
     def is_closing(self) -> bool:
         return False
@@ -59,31 +59,31 @@ def requests(bodies: Path) -> list[bytes]:
 
 
 async def drive(settings: Settings, sent: list[bytes], profiler: cProfile.Profile | None) -> tuple[float, Transport]:
-    """Microseconds of processor time per request, of the best batch; under a profiler the mean."""
+    """Return the microseconds of processor time per request, of the best batch; under a profiler the mean."""
     app = create_app(settings)
     config = Config(app, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False)
     config.load()
     transport = Transport()
     times = []
     async with app.lifespan_context(app) as state:
-        told, server_state = dict(state or {}), ServerState()
-        protocols = [HttpConnection(config, server_state, told) for _ in range(TURN)]
-        for protocol in protocols:
-            protocol.connection_made(transport)
+        app_state, server_state = dict(state or {}), ServerState()
+        connections = [HttpConnection(config, server_state, app_state) for _ in range(CONNECTIONS)]
+        for connection in connections:
+            connection.connection_made(transport)
         for start in range(0, len(sent), BATCH):
             if profiler:
                 profiler.enable()
             before = time.process_time()
-            for turn in range(start, start + BATCH, TURN):
-                for protocol, request in zip(protocols, sent[turn : turn + TURN], strict=True):
-                    protocol.data_received(request)
-                await asyncio.sleep(0)  # the answers of the turn
+            for first in range(start, start + BATCH, CONNECTIONS):
+                for connection, request in zip(connections, sent[first : first + CONNECTIONS], strict=True):
+                    connection.data_received(request)
+                await asyncio.sleep(0)  # the responses of the iteration
                 await asyncio.sleep(0)  # its log lines
             times.append((time.process_time() - before) / BATCH * 1e6)
             if profiler:
                 profiler.disable()
-        for protocol in protocols:
-            protocol.connection_lost(None)
+        for connection in connections:
+            connection.connection_lost(None)
     return (sum(times) / len(times) if profiler else min(times)), transport
 
 
@@ -100,7 +100,7 @@ def module(function: tuple[str, int, str]) -> str:
 
 
 def shares(profiler: cProfile.Profile) -> list[tuple[str, float, int]]:
-    """Module, its share of the time, its calls; the loop that drives left out."""
+    """Return each module with its share of the time and its calls, without the loop that drives them."""
     spent: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     for function, (_, count, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
@@ -115,23 +115,25 @@ def main(say: Callable[[str], None]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--alg", default="ES256", choices=["ES256", "RS256", "EdDSA"])
     parser.add_argument("--load", default="good", choices=["good", "wrong secret", "garbage", "expired"])
-    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--count", type=int, default=4000, help=f"requests; rounded up to a multiple of {BATCH}")
     parser.add_argument("--top", type=int, default=25)
     options = parser.parse_args()
+    count = -(-options.count // BATCH) * BATCH
+    profiled = max(BATCH, count // 4 // BATCH * BATCH)
     with tempfile.TemporaryDirectory() as scratch:
-        world = prepare(Path(scratch) / "world", Conditions(options.alg, options.load), options.count)
+        world = prepare(Path(scratch) / "world", Conditions(options.alg, options.load), count)
         settings = Settings.from_environment(world.environment)
         sent = requests(world.bodies)
         uvloop.run(drive(settings, sent[:BATCH], None))
         best, transport = uvloop.run(drive(settings, sent, None))
-        say(f"{best:.1f} µs of processor time per request; answers {dict(transport.answers)}")
+        say(f"{best:.1f} µs of processor time per request; responses {dict(transport.statuses)}")
         profiler = cProfile.Profile()
-        uvloop.run(drive(settings, sent[: max(BATCH, options.count // 4)], profiler))
-    for name, share, count in shares(profiler)[: options.top]:
-        say(f"{share:6.1%} {count / max(BATCH, options.count // 4):6.1f} calls  {name}")
+        uvloop.run(drive(settings, sent[:profiled], profiler))
+    for name, share, calls in shares(profiler)[: options.top]:
+        say(f"{share:6.1%} {calls / profiled:6.1f} calls  {name}")
 
 
 if __name__ == "__main__":
-    with os.fdopen(os.dup(1), "w") as told, open(os.devnull, "w") as nobody:
-        os.dup2(nobody.fileno(), 1)  # the server's own lines are written, and not shown
-        main(functools.partial(print, file=told))
+    with os.fdopen(os.dup(1), "w") as output, open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 1)  # the server writes its log lines, and they are not shown
+        main(functools.partial(print, file=output))

@@ -1,6 +1,7 @@
 """The benchmark: its client, what it computes, that every peer keeps the same contract, and every kind of input."""
 
 import asyncio
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import client, hosts, inputs, processes, report, results, servers, soak, steady, tables, world
+from bench import (
+    client,
+    hosts,
+    inputs,
+    namespaces,
+    processes,
+    report,
+    results,
+    rotation,
+    servers,
+    soak,
+    steady,
+    tables,
+    world,
+)
 from bench.client import Load
 from bench.kinds import Kind
 from bench.wire import Wire, exchange
@@ -204,12 +219,12 @@ def test_quantiles_are_times_that_were_measured():
     assert steady.spread_ms([0.003, 0.001, 0.002]) == (2, 3, 3, 3)
 
 
-def test_a_steady_load_asks_on_while_the_server_hangs_and_counts_from_when_a_request_was_due():
+def test_a_steady_load_goes_on_while_the_server_hangs_and_counts_from_when_a_request_was_due():
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while await reader.readuntil(b"{}"):
-                asked.append(time.perf_counter())
-                number = len(asked)
+                received.append(time.perf_counter())
+                number = len(received)
                 if number == 3:
                     await asyncio.sleep(0.3)
                 if number == 7:
@@ -220,21 +235,44 @@ def test_a_steady_load_asks_on_while_the_server_hangs_and_counts_from_when_a_req
 
     async def run() -> steady.Load:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        asks = iter([steady.refusal("no", b"{}")] * 40)
-        load = steady.Load(server.sockets[0].getsockname()[1], asks, 1)
+        requests = iter([steady.Request("bad", 401, b'"no"', steady.post(b"{}"))] * 40)
+        load = steady.Load(server.sockets[0].getsockname()[1], requests, 1)
         await load.run(100, 0.4)
         server.close()
         await asyncio.sleep(0.05)  # for the connections' ends
         return load
 
-    asked: list[float] = []
+    received: list[float] = []
     load = asyncio.run(run())
-    assert len(load.took) == 40
-    dues = sorted(due for due, _, _ in load.took)
+    assert len(load.responses) == 40
+    dues = sorted(due for due, _, _ in load.responses)
     assert dues[-1] - dues[0] == pytest.approx(0.39)
     # What was due while nothing was answered has waited, though it was sent later.
-    assert sum(seconds > 0.1 for _, seconds, _ in load.took) >= 15
+    assert sum(seconds > 0.1 for _, seconds, _ in load.responses) >= 15
     assert sorted(text[:8] for text in load.unexpected) == ["bad: 0 N", "bad: 200", "bad: 500"]
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_the_requests_of_the_long_runs_get_the_responses_that_they_expect(revoked, tmp_path):
+    keys, number = tmp_path / "keys", processes.free_port()
+    namespaces.verifier("keys", "generate", "--keys", keys)
+    source = steady.TokenSource(keys)
+    token = source.token("42")
+    if revoked:
+        kid = source.signer(int(time.time())).kid
+        namespaces.verifier("keys", "revoke", "--kid", kid, "--reason", "test", "--replace", "--keys", keys)
+        source = steady.TokenSource(keys)
+    requests = itertools.chain(
+        itertools.islice(soak.requests(source), 25), hosts.requests(source, [token] if revoked else [])
+    )
+    environment = {name: value for name, value in rotation.environment(keys).items() if not name.startswith("COVERAGE")}
+    line = servers.command(servers.OURS, number)
+    with processes.running(line, environment | {"VERIFIER_PORT": str(number)}) as process:
+        processes.first_response(process, number, b"{}", 400, time.monotonic())
+        load = steady.Load(number, requests, 2)
+        asyncio.run(load.run(100, 0.45))
+    assert load.unexpected == {}
+    assert Counter(kind for _, _, kind in load.responses) == {"good": 36, "bad": 9}
 
 
 def test_tenths_are_medians_of_even_parts():
@@ -250,27 +288,27 @@ def test_tenths_are_medians_of_even_parts():
         ({"rss_mib": 51.1}, Counter(), ["RSS, MiB"]),
         ({"descriptors": 33}, Counter(), ["descriptors"]),
         ({"p50_ms": 1.3, "p99_ms": 2.5}, Counter(), ["p50, ms", "p99, ms"]),
-        ({}, Counter({"good: 500": 1}), ["unexpected answers"]),
+        ({}, Counter({"good: 500": 1}), ["unexpected responses"]),
     ],
 )
 def test_a_soak_fails_when_something_grows(change, unexpected, fails):
     first = soak.Sample(50, 30, 30, 200, 1, 2, 3, 4)
     parts = [first, first._replace(rss_mib=70), first._replace(**change)]
-    judged = soak.claims(parts, soak.Run(1000, parts, unexpected))
-    assert [claim.what for claim in judged if not claim.holds] == fails
-    assert soak.report(parts, judged).count("**fails**") == len(fails)
+    checks = soak.checks(parts, soak.Run(1000, parts, unexpected))
+    assert [check.what for check in checks if not check.holds] == fails
+    assert soak.report(parts, checks).count("**fails**") == len(fails)
 
 
 def test_good_sign_ins_are_judged_by_all_of_them_and_shown_by_what_was_done_before():
-    answers = [(float(n), 0.002, "good") for n in range(1000)] + [(5.0, 0.3, "bad"), (700.0, 0.3, "good")]
-    result = hosts.Result(100, answers, Counter(), [(-1.0, "nothing yet"), (500.0, "kill")])
+    responses = [(float(n), 0.002, "good") for n in range(1000)] + [(5.0, 0.3, "bad"), (700.0, 0.3, "good")]
+    result = hosts.Result(100, responses, Counter(), [(-1.0, "nothing yet"), (500.0, "kill")])
     assert result.holds()
     assert result.within() == pytest.approx(1000 / 1001)
     assert [(name, len(times), max(times)) for name, times in result.phases()] == [
         ("nothing yet", 500, 0.002),
         ("kill", 501, 0.3),
     ]
-    assert not result._replace(answers=[*answers, (701.0, 0.3, "good")]).holds()
+    assert not result._replace(responses=[*responses, (701.0, 0.3, "good")]).holds()
     assert not result._replace(unexpected=Counter({"bad: 200 ...": 1})).holds()
     assert "| kill | 501 | 1 | 2.0 | 2.0 | 300 |" in hosts.report(result, 60)
 

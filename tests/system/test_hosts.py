@@ -19,7 +19,7 @@ import pytest
 
 from bench import namespaces
 from bench.rotation import APPLICATION_ID, SECRET
-from bench.steady import Mint
+from bench.steady import TokenSource
 from verifier.signing import keystore
 
 CLIENTS = 3
@@ -77,7 +77,7 @@ class Client:
 
 def test_no_sign_in_is_lost_while_replicas_die_and_keys_rotate(hosts, tmp_path):
     keys = tmp_path / "keys"
-    mint, stranger = Mint(keys), keystore.generate("ES256")
+    mint, stranger = TokenSource(keys), keystore.generate("ES256")
     stop = threading.Event()
     with namespaces.proxy(hosts, tmp_path) as (port, context):
         clients = [
