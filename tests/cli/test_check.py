@@ -99,7 +99,7 @@ def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["http://game.example/", "--token", "-"], "plain http exposes the secret"),
         (["--token", "-"], "expected https://host/path"),
@@ -113,11 +113,11 @@ def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
         (["https://game.example/", "--token", "-", "--timeout", "0"], "0.1<=x<=600"),
     ],
 )
-def test_a_wrong_use_of_check_exits_with_2(check, folder, pairs, arguments, says):
+def test_a_wrong_use_of_check_exits_with_2(check, folder, pairs, arguments, message):
     files = {"pem": folder / "private" / f"{pairs['ES256'].kid}.pem", "secret": folder / "secret"}
     result = check(*(argument.format(**files) for argument in arguments), input="a-token")
     assert result.exit_code == 2
-    assert says in result.stderr
+    assert message in result.stderr
 
 
 def test_check_needs_the_secret(check, monkeypatch):

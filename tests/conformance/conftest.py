@@ -21,8 +21,8 @@ from tests.support.forge import Pair
 def folder(pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key directory whose ES256 key is current by the real clock."""
     folder = tmp_path_factory.mktemp("conformance")
-    for half in ("public", "private"):
-        (folder / half).mkdir()
+    for name in ("public", "private"):
+        (folder / name).mkdir()
     for pair in pairs.values():
         later = {"nbf": 1_700_000_001} if pair.alg == "ES256" else {}
         (folder / "public" / f"{pair.kid}.json").write_text(json.dumps(json.loads(dated(pair)) | later))

@@ -45,9 +45,9 @@ class Endpoint(BaseHTTPRequestHandler):
         content, headers = b"", {"Content-Type": "application/json", "Cache-Control": "no-store"}
         try:
             status, body = 200, web.profile(self.command, self.path, self.headers, self.read_body())
-        except ApiError as refusal:
-            status, body = refusal.status, {"error": refusal.code, "error_description": str(refusal)}
-            headers |= {name.decode(): value.decode() for name, value in refusal.headers}
+        except ApiError as error:
+            status, body = error.status, {"error": error.code, "error_description": str(error)}
+            headers |= {name.decode(): value.decode() for name, value in error.headers}
         except Exception:  # noqa: BLE001
             status, body = 500, {}
         if status >= 400 and web.wrong == "200":

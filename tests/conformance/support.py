@@ -56,7 +56,7 @@ NOTHING: dict[str, set[str]] = {"must": set(), "should": set()}
 
 
 def cause_of(url: str, pair: Pair, timeout_s: float = 5, **changes: Any) -> str:
-    """The cause of the first failure, after which nothing else was asked."""
+    """The cause of the first failure, after which no other request was sent."""
     target = Url.parse(url, allow_http=True)
     first, *rest = runner.run(target, context(pair, **changes), runner.select(()), timeout_s)
     assert first.outcome == "fail"

@@ -123,7 +123,7 @@ def test_tokens_of_another_kind_are_checked_as_far_as_they_go(serve, pairs, wron
     [
         ({}, {"_id": PRIVATE[0], "email": PRIVATE[1], "username": PRIVATE[2]}, ""),
         ({"email": None}, {"_id": PRIVATE[0], "email": "of@the.database", "username": PRIVATE[2]}, ""),
-        ({}, {"_id": "somebody", "email": PRIVATE[1], "username": PRIVATE[2]}, "_id differs from the token"),
+        ({}, {"_id": "another", "email": PRIVATE[1], "username": PRIVATE[2]}, "_id differs from the token"),
         ({}, {"_id": PRIVATE[0], "email": PRIVATE[1], "username": ""}, "username is not a string, or empty"),
         ({}, {"_id": PRIVATE[0], "email": None, "username": PRIVATE[2]}, "email is null"),
         ({}, {"_id": PRIVATE[0], "email": PRIVATE[1]}, "username is missing"),

@@ -9,14 +9,14 @@ from verifier.conformance.forge import Key
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "problem"),
     [
         (b"", "not an unencrypted private key in PEM"),
         (pem(ec.generate_private_key(ec.SECP384R1())), "must be P-256, Ed25519 or RSA"),
     ],
 )
-def test_a_key_of_another_kind_is_refused(data, says):
-    with pytest.raises(ValueError, match=says):
+def test_a_key_of_another_kind_is_rejected(data, problem):
+    with pytest.raises(ValueError, match=problem):
         Key.load(data, "kid", ISSUER)
 
 

@@ -26,7 +26,7 @@ def test_a_url_is_split(text, insecure, shown, target, other):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "problem"),
     [
         ("", "expected https://host/path"),
         ("game.example/profile", "expected https://host/path"),
@@ -41,8 +41,8 @@ def test_a_url_is_split(text, insecure, shown, target, other):
         ("http://10.0.0.1/", "plain http exposes the secret"),
     ],
 )
-def test_an_unusable_url_is_rejected(text, says):
-    with pytest.raises(ValueError, match=says):
+def test_an_unusable_url_is_rejected(text, problem):
+    with pytest.raises(ValueError, match=problem):
         Url.parse(text)
 
 

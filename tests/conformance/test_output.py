@@ -21,7 +21,7 @@ ADVICE = {
     ("tokens come from several libraries and clocks", "treat null and empty as absent, accept aud as a list"): (
         "profile-null typ-case aud-list clock-ahead"
     ),
-    ("the sender writes the header: whoever may choose alg there", "tie the algorithm to the key in your code"): (
+    ("the sender writes the header: a sender that can choose", "tie the algorithm to the key in your code"): (
         "alg-none alg-none-case hs256-secret hs256-empty hs256-public"
     ),
     ("anyone signs in as any player with a token of their", "verify the signature over header and payload before"): (
@@ -43,7 +43,7 @@ ADVICE = {
     ("without a maximum, one wrong unit in the signer", "require iat and exp as numbers of seconds, iat not in"): (
         "exp-recent exp-missing exp-string exp-milliseconds exp-far iat-future"
     ),
-    ("a token that the player gave to another application", "compare aud with applicationId and iss with your"): (
+    ("a token that the player gave to another application", "require aud and iss, and compare the complete"): (
         "aud-other aud-longer aud-missing iss-other"
     ),
     ("escs would get a player without an id", "require sub, a string that is not empty"): "sub-missing",
@@ -104,11 +104,11 @@ def lines(*results: Result) -> list[str]:
     return output.render_text(list(results)).splitlines()
 
 
-def good(name: str = "profile-full") -> Result:
+def passed(name: str = "profile-full") -> Result:
     return Result(ALL[name], PASS, ALL[name].level)
 
 
-def bad(name: str = "no-store") -> Result:
+def failed(name: str = "no-store") -> Result:
     return Result(ALL[name], FAIL, ALL[name].level, "1 response", response="profile-full")
 
 
@@ -140,17 +140,17 @@ def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
     ("results", "following"),
     [
         (
-            [bad("alg-none"), bad()],
+            [failed("alg-none"), failed()],
             "apply the fixes and run the same command again: the endpoint is not ready for escs",
         ),
-        ([good(), bad()], "apply the fixes, or accept the impact: the endpoint is ready for escs"),
+        ([passed(), failed()], "apply the fixes, or accept the impact: the endpoint is ready for escs"),
         (
-            [good(), Result(ALL["aud-other"], SKIP, "must", "needs a key to sign with (--keys or --private-key)")],
+            [passed(), Result(ALL["aud-other"], SKIP, "must", "needs a key to sign with (--keys or --private-key)")],
             "run it with a signing key (--keys, or --private-key and --kid): it is needed for the skipped cases",
         ),
-        ([good()], "run it without --only: the other cases decide whether the endpoint is ready for escs"),
+        ([passed()], "run it without --only: the other cases decide whether the endpoint is ready for escs"),
         (
-            [good(name) for name in ALL if name != "signature-der"]
+            [passed(name) for name in ALL if name != "signature-der"]
             + [Result(ALL["signature-der"], SKIP, "should", "the token is not signed with ES256")],
             "enter the URL in the escs dashboard, and run this command in CI",
         ),
@@ -163,7 +163,9 @@ def test_the_output_ends_with_what_to_do_next(results, following):
 
 def test_text_shows_must_first_then_skips_and_counts():
     skipped = [Result(ALL[name], SKIP, "should", "a reason") for name in ("crit", "kid-missing")]
-    assert [line for line in lines(bad(), bad("alg-none"), good(), *skipped) if not line.startswith(" ")][:-1] == [
+    assert [line for line in lines(failed(), failed("alg-none"), passed(), *skipped) if not line.startswith(" ")][
+        :-1
+    ] == [
         "FAIL  must    alg-none: alg none, no signature: 1 response",
         "FAIL  should  no-store: every response has Cache-Control: no-store: 1 response",
         "skip  2 a reason",
@@ -173,9 +175,9 @@ def test_text_shows_must_first_then_skips_and_counts():
 
 
 def test_json_has_one_object_for_each_result():
-    passed = Result(ALL["profile-full"], PASS, "must", duration_s=0.12345)
+    first = Result(ALL["profile-full"], PASS, "must", duration_s=0.12345)
     skipped = Result(ALL["crit"], SKIP, "should", "a reason")
-    found = json.loads(output.render_json(URL, [passed, bad(), skipped]))
+    found = json.loads(output.render_json(URL, [first, failed(), skipped]))
     assert found == {
         "url": "https://game.example:443/profile",
         "requests": 1,
@@ -218,9 +220,9 @@ def test_json_has_one_object_for_each_result():
 
 
 def test_junit_has_one_suite_for_each_level():
-    passed = Result(ALL["profile-full"], PASS, "must", duration_s=0.12345)
+    first = Result(ALL["profile-full"], PASS, "must", duration_s=0.12345)
     skipped = Result(ALL["crit"], SKIP, "should", "a reason")
-    data = output.render_junit(URL, [passed, bad(), skipped])
+    data = output.render_junit(URL, [first, failed(), skipped])
     assert data.startswith(b"<?xml version='1.0' encoding='utf-8'?>\n<testsuites name=")
     assert data.endswith(b"</testsuites>\n")
     root = ElementTree.fromstring(data)  # noqa: S314

@@ -1,7 +1,6 @@
 """How the runner grades responses and when it stops; without a network."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from verifier.conformance.runner import FAIL, PASS, SKIP, Result
 URL = Url.parse("http://localhost/profile?key=private")
 HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
 DOWN = NoResponseError(Cause("connection refused", "start it"))
-Answer = Callable[[Request], Response | NoResponseError]
 
 
 @pytest.fixture

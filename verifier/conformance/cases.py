@@ -35,7 +35,7 @@ TOLERANT = Advice(
     "treat null and empty as absent, accept aud as a list and typ in any case, and allow 30 s of clock skew",
 )
 ALG = Advice(
-    "the sender writes the header: whoever may choose alg there signs in as any player without a key",
+    "the sender writes the header: a sender that can choose alg signs in as any player without a key",
     "tie the algorithm to the key in your code and never take it from the token (RFC 8725 section 3.1)",
 )
 SIGNATURE = Advice(
@@ -64,7 +64,7 @@ LIFETIME = Advice(
 )
 AUDIENCE = Advice(
     "a token that the player gave to another application, or another game, signs in here",
-    "compare aud with applicationId and iss with your issuer, as whole strings, and require both",
+    "require aud and iss, and compare the complete strings with applicationId and your issuer",
 )
 PLAYER = Advice(
     "escs would get a player without an id, and confuse all players who have none",
@@ -72,7 +72,7 @@ PLAYER = Advice(
 )
 SECRET = Advice(
     "the secret distinguishes escs from anyone else who holds a token and requests the player's e-mail",
-    "require strings, look the application up, and compare the whole secret in constant time, before the token",
+    "require strings, look the application up, and compare the complete secret in constant time, before the token",
 )
 INPUT = Advice(
     "a request that escs does not send needs a clear rejection, not a guess and not a crash",
@@ -143,7 +143,7 @@ TABLE: list[Section | Row] = [
     ("signature-zero", "a signature of zeros", lambda k: k.forged(sign=lambda _, old: bytes(len(old)))),
     (
         "signature-truncated",
-        "the first half of the signature",
+        "a truncated signature",
         lambda k: k.forged(sign=lambda _, old: old[: len(old) // 2]),
     ),
     ("other-key", "signed with an unknown key", lambda k: k.signed_by_unknown_key()),

@@ -150,7 +150,7 @@ class Response:
     def clock_offset_s(self) -> float:
         """How far the server's clock is ahead of this one; 0 without a usable Date header."""
         try:
-            # Date has whole seconds: on average it is half a second old.
+            # Date is truncated to seconds, by 0.5 s on average.
             return parsedate_to_datetime(self.headers["date"]).timestamp() - self.received_at + 0.5
         except (KeyError, ValueError, OverflowError):
             return 0.0

@@ -1,6 +1,6 @@
 """The reason that an endpoint itself gives for a rejection, and the fix that matches it.
 
-Rules look for terms instead of whole texts, so that they also match other implementations and JWT libraries.
+Rules match terms, not complete texts, so that they also recognize other implementations and JWT libraries.
 The names are the reasons of this project's endpoint.
 """
 

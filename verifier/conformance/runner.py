@@ -46,7 +46,7 @@ class Result:
         return isinstance(self.item, Case) and self.item.status == 200
 
     def details(self) -> dict[str, str]:
-        """Return what a reader needs to know about a failure, by name."""
+        """Return the request, the response, the impact and the fix of a failure, by name."""
         if self.outcome != FAIL:
             return {}
         impact, fix = self.item.advice
@@ -76,7 +76,7 @@ def select(only: Iterable[str]) -> list[Case | Invariant]:
     if unknown:
         raise ValueError(f"unknown case or group: {escape(', '.join(sorted(unknown)))}; see --list")
     chosen = [item for item in everything if not wanted or wanted & {item.id, item.group}]
-    # Invariants without a case are judged by one valid request.
+    # Invariants without a case are graded with one valid request.
     return chosen if any(isinstance(item, Case) for item in chosen) else [CASES[0], *chosen]
 
 
@@ -95,7 +95,7 @@ def run(url: Url, context: Context, chosen: Iterable[Case | Invariant], timeout_
         if reason:
             yield Result(item, SKIP, item.level, reason)
         elif isinstance(item, Invariant):
-            yield _judge_invariant(item, interactions)
+            yield _grade_invariant(item, interactions)
         else:
             sent += 1
             request = item.build(context)
@@ -115,10 +115,10 @@ def run(url: Url, context: Context, chosen: Iterable[Case | Invariant], timeout_
                 interactions.append(Interaction(item, request, response))
                 if item is CASES[0] and not response.is_profile:
                     stopped = "the endpoint must accept a valid token first"
-                yield _judge(url, context, interactions[-1])
+                yield _grade(url, context, interactions[-1])
 
 
-def _judge(url: Url, context: Context, i: Interaction) -> Result:
+def _grade(url: Url, context: Context, i: Interaction) -> Result:
     problem, cause, status = "", NO_CAUSE, i.response.status
     if i.case.status == 200:
         problem = "" if i.response.is_profile else f"rejected with {status}"
@@ -147,7 +147,7 @@ def _judge(url: Url, context: Context, i: Interaction) -> Result:
     )
 
 
-def _judge_invariant(invariant: Invariant, interactions: Iterable[Interaction]) -> Result:
+def _grade_invariant(invariant: Invariant, interactions: Iterable[Interaction]) -> Result:
     violations = [f"{i.case.id} ({text})" for i in interactions if (text := invariant.violation(i))]
     more = f" and {len(violations) - 5} more" if len(violations) > 5 else ""
     problem = f"{len(violations)} response{'s' * (len(violations) > 1)}" if violations else ""
