@@ -66,8 +66,10 @@ def help_paragraphs(command: click.Command) -> list[str]:
     paragraphs = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if paragraph.startswith("\b\n"):
-            lines = paragraph.removeprefix("\b\n").splitlines()
-            paragraphs.append("\n".join(["```text", *(line.strip().removeprefix("$ ") for line in lines), "```"]))
+            lines = [line.strip().removeprefix("$ ") for line in paragraph.removeprefix("\b\n").splitlines()]
+            if lines[0].endswith(":"):
+                paragraphs.append(lines.pop(0))
+            paragraphs.append("\n".join(["```text", *lines, "```"]))
         else:
             paragraphs.append(clean(paragraph))
     return paragraphs
