@@ -16,6 +16,7 @@ import click
 
 import verifier
 from verifier.cli.main import cli
+from verifier.conformance import runner
 from verifier.errors import ConfigError
 from verifier.server.settings import Settings
 
@@ -179,7 +180,25 @@ def python_reference() -> str:
     return "\n\n".join(sections)
 
 
+def conformance_reference() -> str:
+    """A table for each impact: the cases that have it, with level, description and expected status."""
+    items = runner.select(())
+    tables = []
+    for advice in dict.fromkeys(item.advice for item in items):
+        rows = [
+            f"| `{item.id}` | {item.level} | {clean(item.description)} | {getattr(item, 'status', 'any')} |"
+            for item in items
+            if item.advice == advice
+        ]
+        lines = [f"Impact: {clean(advice.impact)}.<br>", f"Fix: {clean(advice.fix)}.", ""]
+        tables.append(
+            "\n".join([*lines, "| case | level | description | status |", "| --- | --- | --- | --- |", *rows])
+        )
+    return "\n\n".join(tables)
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "conformance": conformance_reference,
     "cli": cli_reference,
     "configuration": configuration,
     "python": python_reference,
