@@ -1,22 +1,29 @@
-"""The audit log: one JSON line per transition, each with the digest of the line before it."""
+"""The audit log: one JSON line per change, each with the digest of the line before it."""
 
 import hashlib
+import hmac
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from verifier.core.encoding import loads_object
 
 ABSENT, REMOVED = "none", "gone"  # the states before a key is published and after its file is removed
+MAX_PROBLEMS = 20  # because a file in another encoding is wrong in every line
+_MAX_TIME = 10**11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A key's transition by a command, with the dates it has afterwards. The clock's own are not written down."""
+    """A key's transition by a command, with the dates it has afterwards and the settings it was computed with.
+
+    States that only the clock changes have no line. Older versions wrote lines without the members after `revoked_at`.
+    """
 
     at: int  # when, in seconds since 1970-01-01 UTC
-    by: str  # operating system user
+    by: str  # operating system account, from the environment
     command: str
     kid: str
     old: str  # state before
@@ -26,45 +33,200 @@ class Event:
     exp: int | None = None
     previous_exp: int | None = None
     revoked_at: int | None = None
+    iat: int | None = None
+    alg: str = ""
+    max_lifetime_s: int | None = None
+    leeway_s: int | None = None
+    lead_s: int | None = None
+    force: bool | None = None
+    version: str = ""  # of the program
+    origin: str = ""  # of an imported key: SHA-256 of the file
+    note: str = ""  # of an imported key: where it comes from
+    merged: tuple[str, ...] = ()  # lines of another branch since it left this one, verbatim
 
 
-_WORDS, _DATES = ("by", "command", "kid", "old", "new", "reason"), ("nbf", "exp", "previous_exp", "revoked_at")
-_KINDS: dict[str, Any] = {"at": int} | dict.fromkeys(_WORDS, str) | dict.fromkeys(_DATES, int | None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretEvent:
+    """A change of an application's secrets by a command."""
+
+    at: int
+    by: str
+    command: str
+    application: str
+    slot: int  # 1 or 2, as `applications list` shows it
+    sha256: str  # the first 12 hex digits of the digest
+    old: str  # "none" or "active"
+    new: str  # "active" or "gone"
+    weakness: str = ""
+    version: str = ""
 
 
-def append(log: bytes, events: Iterable[Event]) -> bytes:
-    """The log with more lines."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """What one replica reported to `keys confirm --record`."""
+
+    at: int
+    by: str
+    command: str
+    replica: str  # its URL
+    key_set_digest: str  # that it has loaded; "" without a response
+    confirmed: bool  # the same keys as here, and ready
+    clock_offset_s: int | None = None  # of its clock from the one here
+    max_lifetime_s: int | None = None
+    leeway_s: int | None = None
+    replica_version: str = ""
+    problem: str = ""
+    version: str = ""
+
+
+Line = Event | SecretEvent | Confirmation
+
+_REQUIRED = {"at", "by", "command", "kid", "old", "new", "reason", "nbf", "exp", "previous_exp", "revoked_at"}
+_KINDS: dict[Any, Any] = {
+    int: int,
+    str: str,
+    bool: bool,
+    int | None: int | None,
+    bool | None: bool | None,
+    tuple[str, ...]: tuple,
+}
+_SIGNED = {"clock_offset_s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One line of text that fixes everything before it: how many lines there are, and the digest of the last one."""
+
+    lines: int
+    digest: str
+
+    @classmethod
+    def of(cls, log: bytes) -> "Anchor":
+        """Return the anchor of a log."""
+        lines = log.splitlines()
+        return cls(len(lines), digest(lines[-1] if lines else b""))
+
+    @classmethod
+    def parse(cls, text: str) -> "Anchor":
+        """Parse `N:DIGEST`.
+
+        Raises:
+            ValueError: it is not a number and 64 hexadecimal digits.
+        """
+        match = re.fullmatch(r"([0-9]{1,9}):([0-9a-fA-F]{64})", text.strip())
+        if match is None:
+            raise ValueError("expected N:DIGEST, a number of lines and 64 hexadecimal digits, as the audit prints it")
+        return cls(int(match[1]), match[2].lower())
+
+    def __str__(self) -> str:
+        return f"{self.lines}:{self.digest}"
+
+    def broken_by(self, log: bytes) -> str:
+        """Return why a log does not continue from this anchor, or "" if it does."""
+        lines = log.splitlines()
+        if len(lines) < self.lines:
+            return f"the history has {len(lines)} lines, the anchor {self.lines}: lines were removed"
+        found = digest(lines[self.lines - 1] if self.lines else b"")
+        if hmac.compare_digest(found, self.digest):
+            return ""
+        return f"line {self.lines} has digest {found}, the anchor {self.digest}: the history was rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A parsed log."""
+
+    lines: tuple[Line | None, ...]  # None: not an event
+    problems: tuple[str, ...]  # where the chain is broken
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The transitions of keys."""
+        return tuple(line for line in self.lines if isinstance(line, Event))
+
+    @property
+    def secrets(self) -> tuple[SecretEvent, ...]:
+        """The changes of secrets."""
+        return tuple(line for line in self.lines if isinstance(line, SecretEvent))
+
+    @property
+    def confirmations(self) -> tuple[Confirmation, ...]:
+        """What replicas reported."""
+        return tuple(line for line in self.lines if isinstance(line, Confirmation))
+
+
+def append(log: bytes, events: Iterable[Line]) -> bytes:
+    """Return the log with more lines."""
     lines = log.splitlines()
     for event in events:
-        previous = _digest(lines[-1]) if lines else ""
-        lines.append(json.dumps(asdict(event) | {"previous": previous}).encode())
+        previous = digest(lines[-1]) if lines else ""
+        defaults = {field.name: field.default for field in fields(event)}
+        members = {n: v for n, v in asdict(event).items() if n in _REQUIRED or v != defaults[n]}
+        lines.append(json.dumps(members | {"previous": previous}).encode())
     return b"".join(line + b"\n" for line in lines)
 
 
-def read(log: bytes) -> tuple[list[Event], list[str]]:
-    """The events of a log, and where its chain is broken, in words."""
-    events, problems, previous = [], [], ""
+def load(log: bytes) -> History:
+    """Parse a log; invalid lines are problems."""
+    found: list[Line | None] = []
+    problems, previous = [], ""
     for number, line in enumerate(log.splitlines(), start=1):
         try:
             members = loads_object(line)
             chained = members.pop("previous")
-            event = Event(**members)
-            if not all(isinstance(getattr(event, name), kind) for name, kind in _KINDS.items()):
-                raise ValueError
-            if not all(0 <= (getattr(event, name) or 0) <= 10**11 for name in ("at", *_DATES)):
-                raise ValueError
-            events.append(event)
+            found.append(_parse(members))
         except (ValueError, TypeError, KeyError):
+            found.append(None)
             problems.append(f"line {number} is not an event")
         else:
             if chained != previous:
                 problems.append(f"line {number} does not continue line {number - 1}: a line was changed or removed")
-        previous = _digest(line)
-    return events, problems
+        previous = digest(line)
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"{len(problems) - MAX_PROBLEMS} more lines are not events or do not continue"]
+    return History(tuple(found), tuple(problems))
+
+
+def _parse(members: dict[str, Any]) -> Line:
+    kind = Confirmation if "replica" in members else SecretEvent if "application" in members else Event
+    if isinstance(members.get("merged"), list):
+        members["merged"] = tuple(members["merged"])
+    line = kind(**members)
+    for field in fields(line):
+        value = getattr(line, field.name)
+        if not isinstance(value, _KINDS[field.type]) or (isinstance(value, bool) and "bool" not in str(field.type)):
+            raise ValueError(field.name)
+        if isinstance(value, int) and not (-_MAX_TIME if field.name in _SIGNED else 0) <= value <= _MAX_TIME:
+            raise ValueError(field.name)
+    if isinstance(line, Event) and not all(isinstance(text, str) for text in line.merged):
+        raise ValueError("merged")
+    return line
+
+
+def read(log: bytes) -> tuple[list[Event], list[str]]:
+    """Return the transitions of keys, and where the chain is broken."""
+    found = load(log)
+    return list(found.events), list(found.problems)
+
+
+def merged_events(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield each event after those of the lines that it merged, which another branch wrote."""
+    for event in events:
+        for text in event.merged:
+            yield from merged_events(load(text.encode()).events)
+        yield event
+
+
+def merged_lines(events: Iterable[Event]) -> Iterator[bytes]:
+    """Yield every line that was merged, verbatim, also those within merged lines."""
+    for event in events:
+        for text in event.merged:
+            yield text.encode()
+            yield from merged_lines(load(text.encode()).events)
 
 
 def replay(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
-    """What the log says each key's file holds now: nbf, exp, revoked_at by kid."""
+    """Return the nbf, exp and revoked_at that each key's file has now according to the log, by kid."""
     state: dict[str, dict[str, Any]] = {}
     for event in events:
         state[event.kid] = {"nbf": event.nbf, "exp": event.exp, "revoked_at": event.revoked_at}
@@ -74,10 +236,11 @@ def replay(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
 
 
 def previous_exp(events: Iterable[Event], kid: str, exp: int | None) -> int | None:
-    """The end that a key had before its rotation was scheduled; where none was, `exp`, the one that it has."""
+    """Return the end that a key had before its rotation was scheduled; where none was, `exp`, the one that it has."""
     scheduled = [e for e in events if e.kid == kid and e.old != ABSENT and e.command in ("rotate", "import")]
     return scheduled[-1].previous_exp if scheduled else exp
 
 
-def _digest(line: bytes) -> str:
+def digest(line: bytes) -> str:
+    """Return the digest that the next line refers to."""
     return hashlib.sha256(line).hexdigest()
