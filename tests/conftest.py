@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import freezegun
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from freezegun import freeze_time
@@ -27,6 +28,9 @@ from verifier.core.keyring import Keyring, parse_public_key
 from verifier.server.endpoints import create_app
 from verifier.server.settings import Settings
 from verifier.signing import keystore
+
+# Its threads measure how long a read takes, and go on while a test has frozen the time.
+freezegun.configure(extend_ignore_list=["verifier.server.reload", "verifier.server.reader"])
 
 # How long an example takes is no test's business.
 settings.register_profile("house", deadline=None)

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     TOO_MANY_PIPELINED = "too_many_pipelined", 503, "too many pipelined requests"
     TOO_MANY_REQUESTS = "too_many_requests", 503, "too many concurrent requests"
     SHUTTING_DOWN = "shutting_down", 503, "the server is shutting down"
+    KEYS_STALE = "keys_stale", 503, "keys and applications have not been read recently enough to be trusted"
     INTERNAL_ERROR = "internal_error", 500, "internal error"
 
     # The request

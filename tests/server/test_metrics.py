@@ -83,9 +83,9 @@ def test_keys_and_their_end(measured, keys, pairs):
     es.write_text(json.dumps(json.loads(es.read_text()) | {"exp": now + 1000}))
     ed.write_text(json.dumps(json.loads(ed.read_text()) | {"revoked": {"revoked_at": now, "reason": "canary"}}))
     rs.with_name("bad.json").write_text("{")
-    while samples()['verifier_problems{what="keys"}'] != 1:
+    revoked = 'verifier_keys{state="revoked"}'
+    while (found := samples())['verifier_problems{what="keys"}'] != 1 or found[revoked] != 1 or len(found) < 1:
         time.sleep(0.05)
-    found = samples()
     assert 0 < found[f'verifier_key_seconds_to_exp{{kid="{pairs["ES256"].kid}"}}'] <= 1000
     assert found[f'verifier_key_seconds_to_exp{{kid="{pairs["RS256"].kid}"}}'] == float("inf")
     assert f'verifier_key_seconds_to_exp{{kid="{pairs["EdDSA"].kid}"}}' not in found
@@ -111,7 +111,7 @@ def test_the_public_port_has_no_metrics(measured):
 
 def test_a_secret_keeps_its_last_use_when_it_moves_to_another_slot(environment):
     from verifier.core.applications import Applications
-    from verifier.server.reload import ApplicationsFile
+    from verifier.server.applications_file import ApplicationsFile
     from verifier.storage.key_directory import KeyDirectory
 
     settings = Settings.from_environment(environment)
@@ -119,9 +119,9 @@ def test_a_secret_keeps_its_last_use_when_it_moves_to_another_slot(environment):
     metrics = Metrics(KeyDirectory(settings.keys / "public"), source, 30, {})
     old, new = Secret.of("the older secret"), Secret.of("the newer secret")
     source.applications = Applications([Application("a", (old, new))])
-    metrics.used("a", 2, "")
-    metrics.used("gone", 1, "")
-    metrics.used("a", 3, "")
+    metrics.record_use("a", 2, "")
+    metrics.record_use("gone", 1, "")
+    metrics.record_use("a", 3, "")
     name = "verifier_secret_last_used_timestamp_seconds"
     assert metrics.registry.get_sample_value(name, {"application": "a", "slot": "1"}) == 0
     source.applications = Applications([Application("a", (new,))])

@@ -59,6 +59,7 @@ def test_the_least_that_is_needed_leaves_the_rest_at_its_default():
         "header_timeout_s": 5,
         "keep_alive_s": 75,
         "graceful_shutdown_s": 8,
+        "max_staleness_s": 300,
         "log_level": "info",
         "log_format": "",
     }
@@ -82,6 +83,7 @@ def test_every_variable_is_taken():
         "VERIFIER_HEAD_TIMEOUT": "7",
         "VERIFIER_KEEP_ALIVE": "6",
         "VERIFIER_GRACEFUL_SHUTDOWN": "4",
+        "VERIFIER_MAX_STALENESS": "60",
         "VERIFIER_LOG_LEVEL": "warning",
         "VERIFIER_LOG_FORMAT": "text",
     }
@@ -105,6 +107,7 @@ def test_every_variable_is_taken():
         "header_timeout_s": 7,
         "keep_alive_s": 6,
         "graceful_shutdown_s": 4,
+        "max_staleness_s": 60,
         "log_level": "warning",
         "log_format": "text",
     }
@@ -150,6 +153,7 @@ RANGES = [
     pytest.param("VERIFIER_HEAD_TIMEOUT", "header_timeout_s", 1, 60, id="head-timeout"),
     pytest.param("VERIFIER_KEEP_ALIVE", "keep_alive_s", 1, 3600, id="keep-alive"),
     pytest.param("VERIFIER_GRACEFUL_SHUTDOWN", "graceful_shutdown_s", 1, 300, id="graceful-shutdown"),
+    pytest.param("VERIFIER_MAX_STALENESS", "max_staleness_s", 10, 86_400, id="max-staleness"),
     pytest.param("VERIFIER_METRICS_PORT", "metrics_port", 0, 65535, id="metrics-port"),
     pytest.param("VERIFIER_WORKERS", "workers", 1, 64, id="workers"),
 ]

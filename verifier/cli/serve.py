@@ -26,6 +26,10 @@ from verifier.server.settings import Settings
 @click.option("--head-timeout", help="Seconds for a request's head. [env: VERIFIER_HEAD_TIMEOUT; default: 5]")
 @click.option("--keep-alive", help="Seconds between two requests. [env: VERIFIER_KEEP_ALIVE; default: 75]")
 @click.option("--graceful-shutdown", help="Seconds to end in. [env: VERIFIER_GRACEFUL_SHUTDOWN; default: 8]")
+@click.option(
+    "--max-staleness",
+    help="Longest time in seconds without a read of the files. [env: VERIFIER_MAX_STALENESS; default: 300]",
+)
 @click.option("--metrics-port", help="Port for Prometheus. [env: VERIFIER_METRICS_PORT; default: none]")
 @click.option("--log-level", help="debug, info, warning or error. [env: VERIFIER_LOG_LEVEL; default: info]")
 @click.option("--log-format", help="json or text. [env: VERIFIER_LOG_FORMAT; default: text on a terminal, else json]")

@@ -33,6 +33,9 @@ RULES = (
     Rule("headers_too_large", r"request headers? .*too large", "remove large cookies and headers in the proxy"),
     Rule("{}_timeout", r"timed out reading (?:the )?request (header|body)", "let proxies buffer the request"),
     Rule("too_many_{}", r"too many (?:concurrent )?(connections|pipelined|requests)", _OVERLOAD),
+    Rule(
+        "keys_stale", r"not been read recently", "repair the disk that holds the keys; the log of the endpoint names it"
+    ),
     Rule("shutting_down", r"shutting down", "wait until the endpoint has restarted"),
     Rule("internal_error", r"internal (?:server )?error", "see the log of the endpoint"),
     Rule("malformed_request", r"malformed .*request", "compare http and https, and check the headers that proxies add"),

@@ -43,7 +43,7 @@ class Endpoint(BaseRoute):
         self.telemetry = telemetry
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        matched = scope["type"] == "http" and scope["path"] == self.path
+        matched = scope["type"] == "http" and route_path(scope) == self.path
         return (Match.FULL if matched else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +57,7 @@ class Endpoint(BaseRoute):
             request.record_error(error)
             await send_error(send, error)
         except ClientDisconnect:
-            request |= {"outcome": "gone", "status": 0}
+            request |= {"outcome": "client_disconnected", "status": 0}
         except asyncio.CancelledError:
             # Graceful-shutdown timeout expired: respond before this task is cancelled.
             stopping = ServiceUnavailableError(Reason.SHUTTING_DOWN)
@@ -73,6 +73,16 @@ class Endpoint(BaseRoute):
         finally:
             self.telemetry.in_flight -= 1
         self.telemetry.record(request)
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path without the prefix that the application is mounted under, as Starlette does."""
+    path: str = scope["path"]
+    prefix = scope.get("root_path", "").rstrip("/")
+    if not prefix:
+        return path
+    rest = path.removeprefix(prefix)
+    return rest if rest != path and rest[:1] in ("", "/") else path
 
 
 class NotFound:

@@ -1,6 +1,5 @@
 """The five endpoints, and the ASGI application that serves them."""
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -55,7 +54,7 @@ class Service:
         """
         self.settings = settings
         self.telemetry = Telemetry(settings)
-        self.files = Reloader(settings, self.telemetry)
+        self.files = Reloader(settings, self.telemetry, self._log_start)
         self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
         self.openapi_document = resources.files("verifier.server").joinpath("openapi.json").read_bytes()
 
@@ -69,8 +68,8 @@ class Service:
             self.settings.leeway_s,
             {
                 "verifier_requests_in_flight": ("Requests that have no answer yet.", lambda: telemetry.in_flight),
-                "verifier_reload_timestamp_seconds": ("When files were last read.", lambda: telemetry.reloaded_at),
-                "verifier_reload_duration_seconds": ("How long that took.", lambda: telemetry.reload_s),
+                "verifier_reload_timestamp_seconds": ("When files were last read.", lambda: self.files.reloaded_at),
+                "verifier_reload_duration_seconds": ("How long that took.", lambda: self.files.reload_s),
                 "verifier_reload_failures_total": ("Readings that failed.", lambda: telemetry.reload_failures),
                 "verifier_log_lines_dropped_total": ("Log lines that nobody read.", lambda: telemetry.output.dropped),
                 "verifier_clock_timestamp_seconds": ("The clock that tokens are held against.", time.time),
@@ -93,6 +92,10 @@ class Service:
         if body is None:
             body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_s)
         code, secret, application_id = parse_body(body)
+        now = time.time()
+        if not self.files.is_current(now):
+            await self.files.catch_up()
+            now = time.time()
         applications = self.files.applications.applications
         if application_id in applications.by_id:
             request["application"] = application_id
@@ -101,7 +104,7 @@ class Service:
             settings.issuer,
             application_id,
             self.files.keys.keyring,
-            time.time(),
+            now,
             settings.leeway_s,
             settings.max_lifetime_s,
         )
@@ -120,11 +123,18 @@ class Service:
         return 200, b'{"status":"alive"}'
 
     async def readyz(self, _scope: Scope, _receive: Receive, request: AccessLogEntry) -> Response:
-        """Readiness: a sign-in can succeed, and with which key set."""
-        keyring = self.files.keys.keyring
-        usable = len(keyring.verification_keys(int(time.time()), self.settings.leeway_s))
-        applications = len(self.files.applications.applications.by_id)
-        ready = bool(usable and applications)
+        """Readiness: a sign-in can succeed, with which keys and under which settings."""
+        files, settings = self.files, self.settings
+        stale = False
+        if not files.is_current(time.time()):
+            try:
+                await files.catch_up()
+            except ServiceUnavailableError:
+                stale = True
+        keyring = files.keys.keyring
+        usable = len(keyring.verification_keys(int(time.time()), settings.leeway_s))
+        applications = len(files.applications.applications.by_id)
+        ready = bool(usable and applications) and not stale
         request["level"] = "debug" if ready else "error"
         return (200 if ready else 503), json_bytes(
             {
@@ -132,13 +142,24 @@ class Service:
                 "usable_keys": usable,
                 "applications": applications,
                 "key_set_digest": keyring.digest,
-                "problems": len(self.files.keys.problems) + len(self.files.applications.problems),
+                "last_read_age_s": round(max(0.0, files.age_s()), 3),
+                "problems": len(files.keys.problems) + len(files.applications.problems),
+                "hung_reads": sum(files.overdue.values()),
+                "undone_revocations": len(files.keys.undone_revocations),
+                "settings": {
+                    "max_lifetime_s": settings.max_lifetime_s,
+                    "leeway_s": settings.leeway_s,
+                    "max_staleness_s": settings.max_staleness_s,
+                },
+                "version": __version__,
             }
         )
 
     async def jwks(self, _scope: Scope, _receive: Receive, request: AccessLogEntry) -> Response:
         """The public keys that are trusted now or will be from their nbf on, as a JWK Set (RFC 7517 §5)."""
         request["level"] = "debug"
+        if not self.files.is_current(time.time()):
+            await self.files.catch_up()
         keyring = self.files.keys.keyring
         return 200, json_bytes({"keys": keyring.jwks(int(time.time())), "key_set_digest": keyring.digest})
 
@@ -149,15 +170,13 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[dict[str, "Service"]]:
-        """Log the start-up state, then reload changed files until shutdown."""
-        self._log_start()
-        self.telemetry.call_soon = asyncio.get_running_loop().call_soon
-        task = asyncio.create_task(self.files.reload_loop())
-        with sighup_handler(self.files.requested.set):
+        """Start reading before the first request; stop it and write the last lines at shutdown."""
+        self.files.start()
+        with sighup_handler(self.files.request):
             try:
                 yield {"service": self}
             finally:
-                task.cancel()
+                self.files.stop()
                 self._close_metrics()
                 self.telemetry.flush()
                 self.telemetry.log.info("stop", pid=os.getpid())

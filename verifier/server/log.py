@@ -1,17 +1,20 @@
-"""What is told about requests, reloads, start and stop: one line each on standard output.
+"""The log: one line on standard output for each request, reload, start and stop.
 
-Only what this package wrote itself or read from its own files gets here; nothing a sender wrote does, but for the
-age of a token that a loaded key signed.
+It holds only what this package wrote itself or read from its own files. Nothing that a sender wrote gets here, except
+the age of a token that a loaded key signed.
 """
 
+import asyncio
 import json
 import logging
 import os
 import select
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections import deque
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
@@ -23,21 +26,43 @@ from structlog.typing import EventDict, Processor
 from verifier.errors import ApiError, InvalidToken
 from verifier.server.settings import Settings
 
-# Bytes that a pipe takes whole or not at all (pipe(7)), and without waiting where poll calls it writable.
-PIPE_BUF: int = getattr(select, "PIPE_BUF", 4096)  # Windows has none
+PIPE_BUF: int = getattr(select, "PIPE_BUF", 4096)  # bytes that a pipe takes whole or not at all (pipe(7))
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 DEFAULT_FIELDS = {"event": "request", "level": "info", "outcome": "ok", "status": 200}
 
 
-class AccessLogEntry(dict[str, Any]):
-    """The log line of a request, while it comes to be. What is not known of it is not there.
+class Resettable(Protocol):
+    """An object with locks, threads or buffers, of which a child process must not use the copies."""
 
-    outcome, status: "ok", or the error code of the answer; reason: why, a value of errors.Reason;
-    path: one of our own; application: an id that is known; slot: 1 or 2, of the secret that matched; kid: of a key
-    that is loaded; age_s: of a token that it signed, where a time is wrong; ms: until the answer;
-    level: an operator must act soon (warning) or now (error).
+    def after_fork(self) -> None: ...
+
+
+_RESETTABLE: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def reset_after_fork(resettable: Resettable) -> None:
+    """Call `after_fork` of an object in every child process."""
+    _RESETTABLE.add(resettable)
+
+
+def _reset_all() -> None:
+    for resettable in list(_RESETTABLE):
+        resettable.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=_reset_all)
+
+
+class AccessLogEntry(dict[str, Any]):
+    """The log line of a request while it is being handled; what is not known is absent.
+
+    outcome, status: "ok" or the error code of the response; reason: a value of errors.Reason;
+    path: one of the five paths; application: an id that is known; slot: 1 or 2, of the secret that matched;
+    kid: of a loaded key; token_age_s: of a token signed by it that is rejected for its times;
+    duration_ms: until the response; level: warning or error if an operator must act soon or now.
     """
 
     __slots__ = ("started",)
@@ -55,25 +80,30 @@ class AccessLogEntry(dict[str, Any]):
             if error.kid:
                 self["kid"] = error.kid
             if error.age_s is not None:
-                self["age_s"] = error.age_s
+                self["token_age_s"] = error.age_s
         elif error.status >= 500:
             self["level"] = "warning" if error.status == 503 else "error"
 
 
 class NonBlockingWriter:
-    """Standard output, which never makes a request wait: where nobody reads, lines are dropped and counted."""
+    """Standard output that never makes a request wait: if it blocks, lines are dropped and counted."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self.dropped = 0
         self._descriptor = descriptor
         self._poll = None
-        self._lock = threading.Lock()  # the reading of files tells from a thread of its own
         if os.name == "posix":  # pragma: no branch - the suite runs on POSIX
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLOUT)
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread of the parent may have held."""
+        self._lock = threading.Lock()  # because files are read in threads of their own
 
     def write(self, line: bytes | str) -> None:
-        """Write lines of PIPE_BUF bytes at most, or drop them.
+        """Write lines of at most PIPE_BUF bytes, or drop them.
 
         It is one system call, so lines of several processes do not mix.
         """
@@ -84,15 +114,15 @@ class NonBlockingWriter:
                     os.write(self._descriptor, data)
                     return
             except OSError:
-                pass  # nobody reads any more
+                pass  # the reader has closed it
             self.dropped += data.count(b"\n")
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing, because nothing is buffered."""
 
 
 class MetricsRecorder(Protocol):
-    """Who counts."""
+    """What counts responses and uses."""
 
     def count(self, outcome: str, reason: str, seconds: float) -> None: ...
 
@@ -100,21 +130,15 @@ class MetricsRecorder(Protocol):
 
 
 class Telemetry:
-    """The log of one process, and what its metrics are made of."""
+    """The log of one process, and the source of its metrics."""
 
     metrics: MetricsRecorder | None = None
-    call_soon: Callable[[Callable[[], None]], object] = staticmethod(
-        lambda call: call()
-    )  # `call_soon`, where a loop runs
     in_flight = 0  # requests
-    reloaded_at = 0.0
-    reload_s = 0.0  # how long the last reading took
     reload_failures = 0
 
     def __init__(self, settings: Settings, output: NonBlockingWriter | None = None) -> None:
         self.output = output or NonBlockingWriter()
         self._min_level = _LEVELS[settings.log_level]
-        self._pending: list[AccessLogEntry] = []
         self._renderers = _renderers(settings)
         self.log = structlog.wrap_logger(
             structlog.BytesLogger(cast(BinaryIO, self.output)),
@@ -122,19 +146,37 @@ class Telemetry:
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
             context_class=dict,
         ).bind()
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Leave the lines of the parent to the parent."""
+        self._pending: deque[AccessLogEntry] = deque()
+        self._flushing_loop: asyncio.AbstractEventLoop | None = None
 
     def record(self, request: AccessLogEntry) -> None:
-        """Take note of a request. All that depends on what it was comes later, when its answer is on its way."""
-        request["ms"] = int((time.perf_counter() - request.started) * 1e6) / 1000
+        """Record a request whose response is being sent. The rest of the work follows in the same loop iteration."""
+        request["duration_ms"] = int((time.perf_counter() - request.started) * 1e6) / 1000
         self._pending.append(request)
-        if len(self._pending) == 1:
-            self.call_soon(self.flush)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        # The application may be served by several loops, and a loop may end before it calls `flush`.
+        if loop is not self._flushing_loop:
+            self._flushing_loop = loop
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Count the requests since the last time, and write their lines with the system calls of one (8 µs each)."""
-        told, self._pending = self._pending, []
+        """Count the pending requests, and write their lines with few system calls (8 µs each)."""
+        self._flushing_loop = None  # first, so that no entry is added without a call of this method to come
         block = b""
-        for request in told:
+        while True:
+            try:
+                request = self._pending.popleft()
+            except IndexError:
+                break
             if self.metrics and request.get("path", "/profile") == "/profile":
                 self._count(self.metrics, request)
             if _LEVELS[request["level"]] < self._min_level:
@@ -152,12 +194,12 @@ class Telemetry:
     @staticmethod
     def _count(metrics: MetricsRecorder, request: AccessLogEntry) -> None:
         outcome, kid = request["outcome"], request.get("kid", "")
-        metrics.count(outcome, request.get("reason", ""), request["ms"] / 1000)
+        metrics.count(outcome, request.get("reason", ""), request["duration_ms"] / 1000)
         metrics.record_use(request.get("application", ""), request.get("slot", 0), kid if outcome == "ok" else "")
 
     def log_exception(self, exc: BaseException) -> None:
-        """Say where an exception comes from that nobody expected. Its message could quote the request."""
-        self.log.error("bug", error=type(exc).__name__, where=location_of(exc))
+        """Log the type and location of an unexpected exception, not its message, which could quote the request."""
+        self.log.error("internal_error", error=type(exc).__name__, where=location_of(exc))
 
 
 def configure_logging(settings: Settings) -> None:
@@ -170,19 +212,21 @@ def configure_logging(settings: Settings) -> None:
         )
     )
     logging.basicConfig(level=_LEVELS[settings.log_level], handlers=[handler], force=True)
-    # Without a level of its own it prepares a line per connection that nobody sees.
+    # Without a level of its own, it formats a line per connection that is never written.
     logging.getLogger("uvicorn.error").setLevel(_LEVELS[settings.log_level])
 
 
 def redact_exception(_logger: Any, _name: str, event: EventDict) -> EventDict:
-    """The first line of a message, and where an exception comes from: the rest could quote a request."""
-    told = {name: event[name] for name in ("level", "logger")}
-    told["event"] = str(event["event"]).partition("\n")[0]
+    """Keep the first line of a message and the location of an exception: the rest could quote a request."""
+    # uvicorn calls its general logger "uvicorn.error", which would make every line look like an error.
+    kept = {"level": event["level"], "logger": event["logger"].removesuffix(".error")}
+    kept["event"] = str(event["event"]).partition("\n")[0]
     exc = (event.get("exc_info") or (None, None))[1]
-    return told | ({"error": type(exc).__name__, "where": location_of(exc)} if exc else {})
+    return kept | ({"error": type(exc).__name__, "where": location_of(exc)} if exc else {})
 
 
 def location_of(exc: BaseException) -> str:
+    """Return the file and line where an exception was raised."""
     frame = exc.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -193,8 +237,19 @@ def _renderers(settings: Settings) -> list[Processor]:
     terminal = os.isatty(1)
     if settings.log_format == "text" or (not settings.log_format and terminal):
         clock = TimeStamper(fmt="iso", key="time")
-        return [clock, structlog.dev.ConsoleRenderer(colors=terminal, timestamp_key="time"), _encoded]
+        return [clock, _plain, structlog.dev.ConsoleRenderer(colors=terminal, timestamp_key="time"), _encoded]
     return [_json]
+
+
+def _plain(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Replace the members of enums by their values, because text is written with repr."""
+    return {name: _plain_value(value) for name, value in event.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain_value(inner) for name, inner in value.items()}
+    return str(value) if isinstance(value, StrEnum) else value
 
 
 def _decoded(_logger: Any, _name: str, line: Any) -> str:

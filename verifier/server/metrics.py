@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from verifier.core.keyring import KeyState
 from verifier.errors import ConfigError
-from verifier.server.reload import ApplicationsFile
+from verifier.server.applications_file import ApplicationsFile
 from verifier.storage.key_directory import KeyDirectory
 
 BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

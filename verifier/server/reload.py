@@ -1,133 +1,171 @@
-"""Reading the key directory and the applications, and reading them again when their content changes."""
+"""The keys and applications of one process, read again every second, at SIGHUP, and before a request that needs it."""
 
 import asyncio
+import functools
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-from verifier.core.applications import Application, Applications, Secret, parse
-from verifier.errors import ConfigError
-from verifier.server.log import Telemetry
+from verifier.errors import Reason, ServiceUnavailableError
+from verifier.server.applications_file import ApplicationsFile
+from verifier.server.log import Telemetry, reset_after_fork
+from verifier.server.reader import Periodic, Reader, read_in_time
 from verifier.server.settings import Settings
 from verifier.storage.key_directory import KeyDirectory
-from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, bind_mounted_files, read_file
+from verifier.storage.snapshot import bind_mounted_files
 
-RELOAD_INTERVAL_S = 1.0
-
-
-class ApplicationsFile:
-    """The applications the settings name, read again when the content of their file changes."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.applications = Applications()
-        self.problems: tuple[str, ...] = ()
-        self._settings = settings
-        self._path = settings.applications or settings.secret_key_file
-        self._last_content: bytes | str | None = None
-        if settings.secret is not None:
-            self.applications = Applications([Application(settings.application_id, (settings.secret,))])
-
-    def refresh(self) -> bool:
-        """Take in what is there now; whether anything changed.
-
-        A bad entry costs its own application. A file that says nothing at all (half written, gone)
-        changes nothing: the applications of before go on, and the problem is shown.
-        """
-        if self._path is None:
-            return False
-        try:
-            limit = MAX_APPLICATIONS_BYTES if self._settings.applications else MAX_SECRET_BYTES
-            content: bytes | str = read_file(self._path, limit)
-        except OSError as exc:
-            content = f"cannot be read ({exc.strerror})"
-        if content == self._last_content:
-            return False
-        self._last_content = content
-        try:
-            self.applications, problems = self._parse(content)
-        except ConfigError as exc:
-            problems = [str(exc)]
-        self.problems = tuple(f"{self._path}: {problem}" for problem in problems)
-        return True
-
-    def _parse(self, content: bytes | str) -> tuple[Applications, list[str]]:
-        if isinstance(content, str):
-            raise ConfigError(content)
-        if self._settings.applications is not None:
-            return parse(content)
-        # Editors and `echo` end a file with a newline that is not part of the secret.
-        secret = content.removesuffix(b"\r\n") if content.endswith(b"\r\n") else content.removesuffix(b"\n")
-        text = secret.decode("utf-8", "surrogateescape")
-        return Applications([Application(self._settings.application_id, (Secret.of(text),))]), []
-
-    def load(self) -> Applications:
-        """The applications, where everything must be good; raises ConfigError."""
-        self.refresh()
-        if self.problems:
-            raise ConfigError("; ".join(self.problems), hint="verifier applications list shows what is read")
-        if not self.applications.by_id:
-            raise ConfigError(f"{self._path}: no application", hint="add one: verifier applications add ID")
-        return self.applications
+CURRENT_S = 3.0  # a request waits for the next read if the last one is older
+CATCH_UP_S = 2.0  # but only so long, because sign-ins continue while a read hangs
 
 
 class Reloader:
-    """The keys and applications of one process, reloaded every second and at SIGHUP."""
+    """The keys and applications of one process."""
 
-    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
-        """Read everything.
+    def __init__(self, settings: Settings, telemetry: Telemetry, on_start: Callable[[], None] = lambda: None) -> None:
+        """Read everything; `on_start` is called when reading begins, in this process or in a child.
 
         Raises:
-            ConfigError: a file is missing or invalid.
+            ConfigError: a file is missing or invalid, or a read does not finish.
         """
         self.keys = KeyDirectory(settings.keys / "public")
         self.applications = ApplicationsFile(settings)
-        self.keys.load()
-        self.applications.load()
-        paths = (settings.keys / "public", settings.applications or settings.secret_key_file)
-        self.bind_mounted_files = [file for path in paths if path for file in bind_mounted_files(path)]
-        self.requested = asyncio.Event()
-        self.telemetry = telemetry
+        self.telemetry, self._on_start = telemetry, on_start
+        self.max_staleness_s = settings.max_staleness_s
+        self.bind_mounted_files: list[str] = []
+        self._stale = False
+        self._readers = [Reader("keys", self.keys, telemetry, self._on_read)]
+        if self.applications.is_file:
+            self._readers.append(Reader("applications", self.applications, telemetry, self._on_read))
+        self.after_fork()
+        for reader in self._readers:
+            read_in_time(reader.source.path, reader.source.load)
+        for reader in self._readers:
+            path = reader.source.path
+            self.bind_mounted_files += read_in_time(path, functools.partial(bind_mounted_files, path))
+            reader.read_at, reader.completed_at = time.time(), time.monotonic()
+        reset_after_fork(self)
 
-    async def reload_loop(self) -> None:
-        """Reload every second, and at once when `requested` is set, until cancelled."""
-        while True:
-            requested = False
-            with suppress(TimeoutError):
-                requested = await asyncio.wait_for(self.requested.wait(), RELOAD_INTERVAL_S)
-            self.requested.clear()
-            telemetry, started = self.telemetry, time.perf_counter()
-            try:
-                await asyncio.to_thread(self.refresh, requested)
-                telemetry.reloaded_at, telemetry.reload_s = time.time(), time.perf_counter() - started
-            except Exception as exc:  # noqa: BLE001 - a reload that fails must not be the last
-                telemetry.reload_failures += 1
-                telemetry.log.error("reload failed", error=type(exc).__name__)
+    def after_fork(self) -> None:
+        """Start anew in a child process."""
+        self.read_at = 0.0  # no request is answered before the first read by this process
+        self._lock = threading.Lock()
+        self._monitor = Periodic(self._check)
+        for reader in self._readers:
+            reader.reset()
 
-    def refresh(self, requested: bool = False) -> None:
-        """Reload keys and applications; log if anything changed or a reload was requested."""
-        log = self.telemetry.log
-        if self.keys.refresh() or requested:
+    def start(self) -> None:
+        """Start reading, unless it is running."""
+        with self._lock:
+            if not self._monitor.is_running():
+                self._on_start()
+            # A stopped thread may not have noticed yet, and goes on.
+            self._monitor.start()
+            for reader in self._readers:
+                reader.thread.start()
+
+    def stop(self) -> None:
+        """Stop reading until the next `start`; a read in progress is left alone."""
+        self.read_at = 0.0
+        self._monitor.stop()
+        for reader in self._readers:
+            reader.thread.stop()
+
+    def request(self) -> None:
+        """Read everything now, and log it."""
+        for reader in self._readers:
+            reader.request(full=True)
+
+    def is_current(self, now: float) -> bool:
+        """Return whether a request can be answered without waiting for a read."""
+        return -CURRENT_S < now - self.read_at < CURRENT_S
+
+    async def catch_up(self) -> None:
+        """Wait for a read that begins now.
+
+        Called where files are not current: in the first request of a process, and after it was suspended.
+
+        Raises:
+            ServiceUnavailableError: the last completed read is too old.
+        """
+        self.start()
+        waits = {asyncio.wrap_future(reader.request()): reader for reader in self._readers if not reader.behind}
+        try:
+            if waits:
+                _, pending = await asyncio.wait(waits, timeout=CATCH_UP_S)
+                for wait in pending:
+                    waits[wait].behind = True  # so that the next request does not wait, too
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.age_s() > self.max_staleness_s:
+            raise ServiceUnavailableError(Reason.KEYS_STALE)
+
+    def age_s(self) -> float:
+        """Return the time in seconds since the last completed read of everything began."""
+        return time.monotonic() - min(reader.completed_at for reader in self._readers)
+
+    @property
+    def reloaded_at(self) -> float:
+        """When the last completed read of everything began, in seconds since 1970."""
+        return min(reader.read_at for reader in self._readers)
+
+    @property
+    def reload_s(self) -> float:
+        """The duration of the last read of everything."""
+        return sum(reader.duration_s for reader in self._readers)
+
+    @property
+    def overdue(self) -> dict[str, bool]:
+        """For each kind of file, whether a read hangs."""
+        return {reader.kind: reader.overdue for reader in self._readers}
+
+    def _check(self) -> None:
+        """Report reads that hang, and files that have become too old to be trusted."""
+        for reader in self._readers:
+            reader.check_overdue()
+        stale, before = self.age_s() > self.max_staleness_s, self._stale
+        self._stale = stale
+        if stale and not before:
+            limit = f"no read has completed for {self.max_staleness_s} s; every token is rejected until one does"
+            self.telemetry.log.error("config_problem", problem=limit)
+        self.telemetry.flush()
+
+    def _on_read(self, reader: Reader, log: bool) -> None:
+        with self._lock:
+            self.read_at = self.reloaded_at
+        if log:
+            self._log_reload(reader.kind)
+
+    def _log_reload(self, kind: str) -> None:
+        if kind == "keys":
             keyring = self.keys.keyring
-            log.info("reload", what="keys", count=len(keyring.keys), key_set_digest=keyring.digest)
+            self.telemetry.log.info("reload", kind=kind, count=len(keyring.keys), key_set_digest=keyring.digest)
             self.log_problems(self.keys.problems)
-        if self.applications.refresh() or requested:
+            for kid in self.keys.undone_revocations:
+                self.telemetry.log.error("revocation_undone", kid=kid, path=str(self.keys.folder / f"{kid}.json"))
+        else:
             applications = self.applications.applications
-            log.info("reload", what="applications", count=len(applications.by_id))
+            self.telemetry.log.info("reload", kind=kind, count=len(applications.by_id))
             self.log_problems(self.applications.problems, applications.weaknesses())
 
     def log_problems(self, problems: Iterable[str], weaknesses: Iterable[str] = ()) -> None:
         """Log invalid files as errors, and weak secrets and files that cannot be watched as warnings."""
         for problem in problems:
-            self.telemetry.log.error("problem", problem=problem)
+            self.telemetry.log.error("config_problem", problem=problem)
         for problem in weaknesses:
-            self.telemetry.log.warning("problem", problem=problem)
+            self.telemetry.log.warning("config_problem", problem=problem)
 
 
 @contextmanager
 def sighup_handler(callback: Callable[[], object]) -> Iterator[None]:
-    """Install a SIGHUP handler while the context is active (no-op on Windows)."""
-    if not hasattr(signal, "SIGHUP"):  # pragma: no cover - Windows
+    """Call `callback` at SIGHUP while the context is active.
+
+    Only where the signal is ignored, as `verifier serve` leaves it: in another program it is not ours to handle.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "SIGHUP") or not in_main_thread or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         yield
         return
     loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ BODY_TIMEOUT_S = 5
 HEADER_TIMEOUT_S = 5
 KEEP_ALIVE_S = 75  # longer than a proxy keeps a connection, so that it is the proxy that closes it
 GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
+MAX_STALENESS_S = 300  # long enough to repair a disk, short enough for a revocation that cannot arrive
 # Slow senders are requests too: below this, 2,000 of them leave room for sign-ins.
 MAX_REQUESTS = 2500
 MAX_CONNECTIONS = 4000  # and below the 4,096 descriptors that Linux allows a process where nobody says otherwise
@@ -42,6 +43,7 @@ class Settings:
     header_timeout_s: int = HEADER_TIMEOUT_S  # from the first byte, or the connection, to the end of the head
     keep_alive_s: int = KEEP_ALIVE_S  # between two requests
     graceful_shutdown_s: int = GRACEFUL_SHUTDOWN_S  # for requests that are under way
+    max_staleness_s: int = MAX_STALENESS_S  # without a completed read of keys and applications
     log_level: str = "info"  # the least that is told: debug, info, warning or error
     log_format: str = ""  # json, text, or "" for text on a terminal and json elsewhere
 
@@ -92,6 +94,7 @@ class Settings:
             header_timeout_s=_parse_int(known, "VERIFIER_HEAD_TIMEOUT", HEADER_TIMEOUT_S, 1, 60),
             keep_alive_s=_parse_int(known, "VERIFIER_KEEP_ALIVE", KEEP_ALIVE_S, 1, 3600),
             graceful_shutdown_s=_parse_int(known, "VERIFIER_GRACEFUL_SHUTDOWN", GRACEFUL_SHUTDOWN_S, 1, 300),
+            max_staleness_s=_parse_int(known, "VERIFIER_MAX_STALENESS", MAX_STALENESS_S, 10, 86_400),
             log_level=_parse_choice(known, "VERIFIER_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
             log_format=_parse_choice(known, "VERIFIER_LOG_FORMAT", "", ("json", "text")),
         )

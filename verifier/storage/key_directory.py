@@ -34,6 +34,11 @@ class KeyDirectory:
         self._cache = snapshot.FileCache()
         self._reads = 0
 
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.folder
+
     def refresh(self, *, full: bool = False) -> bool:
         """Take in what the folder holds now; return whether anything changed.
 
