@@ -110,8 +110,12 @@ GOOD = '{"code": "x", "secretKey": "y", "applicationId": "z"}'
         pytest.param(b"null", "the body is not a JSON object", id="null"),
         pytest.param(GOOD.replace("{", '{"code": "w", ').encode(), "duplicate key in JSON body", id="twice"),
         pytest.param(GOOD.replace("{", '{"c\\u006fde": "w", ').encode(), "duplicate key in JSON body", id="escaped"),
-        pytest.param(b'{"a":' * 2500 + b"1" + b"}" * 2500, "JSON nesting too deep in the body", id="deep-objects"),
-        pytest.param(b"[" * 16_384, "JSON nesting too deep in the body", id="deep-lists"),
+        pytest.param(
+            b'{"a":' * 2500 + b"1" + b"}" * 2500,
+            "JSON nesting too deep or too many objects in the body",
+            id="deep-objects",
+        ),
+        pytest.param(b"[" * 16_384, "JSON nesting too deep or too many objects in the body", id="deep-lists"),
     ],
 )
 def test_a_body_that_is_not_one_json_object_is_refused(ask, raw, text):
