@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run example test check docs languages languages-lock bench profile startup soak hosts fuzz openapi mutants lock sbom clean
+.PHONY: run example test check docs languages languages-lock bench profile startup soak hosts fuzz openapi mutants lock dist sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
 	$(BIN)/verifier dev
@@ -77,19 +77,27 @@ mutants: tests/fuzz/.venv/stamp  ## mutation testing of tokens, jwk, keyring and
 
 lock: .venv/python.stamp  ## remake the hashed locks, for every platform, without the names of hosts
 	$(PIP) install uv
-	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(BIN)/uv pip compile -q $(LOCK) --extra server pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) --extra server pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 	  $(BIN)/uv pip compile -q $(LOCK) - -o requirements-build.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/signers/requirements.in -c requirements.lock -o tests/signers/requirements.lock
-	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
-	$(BIN)/uv pip compile -q $(LOCK) pyproject.toml tests/servers/requirements.in -c requirements.lock -o tests/servers/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) --extra server pyproject.toml tests/fuzz/requirements.in -c requirements.lock -c requirements-dev.lock -o tests/fuzz/requirements.lock
+	$(BIN)/uv pip compile -q $(LOCK) --extra server pyproject.toml tests/servers/requirements.in -c requirements.lock -o tests/servers/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) bench/requirements.in -c requirements.lock -o bench/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/languages/python/requirements.in -c requirements.lock -o tests/languages/python/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) --no-deps tests/languages/dotnet/requirements.in -o tests/languages/dotnet/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) tests/deploy/requirements.in -o tests/deploy/requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) docs/requirements.in -o docs/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+dist: .venv/test.stamp tests/deploy/.venv  ## the wheel and the sdist, checked for a package index; the sdist passes tests of its own
+	rm -rf dist
+	tests/deploy/.venv/bin/python -m build --outdir dist . >/dev/null
+	tests/deploy/.venv/bin/twine check --strict dist/*
+	cd dist && tar xf *.tar.gz
+	cd dist/escs_verifier-*/ && ../../$(BIN)/python -m pytest -q $(SDIST_TESTS)
+SDIST_TESTS := tests/core tests/system/test_architecture.py tests/system/test_deploy.py
 
 sbom: tests/deploy/.venv  ## what the package is made of, as CycloneDX: sbom.json
 	tests/deploy/.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
@@ -104,7 +112,7 @@ tests/deploy/.venv tests/servers/.venv tests/signers/.venv:
 	@touch $@
 
 clean:
-	rm -rf .venv tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/.build bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv dist tests/*/.venv tests/languages/.build docs/.venv docs/.site .cache bench/.venv bench/.build bench/peers/node_modules .mutants sbom.json .verifier-dev .verifier-example .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -15,6 +15,9 @@ from verifier.cli.serve import healthcheck, serve
 from verifier.cli.token import explain, token
 from verifier.errors import ConfigError, IssueError, UnsafeOperationError
 
+# The modules that the extra `server` installs.
+SERVER_MODULES = {"httptools", "jinja2", "prometheus_client", "starlette", "structlog", "uvicorn", "uvloop"}
+
 # Each command imports what it needs when it runs, because `serve` must never load what signs.
 
 
@@ -37,6 +40,13 @@ def main() -> None:
     """The `verifier` command."""
     try:
         cli.main(prog_name="verifier")
+    except ModuleNotFoundError as exc:
+        module = (exc.name or "").partition(".")[0]
+        if module not in SERVER_MODULES:
+            raise
+        click.echo(f"verifier: error: this command needs the module {module}, which is not installed", err=True)
+        click.echo("verifier: hint: pip install 'escs-verifier[server]'", err=True)
+        sys.exit(EXIT_CONFIG_ERROR)
     except (OSError, UnicodeError) as exc:
         where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
         click.echo(f"verifier: error: {where}{getattr(exc, 'strerror', None) or 'not UTF-8'}", err=True)
