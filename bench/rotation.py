@@ -314,7 +314,7 @@ class Game:
         self.result.rotations += 1
 
     def revoke(self, name: str) -> None:
-        """Revoke the current key, and measure how long each replica still accepts its tokens after the change arrived."""
+        """Revoke the current key, and measure for how long each replica accepts its tokens after the change."""
         keyring = KeyDirectory(self.source / "public")
         keyring.refresh()
         kid = keyring.keyring.current(int(time.time())).kid
