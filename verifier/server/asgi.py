@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 
 import orjson
@@ -142,10 +143,22 @@ def check_headers(headers: Iterable[Header], max_body_bytes: int = MAX_BODY_BYTE
             types.append(value.partition(b";")[0].strip().lower())
         elif name in IDENTITY_CODINGS and value.strip().lower() not in IDENTITY_CODINGS[name]:
             raise InvalidRequest(Reason.BODY_ENCODED)
-        elif name == b"content-length" and int(value) > max_body_bytes:
+        elif name == b"content-length" and declared_length(value) > max_body_bytes:
             raise too_large(max_body_bytes)
     if types != [b"application/json"]:
         raise InvalidRequest(Reason.MEDIA_TYPE_UNSUPPORTED)
+
+
+def declared_length(value: bytes) -> int:
+    """Parse the value of Content-Length, of any number of digits: `int` refuses more than 4,300.
+
+    Raises:
+        InvalidRequest: it is not a number.
+    """
+    if not value.isdigit():
+        raise InvalidRequest(Reason.MALFORMED_REQUEST)
+    digits = value.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < 19 else sys.maxsize
 
 
 def too_large(max_body_bytes: int) -> InvalidRequest:

@@ -1,0 +1,382 @@
+"""Parse one HTTP/1.1 request from bytes that are split in any way. Pure: no transport, no clock, no response.
+
+httptools (llhttp) decides what is valid. This module finds the end of the request, so that no byte of the next one
+is parsed before this one has its response, and counts every byte against the limit of its part:
+
+| part of the request | limit |
+| --- | --- |
+| headers: request line, fields, line ends, empty lines before them | MAX_HEADER_BYTES |
+| fields: headers and trailer together | MAX_FIELDS |
+| body | VERIFIER_MAX_BODY |
+| framing of a chunked body: sizes, extensions, line ends, trailer | MAX_FRAMING_BYTES, MAX_CHUNKS |
+"""
+
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+
+from verifier.errors import InvalidRequest, Reason
+from verifier.server.asgi import declared_length
+
+MAX_HEADER_BYTES = 32_768
+MAX_FIELDS = 128
+MAX_FRAMING_BYTES = 8_192
+MAX_CHUNKS = 1_024
+MAX_QUOTED_PATH_BYTES = 256  # a longer path is none of ours, so decoding it would be wasted
+MAX_AUTHORITY_BYTES = 512  # of a target in absolute form; a host name has 253 at most
+ASGI = {"version": "3.0", "spec_version": "2.3"}
+# The fields that the application reads; no others are kept, because many short fields take several times their size.
+KEPT_FIELDS = {name: name for name in (b"content-type", b"content-length", b"content-encoding", b"transfer-encoding")}
+VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
+
+
+class RequestParser:
+    """One request: feed bytes until `complete`; the attributes hold what has been parsed so far."""
+
+    # Assigned one by one, because a class attribute takes several times as long to read as a slot.
+    __slots__ = (
+        "_begun",
+        "_fields",
+        "_framing",
+        "_headers",
+        "_hosts",
+        "_length",
+        "_max_body_bytes",
+        "_message_complete",
+        "_parser",
+        "_tail",
+        "_url",
+        "_version",
+        "body",
+        "chunked",
+        "complete",
+        "discards_body",
+        "expects_continue",
+        "header_bytes",
+        "headers_complete",
+        "keep_alive",
+        "remaining",
+        "scope",
+        "too_large",
+    )
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.complete = False  # the last byte of the request has been parsed
+        self.headers_complete = False
+        self.scope: dict[str, Any] = {}  # ASGI connection scope, from the end of the headers on
+        self.keep_alive = False  # whether the connection may be reused, as far as the parsed part says
+        self.expects_continue = False
+        self.chunked = False
+        self.body: bytes | bytearray = b""
+        self.remaining = 0  # bytes of a body with Content-Length that are still to come
+        self.too_large = False  # the body exceeds the limit; the rest of the input cannot be parsed
+        self.discards_body = False  # set by the connection when the response was sent before the body
+        self.header_bytes = 0
+        self._max_body_bytes = max_body_bytes
+        self._begun = False
+        self._version = ""
+        self._url = b""
+        self._tail = b""  # the last bytes before the next piece: what is searched for may be split
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._fields = 0
+        self._hosts = 0
+        self._length = b""
+        self._message_complete = False
+        self._parser: Any = httptools.HttpRequestParser(self)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the method is HEAD, as far as it has been parsed."""
+        if self._parser is None:
+            return bool(self.scope["method"] == "HEAD")
+        return bool(self._parser.get_method() == b"HEAD")
+
+    def feed(self, data: bytes) -> int:
+        """Parse more of the request.
+
+        Returns:
+            How many of the bytes belong to it: all, unless it is now complete.
+
+        Raises:
+            InvalidRequest: the request is malformed or exceeds a limit; its rest cannot be parsed.
+        """
+        used = 0
+        if not self.headers_complete:
+            used = self._feed_headers(data)
+            if self.complete or not self.headers_complete:
+                return used
+            end = used + self.remaining
+            if not self.chunked and end <= len(data) and self.remaining <= self._max_body_bytes:
+                self.body, self.remaining, self.complete = data[used:end], 0, True
+                return end
+            data = data[used:]
+        return used + (self._feed_chunked(data) if self.chunked else self._feed_sized(data))
+
+    def release(self) -> None:
+        """Drop the parser and what has been collected; the parser and this object refer to each other."""
+        self._parser = None
+        self.body = b""
+
+    # Called by httptools.
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise InvalidRequest(Reason.HEADERS_TOO_MANY, limit=MAX_FIELDS)
+        if self.headers_complete:
+            return  # a trailer field is never merged into the headers (RFC 9110 §6.5.1)
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name in KEPT_FIELDS:
+            self._headers.append((KEPT_FIELDS[name], value))
+            if name == b"content-length":
+                self._length = value
+            elif name == b"transfer-encoding":
+                self.chunked = True  # httptools requires that chunked is the last coding
+        elif name == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+
+    def on_headers_complete(self) -> None:
+        self.headers_complete, self.keep_alive = True, self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        self._append(body)
+        if self.too_large:
+            raise _BodyTooLarge
+
+    def on_message_complete(self) -> None:
+        self._message_complete = True
+        # Once more, because a trailer can say `Connection: close`.
+        self.keep_alive = self.keep_alive and self._parser.should_keep_alive()
+
+    # The parts of a request.
+
+    def _feed_headers(self, data: bytes) -> int:
+        skipped = 0
+        if not self._begun:
+            if data[0] in b"\r\n":  # empty lines may precede a request (RFC 9112 §2.2)
+                begin = data.lstrip(b"\r\n")
+                skipped, data = len(data) - len(begin), begin
+            self._begun = bool(data)
+        window = self._tail + data
+        end = window.find(b"\r\n\r\n")
+        used = len(data) if end < 0 else end + 4 - len(self._tail)
+        self.header_bytes += skipped + used
+        if self.header_bytes > MAX_HEADER_BYTES:
+            excess = self.header_bytes - MAX_HEADER_BYTES
+            self._execute(data[: max(0, used - excess)])  # malformed headers are malformed, whatever their size
+            raise InvalidRequest(Reason.HEADERS_TOO_LARGE, limit=MAX_HEADER_BYTES)
+        try:
+            self._parser.feed_data(data[:used])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._handle(exc)
+        if not self._version and (line_end := window.find(b"\r")) >= 0:
+            self._version = VERSIONS.get(window[max(0, line_end - 9) : line_end], "")
+            if not self._version:
+                raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        if self.headers_complete is not (end >= 0):
+            raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        if self.headers_complete:
+            self._check_headers()
+        else:
+            self._tail = window[-9:]
+        return skipped + used
+
+    def _check_headers(self) -> None:
+        """Build the scope and find out how the body is framed, which decides where the request ends."""
+        # Two servers that read different hosts can be played off against each other (RFC 9112 §3.2).
+        if self._hosts != 1 and (self._hosts or self._version == "1.1"):
+            raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        if self._version == "1.0":
+            self.keep_alive = self.expects_continue = False  # RFC 9110 §10.1.1
+        url, method = self._url, self._parser.get_method()
+        if url.startswith(b"/") and not (b"?" in url or b"#" in url):
+            raw_path, query = url, b""
+        else:
+            raw_path, query = split_target(url)
+        self.scope = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": self._version,
+            "method": "POST" if method == b"POST" else method.decode("ascii"),
+            "scheme": "http",
+            "path": decode_path(raw_path),
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+        }
+        self._url = self._tail = b""
+        if self.chunked:
+            self._framing = _ChunkedFraming()
+            return
+        if not self._message_complete:
+            length = self._length
+            self.remaining = int(length) if len(length) < 19 else declared_length(length)
+        self.complete = self.remaining == 0
+        self._parser = None  # a body of known length needs none
+
+    def _feed_sized(self, data: bytes) -> int:
+        used = min(self.remaining, len(data))
+        self.remaining -= used
+        self.complete = self.remaining == 0
+        self._append(data[:used])
+        return used
+
+    def _feed_chunked(self, data: bytes) -> int:
+        used = self._framing.measure(data)
+        self._execute(data[:used])
+        if not self.too_large and self._message_complete is not self._framing.complete:
+            raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        if self._message_complete:
+            self.complete, self._parser = True, None
+        return used
+
+    def _append(self, data: bytes) -> None:
+        if self.discards_body:
+            return
+        if self.body:
+            self.body += data
+        else:
+            self.body = bytearray(data)
+        if len(self.body) > self._max_body_bytes:
+            self.too_large = True
+            self.body = self.body[: self._max_body_bytes + 1]
+
+    def _execute(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._handle(exc)
+
+    def _handle(self, exc: Exception) -> None:
+        """Raise what a callback raised, which is the context of the parser's own error, or a client error."""
+        if isinstance(exc, httptools.HttpParserUpgrade):
+            self._ignore_upgrade()
+            return
+        cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else None
+        if isinstance(cause, _BodyTooLarge):
+            return
+        if cause is None or isinstance(cause, httptools.HttpParserError):
+            raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
+        raise cause from None
+
+    def _ignore_upgrade(self) -> None:
+        """Parse the body although the headers offer another protocol, which a server may ignore (RFC 9110 §7.8).
+
+        Java's HttpClient makes such an offer with every request, and httptools takes the body for that protocol.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self.keep_alive = False  # what follows is meant for the tunnel that is refused
+            return
+        self._message_complete = not (self._length or self.chunked)
+        if self.chunked:
+            codings = [b"%b: %b\r\n" % field for field in self._headers if field[0] == b"transfer-encoding"]
+            body = SimpleNamespace(
+                on_header=self.on_header, on_body=self.on_body, on_message_complete=self.on_message_complete
+            )
+            self._parser = httptools.HttpRequestParser(body)
+            self._execute(b"%b / HTTP/1.1\r\n%b\r\n" % (method, b"".join(codings)))
+
+
+class _BodyTooLarge(Exception):
+    """Ends parsing inside a callback."""
+
+
+class _ChunkedFraming:
+    """Where a chunked body ends, and how many bytes of it are not data (RFC 9112 §7.1).
+
+    httptools parses the same bytes and must find the same end.
+    """
+
+    complete = False
+
+    def __init__(self) -> None:
+        self._bytes = 0  # of framing, in finished lines
+        self._chunks = 0
+        self._skip = 0  # bytes of chunk data and its line end that are still to come
+        self._line = b""  # the part of an unfinished line that has come
+        self._in_trailer = False
+
+    def measure(self, data: bytes) -> int:
+        """Return how many of the bytes belong to the body.
+
+        Raises:
+            InvalidRequest: a chunk size is malformed, or the framing exceeds its limit.
+        """
+        window, before = self._line + data, len(self._line)
+        position, length = self._skip, len(window)
+        while position < length and not self._in_trailer:
+            line_end = window.find(b"\r\n", position)
+            if line_end < 0:
+                break
+            size = parse_chunk_size(window[position:line_end])
+            self._chunks += 1
+            self._bytes += line_end - position + 4
+            if size:
+                position = line_end + size + 4
+            else:  # the trailer ends with an empty line, perhaps at once
+                position, self._in_trailer = line_end, True
+        self._skip = max(0, position - length)
+        if self._in_trailer:
+            end = window.find(b"\r\n\r\n", position)
+            self.complete = end >= 0
+            end = end + 4 if self.complete else max(position, length - 3)
+            self._bytes += end - position
+            position = end
+        self._line = b"" if self.complete else window[position:]
+        if self._bytes + len(self._line) > MAX_FRAMING_BYTES or self._chunks > MAX_CHUNKS:
+            limit = f"{MAX_FRAMING_BYTES} bytes, {MAX_CHUNKS} chunks"
+            raise InvalidRequest(Reason.FRAMING_TOO_LARGE, limit=limit)
+        return position - before if self.complete else len(data)
+
+
+def parse_chunk_size(line: bytes) -> int:
+    """Parse the line before a chunk: the size in hexadecimal digits, perhaps with extensions.
+
+    Raises:
+        InvalidRequest: it does not begin with digits.
+    """
+    digits = line if line.isalnum() else line.partition(b";")[0]
+    if not digits.isalnum():  # int() also takes signs, spaces and underscores
+        raise InvalidRequest(Reason.MALFORMED_REQUEST)
+    try:
+        return int(digits, 16)
+    except ValueError as exc:
+        raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Split a request target (RFC 9112 §3.2) into path and query; the path of `*` is `*`.
+
+    Raises:
+        InvalidRequest: it is neither a path nor an absolute URI.
+    """
+    if not target.startswith(b"/") and target != b"*":
+        scheme, _, rest = target.partition(b"://")
+        authority = rest.partition(b"/")[0].partition(b"?")[0].partition(b"#")[0]
+        if len(authority) > MAX_AUTHORITY_BYTES:
+            raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        try:
+            httptools.parse_url(b"%b://%b/" % (scheme, authority))
+        except httptools.HttpParserInvalidURLError as exc:
+            raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
+        target = rest[len(authority) :]
+        target = target if target.startswith(b"/") else b"/" + target
+    if b"#" in target:
+        target = target.partition(b"#")[0]
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def decode_path(raw_path: bytes) -> str:
+    """Decode percent-encoding, unless the path is longer than any of ours."""
+    path = raw_path.decode("ascii")
+    return unquote(path) if "%" in path and len(path) <= MAX_QUOTED_PATH_BYTES else path
