@@ -4,23 +4,17 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import APPLICATION_ID, SECRET, free_port, lines, start
-from tests.server.test_run import exchange, post, until
+from tests.conftest import APPLICATION_ID, SECRET, start
 from tests.support import forge
-from verifier.errors import ConfigError
-from verifier.server import run as run_module
+from tests.support.sockets import answer, connections, exchange, post, seconds_until_closed, trickling, until
 from verifier.server.connection import MAX_LINGERING, MAX_PIPELINED
 
 OK = (200, "42")
@@ -60,17 +54,6 @@ def limited(environment, tmp_path):
         yield limited
 
 
-@contextmanager
-def connections(port: int, count: int, data: bytes = b""):
-    """Open connections, each of which has sent something."""
-    with ExitStack() as stack:
-        opened = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(count)]
-        for sock in opened:
-            sock.sendall(data)
-        time.sleep(0.3)
-        yield opened
-
-
 def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again(limited, live):
     server = limited(max_requests=5)
     unfinished = post(live)[:-1]
@@ -108,22 +91,10 @@ def test_the_largest_body_is_a_setting(limited, live):
     server = limited(max_body=1024)
     raw = json.dumps(live).encode()
     assert server.ask(raw + b" " * (1024 - len(raw))).status == 200
-    assert server.ask(raw + b" " * (1025 - len(raw))).body["error_description"] == "the body is over 1024 bytes"
-
-
-def answer(sock: socket.socket) -> bytes:
-    """One whole answer."""
-    found = b""
-    while not found.endswith(b"}"):
-        found += sock.recv(1000)
-    return found
-
-
-def seconds_until_closed(sock: socket.socket) -> tuple[float, bytes]:
-    began, found = time.monotonic(), b""
-    while block := sock.recv(65_536):
-        found += block
-    return time.monotonic() - began, found
+    assert (
+        server.ask(raw + b" " * (1025 - len(raw))).body["error_description"]
+        == "request body too large (limit 1024 bytes)"
+    )
 
 
 def test_a_body_has_its_seconds(limited, live):
@@ -136,27 +107,6 @@ def test_a_body_has_its_seconds(limited, live):
     with connections(server.port, 1, whole[:-1]) as [sock]:
         time.sleep(1)
         assert b"408 " in sock.recv(100)
-
-
-@contextmanager
-def trickling(sock: socket.socket, data: bytes):
-    """Meanwhile, send a byte every 0.1 s."""
-    stop = threading.Event()
-
-    def send():
-        with suppress(OSError):
-            for byte in data:
-                if stop.wait(0.1):
-                    return
-                sock.sendall(bytes([byte]))
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_head_has_its_seconds(limited, live):
@@ -283,44 +233,5 @@ def test_2000_connections_that_do_not_get_on_stop_no_sign_in(limited, live, data
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_more_connections_than_the_system_allows_stop_the_start(monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
-    limits = []
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-    run_module.allow_connections(4)
-    assert limits == []
-    run_module.allow_connections(5)
-    run_module.allow_connections(904)
-    assert limits == [(101, 1000), (1000, 1000)]
-    with pytest.raises(ConfigError, match=r"needs 1001 file descriptors \(found a hard limit of 1000\)$"):
-        run_module.allow_connections(905)
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    run_module.allow_connections(100_000)
-
-
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("init", ["plain", "pid-1", "tini"])
-def test_term_ends_with_0(environment, tmp_path, workers, init):
-    wrapped = {"plain": [], "pid-1": ["unshare", "--pid", "--fork"], "tini": ["tini", "-s", "--"]}[init]
-    if init == "tini" and not shutil.which("tini"):
-        pytest.skip("tini is not installed")
-    if init == "pid-1" and subprocess.run([*wrapped, "true"], capture_output=True).returncode:
-        pytest.skip("no process namespace can be made here")
-    port, log = free_port(), tmp_path / "log"
-    command = [*wrapped, sys.executable, "-m", "verifier", "serve", "--port", str(port), "--workers", str(workers)]
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
-    started = lambda: sum(line["event"] == "start" for line in lines(log.read_text())) == workers  # noqa: E731
-    assert until(started, 15), log.read_text()
-    time.sleep(0.2)
-    os.kill(children(process.pid)[0] if init == "pid-1" else process.pid, signal.SIGTERM)
-    assert process.wait(timeout=10) == 0
-    assert sum(line["event"] == "stop" for line in lines(log.read_text())) == workers

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.conftest import APPLICATION_ID, ISSUER, JSON, SECRET, Answer, Server, free_port, lines, start
 from tests.server.test_metrics import scrape
-from tests.server.test_run import post, until
 from tests.storage.test_atomic import KubeletVolume
 from tests.support import forge
+from tests.support.sockets import post, until
 from verifier import TokenIssuer
 from verifier.cli.main import cli
 from verifier.signing.keystore import Keystore

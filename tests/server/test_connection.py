@@ -1,0 +1,388 @@
+"""The connection over a transport that keeps what is written."""
+
+import asyncio
+import gc
+import re
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from tests.support.transport import Transport
+from verifier.server.connection import MAX_BATCH_SIZE, HttpConnection
+from verifier.server.request_parser import MAX_FIELDS, MAX_HEADER_BYTES
+from verifier.server.settings import Settings
+
+GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
+
+
+def connect(app, bugs: list[Exception] | None = None, state: Any = None) -> tuple[HttpConnection, Transport]:
+    telemetry = SimpleNamespace(log_exception=[].append if bugs is None else bugs.append, record=[].append)
+    state = {} if state is None else state
+    state["service"] = SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)
+    config = Config(app, lifespan="off", log_config=None)
+    config.load()
+    connection = HttpConnection(config, ServerState(), state)
+    return connection, Transport(connection, connection.loop)
+
+
+async def at_once(_scope, _receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def later(scope, receive, send):
+    await asyncio.sleep(0)
+    await at_once(scope, receive, send)
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def test_requests_of_one_turn_are_answered_before_the_first_is_written():
+    turn: list[str] = []
+
+    async def told(scope, receive, send):
+        turn.append("asked")
+        await at_once(scope, receive, send)
+
+    async def run():
+        state: dict[str, Any] = {}
+        connections = [connect(told, state=state) for _ in range(MAX_BATCH_SIZE + 1)]
+        for connection, transport in connections:
+            transport.write = lambda data: turn.append("written")
+            connection.data_received(GET)
+        assert turn == []
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert turn == ["asked"] * MAX_BATCH_SIZE + ["written"] * MAX_BATCH_SIZE + ["asked", "written"]
+
+
+@pytest.mark.parametrize("answering", [pytest.param(at_once, id="at-once"), pytest.param(later, id="by-a-task")])
+def test_what_was_sent_is_not_kept_after_the_answer(answering):
+    async def run():
+        connection, transport = connect(answering)
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\ncanary")
+        await asyncio.sleep(0.01)
+        assert transport.written == ANSWER
+        assert (connection.request, connection.cycle, connection.backlog) == (None, None, b"")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([GET], id="answered"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", b"x"], id="answered-before-its-body"),
+    ],
+)
+def test_a_connection_with_nothing_to_do_is_closed_after_its_seconds(parts):
+    async def run():
+        connection, transport = connect(at_once)
+        for part in parts:
+            connection.data_received(part)
+            await asyncio.sleep(0.01)
+        now = asyncio.get_running_loop().time()
+        connection.check_timeouts(now + 74)
+        assert (transport.written, transport.closing) == (ANSWER, False)
+        connection.check_timeouts(now + 76)
+        assert transport.closing
+
+    asyncio.run(run())
+
+
+def test_an_application_that_waits_is_run_as_a_task():
+    async def run():
+        connection, transport = connect(later)
+        connection.data_received(GET)
+        assert transport.written == b""
+        await asyncio.sleep(0.01)
+        assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answering", [pytest.param(at_once, id="at-once"), pytest.param(later, id="by-a-task")])
+def test_a_bug_after_the_answer_costs_no_later_request(answering):
+    async def then_fail(scope, receive, send):
+        await answering(scope, receive, send)
+        raise LookupError
+
+    async def run():
+        bugs: list[Exception] = []
+        connection, transport = connect(then_fail, bugs)
+        for number in (1, 2):
+            connection.data_received(GET)
+            await asyncio.sleep(0.01)
+            assert transport.written == ANSWER * number
+        assert [type(bug) for bug in bugs] == [LookupError] * 2
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(GET, id="all-here"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", id="by-a-task"),
+    ],
+)
+def test_a_bug_before_the_answer_is_a_500(request_):
+    async def fail(_scope, _receive, _send):
+        raise LookupError
+
+    async def run():
+        bugs: list[Exception] = []
+        connection, transport = connect(fail, bugs)
+        connection.data_received(request_)
+        await asyncio.sleep(0.01)
+        assert transport.written == (
+            b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ncontent-length: 61\r\n"
+            b"cache-control: no-store\r\nconnection: close\r\n\r\n"
+            b'{"error":"server_error","error_description":"internal error"}'
+        )
+        assert transport.ended
+        assert [type(bug) for bug in bugs] == [LookupError]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("request_", [GET, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([{"type": "http.response.start", "status": 200, "headers": []}], id="half"),
+        pytest.param(
+            [
+                {"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]},
+                {"type": "http.response.body", "body": b"", "more_body": True},
+            ],
+            id="no-end",
+        ),
+    ],
+)
+def test_an_application_that_does_not_end_its_answer_keeps_no_connection(request_, said):
+    async def half(_scope, _receive, send):
+        for message in said:
+            await send(message)
+
+    async def run():
+        connection, transport = connect(half)
+        connection.data_received(request_)
+        await asyncio.sleep(0.01)
+        assert transport.written.startswith(b"HTTP/1.1 500 Internal Server Error")
+        connection.check_timeouts(asyncio.get_running_loop().time() + 3)
+        assert transport.ended
+        assert transport.closing
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("request_", "waits"),
+    [
+        pytest.param(GET, False, id="idle"),
+        pytest.param(b"GET / HTTP/1.0\r\n\r\n", True, id="ended"),
+        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", True, id="body-still-comes"),
+        pytest.param(b"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\n", True, id="ended-and-body-still-comes"),
+    ],
+)
+def test_a_stop_cuts_nobody_off_who_still_sends(request_, waits):
+    async def run():
+        connection, transport = connect(at_once)
+        connection.data_received(request_)
+        await asyncio.sleep(0.01)
+        assert b"200 OK" in transport.written
+        connection.shutdown()
+        assert (transport.closing, transport.ended) == ((False, True) if waits else (True, transport.ended))
+        connection.check_timeouts(asyncio.get_running_loop().time() + 3)
+        assert transport.closing
+
+    asyncio.run(run())
+
+
+def test_a_client_that_closes_is_not_waited_for_when_the_answers_have_ended():
+    async def run():
+        connection, _ = connect(at_once)
+        connection.data_received(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx" + GET
+        )
+        await asyncio.sleep(0.01)
+        assert connection.eof_received() is False
+
+    asyncio.run(run())
+
+
+def test_one_connection_that_fails_costs_no_other():
+    bugs: list[Exception] = []
+
+    async def run():
+        state: dict[str, Any] = {}
+        connections = [connect(at_once, bugs, state) for _ in range(MAX_BATCH_SIZE + 8)]
+        aborted = []
+        connections[3][1].write = lambda data: 1 / 0
+        connections[3][1].abort = lambda: aborted.append(3)
+        for connection, _ in connections:
+            connection.data_received(GET)
+        await asyncio.sleep(0.01)
+        good = [transport for number, (_, transport) in enumerate(connections) if number != 3]
+        assert [transport.written for transport in good] == [ANSWER] * (MAX_BATCH_SIZE + 7)
+        assert aborted == [3]
+        connections[0][0].data_received(GET)
+        await asyncio.sleep(0)
+        assert connections[0][1].written == ANSWER * 2
+
+    asyncio.run(run())
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+
+
+def test_pipelined_requests_leave_other_events_their_turn():
+    async def run():
+        connection, transport = connect(at_once)
+        connection.data_received(GET * 3)
+        for number in (1, 2, 3):
+            await asyncio.sleep(0)
+            assert transport.written == ANSWER * number
+
+    asyncio.run(run())
+
+
+LARGEST = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * (MAX_HEADER_BYTES - 32) + b"\r\n\r\n"
+PADDED = LARGEST.replace(b"y", b" ")
+FIELDS = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * (MAX_FIELDS - 1) + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param(LARGEST, b"200", id="largest"),
+        pytest.param(LARGEST.replace(b"X:", b"XX:"), b"431", id="one-byte-more"),
+        pytest.param(PADDED, b"200", id="largest-of-spaces"),
+        pytest.param(PADDED.replace(b"X:", b"XX:"), b"431", id="one-space-more"),
+        pytest.param(b"\r\n" + LARGEST, b"431", id="an-empty-line-more"),
+        pytest.param(LARGEST.replace(b"X:", b"X:" + b"y" * 250_000), b"431", id="250-KB-more"),
+        pytest.param(FIELDS, b"200", id="most-fields"),
+        pytest.param(FIELDS[:-2] + b"a:\r\n\r\n", b"431", id="one-field-more"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 31_000 + b"\r\n", b"431", id="31000-fields"),
+    ],
+)
+@pytest.mark.parametrize("size", [None, 1, 1000, 1024, 40_000])
+def test_headers_have_the_same_limit_however_they_are_split(headers, status, size):
+    async def run(before):
+        connection, transport = connect(at_once)
+        transport.receive(before)
+        await asyncio.sleep(0)
+        connection.reads = -1_000_000
+        for start in range(0, len(headers), size or len(headers)):
+            transport.receive(headers[start : start + (size or len(headers))])
+        await asyncio.sleep(0.01)
+        return re.findall(rb"HTTP/1.1 (\d+)", transport.written)
+
+    assert asyncio.run(run(GET)) == [b"200", status]
+
+
+def test_headers_that_are_too_large_behind_a_request_close_the_connection_without_a_response():
+    async def run():
+        _, transport = connect(at_once)
+        transport.receive(GET + b"GET / HTTP/1.1\r\nX: " + b"y" * MAX_HEADER_BYTES)
+        await asyncio.sleep(0.01)
+        assert (transport.written, transport.ended) == (ANSWER, True)
+
+    asyncio.run(run())
+
+
+def test_nobody_is_asked_to_go_on_who_was_refused():
+    bugs: list[Exception] = []
+
+    async def reads(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await at_once(scope, receive, send)
+
+    async def run():
+        connection, transport = connect(reads, bugs)
+        connection.data_received(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        connection.data_received(b"zz\r\n")
+        await asyncio.sleep(0.01)
+        assert transport.written.startswith(b"HTTP/1.1 400 ")
+
+    asyncio.run(run())
+    assert bugs == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param([GET], id="answered"),
+        pytest.param([GET * 3], id="pipelined"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"], id="refused"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"], id="no-body"),
+        pytest.param([b"GET / HT"], id="half-a-head"),
+    ],
+)
+def test_a_connection_that_is_lost_is_forgotten_at_once(sent):
+    async def run():
+        connection, transport = connect(at_once)
+        for part in sent:
+            connection.data_received(part)
+        transport.lose()
+        gone = weakref.ref(connection)
+        del connection, transport
+        await asyncio.sleep(0.01)
+        assert gone() is None
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
+
+
+def test_who_does_not_read_is_not_written_to():
+    async def run():
+        connection, transport = connect(at_once)
+        connection.pause_writing()
+        connection.data_received(GET)
+        await asyncio.sleep(0.01)
+        assert transport.written == b""
+        connection.resume_writing()
+        await asyncio.sleep(0.01)
+        assert transport.written == ANSWER
+
+    asyncio.run(run())
+
+
+def test_who_has_gone_is_not_written_to():
+    async def run():
+        connection, transport = connect(later)
+        connection.data_received(GET)
+        await asyncio.sleep(0)
+        connection.connection_lost(None)
+        await asyncio.sleep(0.01)
+        assert transport.written == b""
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_does_not_take_its_answer_is_cut():
+    taken: list[str] = []
+
+    async def run():
+        connection, transport = connect(at_once)
+        transport.get_write_buffer_size = lambda: 1
+        transport.abort = lambda: taken.append("cut")
+        for _ in range(connection.settings.header_timeout_s):
+            connection.check_timeouts(connection.request_started_at)
+        assert taken == []
+        connection.check_timeouts(connection.request_started_at)
+
+    asyncio.run(run())
+    assert taken == ["cut"]

@@ -1,0 +1,82 @@
+"""One request and its response: the ASGI side of a connection.
+
+Waits for the body and collects the response; when and what is written is up to the connection.
+"""
+
+import asyncio
+from typing import Any, Protocol
+
+from verifier.server.request_parser import RequestParser
+
+
+class Connection(Protocol):
+    """What a cycle needs of the connection that it belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+
+    def send_response(self, cycle: "RequestResponseCycle", response_start: Any, body: Any) -> None: ...
+
+
+class RequestResponseCycle:
+    """One request and its response, as the application sees them (ASGI)."""
+
+    __slots__ = (
+        "body_delivered",
+        "connection",
+        "continue_sent",
+        "disconnected",
+        "request",
+        "response_complete",
+        "response_start",
+        "scope",
+        "waiter",
+    )
+
+    def __init__(self, connection: Connection, request: RequestParser) -> None:
+        self.connection = connection
+        self.request = request
+        self.scope = request.scope
+        self.continue_sent = False
+        self.body_delivered = False  # by receive()
+        self.response_start: Any = None  # status and headers, which are written together with the body
+        self.response_complete = False
+        self.disconnected = False  # no response can be sent any more
+        self.waiter: asyncio.Future[None] | None = None  # of the coroutine blocked in receive()
+
+    @property
+    def request_complete(self) -> bool:
+        """Whether nothing of the request that matters is still to come."""
+        return self.request.complete or self.request.too_large
+
+    def wake_receiver(self) -> None:
+        """Wake the coroutine blocked in receive()."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def disconnect(self) -> None:
+        """End the cycle without a response."""
+        self.disconnected = True
+        self.wake_receiver()
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the body in one message when it is complete or too large, or http.disconnect (ASGI)."""
+        request = self.request
+        if request.expects_continue and not (self.continue_sent or self.disconnected or self.response_complete):
+            self.continue_sent = True
+            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self.disconnected or self.response_complete or (self.request_complete and not self.body_delivered)):
+            self.waiter = self.connection.loop.create_future()
+            await self.waiter
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        self.body_delivered = True
+        body, request.body = bytes(request.body), b""
+        return {"type": "http.request", "body": body, "more_body": request.too_large}
+
+    async def send(self, message: Any) -> None:
+        """Take the start of the response, or its body, and then write both (ASGI)."""
+        if message["type"] == "http.response.start":
+            self.response_start = message
+        else:
+            self.connection.send_response(self, self.response_start, message)
