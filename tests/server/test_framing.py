@@ -241,7 +241,7 @@ def test_hang_ups_are_silent(server, live, tmp_path):
     assert server.ask(live()).status == 200
     told = [line for line in lines((tmp_path / "server.log").read_text()) if line["event"] == "request"]
     assert {line["level"] for line in told} == {"info"}
-    assert {line["outcome"] for line in told} == {"gone", "ok"}
+    assert {line["outcome"] for line in told} == {"client_disconnected", "ok"}
 
 
 def test_idle_connections_do_not_stop_sign_ins(shared, live):
