@@ -81,12 +81,13 @@ def test_a_missing_response_is_named_within_the_time(listen, sent, cause):
     assert f"{caught.value}; {caught.value.fix}" == cause.format(where)
 
 
-def test_a_name_that_takes_too_long_to_resolve_is_a_timeout(monkeypatch):
+@pytest.mark.parametrize("get", [client.get, client.get_json])
+def test_a_name_that_takes_too_long_to_resolve_is_a_timeout(monkeypatch, get):
     done = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: done.wait(10))
     try:
         with pytest.raises(client.NoResponseError, match=r"^timeout: .* game\.example port 80 within 0\.1 s$"):
-            client.get("http://game.example/", timeout_s=0.1)
+            get("http://game.example/", timeout_s=0.1)
     finally:
         done.set()
 
@@ -195,7 +196,10 @@ def test_no_proxy_of_the_environment_is_used(listen, monkeypatch):
     ("sent", "cause"),
     [
         (b"HTTP/1.1 302 Found\r\nLocation: /login?next=secret\r\n\r\n{}", "redirect: {} redirects to /login"),
-        (b"HTTP/1.1 308 x\r\n\r\n{}", "redirect: {} redirects to nowhere"),
+        (b"HTTP/1.1 300 x\r\n\r\n{}", "redirect: {} redirects to nowhere"),
+        (b"HTTP/1.1 399 x\r\n\r\n{}", "redirect: {} redirects to nowhere"),
+        (b"HTTP/1.1 400 x\r\n\r\n", "not JSON: {} has no JSON object at /readyz (status 400)"),
+        (b"HTTP/1.1 299 x\r\n\r\n", "not JSON: {} has no JSON object at /readyz (status 299)"),
         (b"HTTP/1.1 302 x\r\nLocation: /\x1b[31m\r\n\r\n", r"redirect: {} redirects to /\x1b[31m"),
         (OK + b"Content-Type: text/html\r\n\r\nhi", "HTML: {} has no JSON object at /readyz (status 200)"),
         (b"HTTP/1.1 404 x\r\n\r\n <html>", "HTML: {} has no JSON object at /readyz (status 404)"),

@@ -121,7 +121,7 @@ def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
         "      response  401",
         "      cause     the endpoint reports: typ is JWT",
         "      reason    typ_is_jwt",
-        "      impact    no player can sign in while a valid request is rejected",
+        "      impact    no player can sign in until a valid request is accepted",
         "      fix       set typ",
         "      see       docs/errors.md#typ_is_jwt",
     ]
@@ -149,6 +149,10 @@ def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
             "run it with a signing key (--keys, or --private-key and --kid): it is needed for the skipped cases",
         ),
         ([passed()], "run it without --only: the other cases decide whether the endpoint is ready for escs"),
+        (
+            [passed(name) for name in ALL if name != "crit"],
+            "run it without --only: the other cases decide whether the endpoint is ready for escs",
+        ),
         (
             [passed(name) for name in ALL if name != "signature-der"]
             + [Result(ALL["signature-der"], SKIP, "should", "the token is not signed with ES256")],
@@ -226,6 +230,8 @@ def test_junit_has_one_suite_for_each_level():
     assert data.startswith(b"<?xml version='1.0' encoding='utf-8'?>\n<testsuites name=")
     assert data.endswith(b"</testsuites>\n")
     root = ElementTree.fromstring(data)  # noqa: S314
+    assert [root.tag, *(element.tag for element in root[1])] == ["testsuites", "testcase", "testcase"]
+    assert [suite.tag for suite in root] == ["testsuite", "testsuite"]
     assert root.attrib == {"name": "verifier check https://game.example:443/profile"}
     found = [(dict(e.attrib), [(c.tag, dict(c.attrib), c.text) for case in e for c in case]) for e in root]
     text = (

@@ -294,6 +294,11 @@ def test_a_failure_shows_request_and_response_without_what_is_private(grade, pai
     assert len(result.response) == 200
 
 
+def test_a_failure_shows_status_and_type_of_the_response(grade):
+    (result,) = grade("profile-full", by=[Response(502, {"content-type": "text/html; a=b"}, b"<h1>")])
+    assert result.response == "502, text/html; a=b: <h1>"
+
+
 def test_a_token_that_is_no_jws_is_shown_by_its_length(grade, pairs):
     given = context(pairs["ES256"], key=None, token="opaque")
     (result,) = grade("trailing-slash", by=[error(308)], given=given)

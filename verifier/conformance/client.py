@@ -18,6 +18,7 @@ from verifier.conformance.messages import JSON_TYPE, Request, Response, Tls, Url
 
 MAX_RESPONSE_BYTES = 1_048_576  # head and body
 _CHUNK_BYTES = 65_536
+_GET = Request(method="GET", headers={})
 
 
 class NoResponseError(Exception):
@@ -47,8 +48,7 @@ def get(url: str, *, timeout_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> R
         ValueError: the URL cannot be used.
         NoResponseError: no complete response arrived within the time and the size.
     """
-    request = Request(method="GET", headers={})
-    return send(Url.parse(url, allow_http=True), request, timeout_s=timeout_s, max_bytes=max_bytes)
+    return send(Url.parse(url, allow_http=True), _GET, timeout_s=timeout_s, max_bytes=max_bytes)
 
 
 def get_json(url: str, *, timeout_s: float) -> tuple[int, dict[str, Any]]:
@@ -58,10 +58,11 @@ def get_json(url: str, *, timeout_s: float) -> tuple[int, dict[str, Any]]:
         ValueError: the URL cannot be used.
         NoResponseError: no complete response arrived, or it is a redirect or not a JSON object.
     """
-    response = get(url, timeout_s=timeout_s)
+    target = Url.parse(url, allow_http=True)
+    response = send(target, _GET, timeout_s=timeout_s)
     members = None if 300 <= response.status < 400 else response.members
     if members is None:
-        raise NoResponseError(explain_no_json(response, Url.parse(url, allow_http=True)))
+        raise NoResponseError(explain_no_json(response, target))
     return response.status, members
 
 

@@ -51,7 +51,7 @@ class Result:
             return {}
         impact, fix = self.item.advice
         if self.cause.text:
-            impact = "no player can sign in while a valid request is rejected" if self.expects_profile else impact
+            impact = "no player can sign in until a valid request is accepted" if self.expects_profile else impact
             fix = self.cause.fix or fix
         texts = {
             "request": self.request,
