@@ -99,8 +99,9 @@ class Meter:
             size = sum(map(len, batches[0][0]))
             before = cpu_ns(self.pids)
             for batch in batches:
-                outcomes += exchange(self.wires, batch, kind)
-                count += len(batch) * max(1, kind.responses)
+                found = exchange(self.wires, batch, kind)
+                outcomes += found
+                count += len(batch) * kind.responses or found.total()
             spent += cpu_ns(self.pids) - before
         return spent / count / 1000, size, outcomes
 

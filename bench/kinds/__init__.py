@@ -15,7 +15,7 @@ class Kind(NamedTuple):
 
     name: str
     make: Callable[[int], list[bytes]]  # the n-th request, in the pieces in which it is sent
-    responses: int = 1  # more for pipelined requests; the cost is that of one; 0: until the end of the connection
+    responses: int = 1  # of pipelined requests; the cost is that of one. 0: until the connection ends
     head_only: bool = False  # the response has no body (HEAD)
     ends: bool = False  # the client sends FIN behind it
     hangs_up: bool = False  # the client closes at once, without reading

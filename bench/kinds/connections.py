@@ -90,7 +90,7 @@ def pipelines(sender: Sender) -> Iterator[Kind]:
         yield Kind(f"pipeline: {count} health checks", lambda _, c=count: [health * c], responses=count)
     for count in (100, 1200):
         yield Kind(
-            f"pipeline: {count} small requests, per connection",
+            f"pipeline: {count} small requests to the end",
             lambda _, c=count: [not_found * c],
             responses=0,
             ends=True,
