@@ -182,6 +182,10 @@ def test_the_readme_is_a_landing_page():
     assert len((ROOT / "README.md").read_bytes()) <= 9 * 1024
 
 
+def test_a_design_decision_fits_on_a_page():
+    assert [page for page in pages() if page.parent.name == "design" and page.read_text().count("\n") > 60] == []
+
+
 # Links, anchors and files.
 
 
