@@ -287,6 +287,19 @@ def test_every_target_of_make_that_a_page_names_exists():
             assert re.search(rf"(?m)^{target}:", makefile), f"{page}: make {target}"
 
 
+def test_the_page_of_logs_lists_every_event_and_field_of_the_code():
+    page = (DOCS / "logs.md").read_text()
+    code = "\n".join(path.read_text() for path in (ROOT / "verifier" / "server").glob("*.py"))
+    events = set(re.findall(r"\blog\.(?:debug|info|warning|error)\(\s*\"(\w+)\"", code)) | {"request"}
+    listed = re.search(r"(?s)\| `event` .*?\n\n", page)
+    assert listed
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", listed[0])) - {"event"} == events
+    fields = set(re.findall(r"(?:request|self)\[\"(\w+)\"\]", code)) - {"level"}
+    listed = re.search(r"(?s)\| field .*?\n\n", page)
+    assert listed
+    assert fields <= set(re.findall(r"`(\w+)`", listed[0]))
+
+
 def exposed_metrics(tmp_path: Path) -> set[str]:
     """The names of the metrics of a server, as Prometheus reads them."""
     script = ["verifier keys generate >/dev/null", "verifier serve --metrics-port 9000 >serve.log &"]
