@@ -1,10 +1,12 @@
 """Keys made once per run, an accepted token to change one thing of, the application, the real server."""
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +42,9 @@ settings.load_profile("house")
 LONGEST = ["servers", "guarantees", "limits", "hosts", "crash", "docs"]
 LONGEST += ["server", "rotation_load", "rotation_property", "canary", "deploy"]
 
+# A shell starts a background job with SIGINT ignored, which the programs under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NOW = 1_800_000_000
 ISSUER = "https://game.example"
 APPLICATION_ID = "application-1"
@@ -49,6 +54,34 @@ SECRET = "secret-of-application-1"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process started and their descendants, as far as Linux shows them."""
+    found: set[int] = set()
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found |= {int(child) for child in file.read_text().split()}
+    return found.union(*(children(child) for child in found))
+
+
+def _is_helper(pid: int) -> bool:
+    """Whether a process belongs to Python itself and outlives a test: of multiprocessing, for instance."""
+    try:
+        return b"multiprocessing" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True  # it has ended
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left_behind() -> Iterator[None]:
+    """End what a test started and left running, however the test ended."""
+    before = children(os.getpid())
+    yield
+    left = [pid for pid in children(os.getpid()) - before if not _is_helper(pid)]
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
