@@ -46,11 +46,3 @@ def live(pairs, claims):
         return {"code": code, "secretKey": SECRET, "applicationId": conftest.APPLICATION_ID}
 
     return live
-
-
-@pytest.fixture
-def keys(keys, key_files):
-    """Keys that verify by the real clock."""
-    for name, data in key_files.items():
-        (keys / "public" / name).write_text(json.dumps(json.loads(data) | {"nbf": int(time.time()) - 100}))
-    return keys

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import APPLICATION_ID, SECRET, start
+from tests.conftest import APPLICATION_ID, SECRET, publish_now, start
 from tests.support import forge
 from tests.support.sockets import answer, connections, exchange, post, seconds_until_closed, trickling, until
 from verifier.server.connection import MAX_LINGERING, MAX_PIPELINED
@@ -26,9 +26,7 @@ NO_HEAD = (408, "timed out reading request headers (1 s)")
 @pytest.fixture
 def keys(keys, key_files):
     """Keys that verify by the real clock."""
-    for name, data in key_files.items():
-        (keys / "public" / name).write_text(json.dumps(json.loads(data) | {"nbf": int(time.time()) - 100}))
-    return keys
+    return publish_now(keys, key_files)
 
 
 @pytest.fixture

@@ -16,9 +16,15 @@ from types import SimpleNamespace
 import pytest
 
 from tests import conftest
-from tests.conftest import SECRET, free_port, lines, start
+from tests.conftest import SECRET, free_port, lines, publish_now, start
 from tests.support.sockets import post, until
 from verifier.server import run
+
+
+@pytest.fixture
+def keys(keys, key_files):
+    """Keys that verify by the real clock."""
+    return publish_now(keys, key_files)
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "é..x"])
