@@ -72,9 +72,13 @@ def listen() -> Iterator[Callable[..., str]]:
     with contextlib.ExitStack() as stack:
 
         def listen(
-            parts: list[bytes] | None, seen: list[bytes] | None = None, tls: ssl.SSLContext | None = None
+            parts: list[bytes] | None,
+            seen: list[bytes] | None = None,
+            tls: ssl.SSLContext | None = None,
+            host: str = "127.0.0.1",
         ) -> str:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = stack.enter_context(socket.create_server((host, 0), family=family))
 
             def speak() -> None:
                 with contextlib.suppress(OSError):  # the client hangs up, or never comes
@@ -96,6 +100,7 @@ def listen() -> Iterator[Callable[..., str]]:
             stack.callback(thread.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)
             stack.callback(done.set)
-            return f"http{'s' * bool(tls)}://{'localhost' if tls else '127.0.0.1'}:{listener.getsockname()[1]}/"
+            name = "localhost" if tls else f"[{host}]" if ":" in host else host
+            return f"http{'s' * bool(tls)}://{name}:{listener.getsockname()[1]}/"
 
         yield listen

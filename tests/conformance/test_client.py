@@ -92,6 +92,11 @@ def test_a_name_that_takes_too_long_to_resolve_is_a_timeout(monkeypatch, get):
         done.set()
 
 
+def test_no_time_left_is_a_timeout():
+    with pytest.raises(client.NoResponseError, match=r"^timeout: .* 127\.0\.0\.1 port 1 within 0 s$"):
+        client.get("http://127.0.0.1:1/", timeout_s=0)
+
+
 def test_the_time_is_shared_by_all_addresses_of_a_name(monkeypatch):
     addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", 80)) for n in (1, 2, 3)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
@@ -115,6 +120,14 @@ def test_the_second_address_is_tried(listen, monkeypatch):
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
     assert client.get(f"http://game.example:{url.port}/", timeout_s=5).body == b"{}"
+
+
+def test_an_ipv6_address_is_reached(listen):
+    try:
+        url = listen([OK + b"\r\n{}"], host="::1")
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    assert client.get(url, timeout_s=5).body == b"{}"
 
 
 def test_a_request_that_is_not_read_is_a_timeout():

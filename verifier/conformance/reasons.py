@@ -41,6 +41,8 @@ RULES = (
     Rule("malformed_request", r"malformed .*request", "compare http and https, and check the headers that proxies add"),
     Rule("not_found", r"^not found", "compare the path of the URL with the route, slash by slash"),
     Rule("method_not_allowed", r"method not allowed", "accept POST on this path, and no redirect before it"),
+    Rule("headers_too_many", r"too many request header", "remove header fields in the proxy"),
+    Rule("framing_too_large", r"chunked framing", "let proxies buffer the request and send Content-Length"),
     Rule("body_too_large", r"body too large", "raise the limit to 16 KiB"),
     Rule("body_encoded", r"content-encoding", "let proxies pass the body without Content-Encoding"),
     Rule("media_type_unsupported", r"content-type|media type", "let proxies pass Content-Type: application/json"),
