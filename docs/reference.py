@@ -3,7 +3,6 @@
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end of generated -->`; the rest of a page is prose.
 """
 
-import dataclasses
 import importlib
 import inspect
 import re
@@ -17,18 +16,10 @@ import click
 import verifier
 from verifier.cli.main import cli
 from verifier.conformance import runner
-from verifier.errors import ConfigError
 from verifier.server.settings import Settings
 
 DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
-# The least that a server starts with, and the variables that no option of `serve` has.
-LEAST = {"VERIFIER_ISSUER": "x", "VERIFIER_APPLICATION_ID": "x", "VERIFIER_SECRET_KEY": "x"}
-ONLY_VARIABLES = {
-    "VERIFIER_APPLICATION_ID": "The ID of the only application, with one of the next two.",
-    "VERIFIER_SECRET_KEY": "Its secret.",
-    "VERIFIER_SECRET_KEY_FILE": "File with its secret; a newline at the end is not part of it.",
-}
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ("verifier",)) -> Iterator[tuple[str, click.Command]]:
@@ -94,47 +85,21 @@ def cli_reference() -> str:
     return "\n\n".join(sections)
 
 
-def allowed(variable: str) -> str:
-    """The values that a variable may have, as its own error message states them."""
-    try:
-        Settings.from_environment(LEAST | {variable: "?"})
-    except ConfigError as exc:
-        found = re.search(r"expected a whole number from (\d+ to \d+)|expected one of ([\w, ]+)\)", str(exc))
-        return (found[1] or found[2]) if found else ""
-    return ""
-
-
-def default(variable: str) -> str:
-    """The default of a variable: of the field that changes with it."""
-    values = allowed(variable)
-    settings = Settings.from_environment(LEAST)
-    if variable in (*LEAST, *ONLY_VARIABLES, "VERIFIER_APPLICATIONS"):
-        return ""
-    changed = Settings.from_environment(LEAST | {variable: re.split(r"[ ,]", values)[0] or "x"})
-    for field in dataclasses.fields(Settings):
-        if getattr(settings, field.name) != getattr(changed, field.name):
-            return str(getattr(settings, field.name))
-    matching = getattr(settings, variable.removeprefix("VERIFIER_").lower(), "")  # its first value is the default
-    return str(matching or "")
-
-
 def configuration() -> str:
     """A row for every variable: description, default and allowed values."""
-    serve = next(command for name, command in commands(cli) if name == "verifier serve")
-    options = [option for option in serve.params if isinstance(option, click.Option)]
-    described = {f"VERIFIER_{(option.name or '').upper()}": clean(option.help) for option in options}
-    described.pop("VERIFIER_HELP", None)
-    described |= ONLY_VARIABLES
-    first = ("VERIFIER_ISSUER", "VERIFIER_KEYS", "VERIFIER_APPLICATIONS", *ONLY_VARIABLES)
     rows = []
-    for variable in dict.fromkeys((*first, *described)):
+    for option in Settings.options():
+        described = option.description
+        values = f"{described.low} to {described.high}" if described.high else ", ".join(described.choices)
+        default = described.unset or (f"`{option.default}`" if option.default else "")
         notes = [
-            described[variable],
-            f"Default: `{default(variable)}`." if default(variable) not in ("", "0") else "",
-            f"Values: {allowed(variable)}." if allowed(variable) else "",
-            "Required." if variable == "VERIFIER_ISSUER" else "",
+            clean(described.help),
+            f"Default: {default}." if default else "",
+            f"Values: {values}." if values else "",
+            "Required." if option.name == "issuer" else "",
+            "" if described.in_process_list else "No option.",
         ]
-        rows.append(f"| `{variable}` | {' '.join(note for note in notes if note)} |")
+        rows.append(f"| `{option.variable}` | {' '.join(note for note in notes if note)} |")
     return "\n".join(["| variable | description |", "| --- | --- |", *rows])
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.core.applications import Application, Applications, Secret, parse
+from verifier.core.encoding import describe_flaw
 from verifier.errors import ConfigError, InvalidClient, UnsafeOperationError
 from verifier.server.reload import ApplicationsFile
 from verifier.server.settings import Settings
@@ -155,8 +156,9 @@ def test_a_secret_changes_without_a_refused_player():
 @pytest.mark.parametrize(
     ("application_id", "secret", "says", "hint"),
     [
-        pytest.param("", "third", "the application id is empty or not printable", "", id="no-id"),
-        pytest.param("a\udcff", "third", "the application id is empty or not printable", "", id="id-not-utf-8"),
+        pytest.param("", "third", "the application id is empty", "", id="no-id"),
+        pytest.param("a ", "third", "the application id begins or ends with a space", "", id="id-with-a-space"),
+        pytest.param("a\udcff", "third", "the application id is not UTF-8", "", id="id-not-utf-8"),
         pytest.param("game", NEW, "application game has this secret already", "", id="there-already"),
         pytest.param(
             "game",
@@ -229,7 +231,11 @@ def test_an_applications_file_holds_ids_digests_and_weaknesses():
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
 
 
-@given(st.dictionaries(names.filter(str.isprintable), st.lists(names, min_size=1, max_size=2), max_size=4))
+@given(
+    st.dictionaries(
+        names.filter(lambda name: not describe_flaw(name)), st.lists(names, min_size=1, max_size=2), max_size=4
+    )
+)
 @settings(deadline=None, max_examples=40)
 def test_applications_survive_the_way_to_a_file_and_back(secrets):
     known = Applications(Application(name, tuple(map(Secret.of, texts))) for name, texts in secrets.items())
@@ -253,7 +259,11 @@ BAD = "entry 2 is not an application with 1 or 2 secrets (sha256: 64 hex digits)
         pytest.param({"id": "", "secrets": [{"sha256": DIGEST}]}, BAD, id="id-empty"),
         pytest.param({"id": 1, "secrets": [{"sha256": DIGEST}]}, BAD, id="id-number"),
         pytest.param({"id": ["demo"], "secrets": [{"sha256": DIGEST}]}, BAD, id="id-list"),
-        pytest.param({"id": "\ud800", "secrets": [{"sha256": DIGEST}]}, BAD, id="id-half-a-pair"),
+        pytest.param(
+            {"id": "\ud800", "secrets": [{"sha256": DIGEST}]},
+            "the id of entry 2 contains an unprintable character (U+D800 at position 1)",
+            id="id-half-a-pair",
+        ),
         pytest.param({"id": "demo", "secrets": []}, BAD, id="0-secrets"),
         pytest.param({"id": "demo", "secrets": {}}, BAD, id="secrets-object"),
         pytest.param({"id": "demo", "secrets": 1}, BAD, id="secrets-number"),
@@ -322,7 +332,7 @@ def path(tmp_path):
 
 
 def test_one_application_from_the_environment_is_there_at_once_and_never_changes():
-    source = source_of(application_id="game", secret=Secret.of(OLD))
+    source = source_of(application_id="game", secret_key=Secret.of(OLD))
     assert source.refresh() is False
     assert ids(source.load()) == ["game"]
     assert source.applications.authenticate(application_id="game", secret=OLD) == 0
@@ -446,9 +456,9 @@ def test_a_secret_file_that_is_empty_or_not_utf_8_is_refused_and_not_shown(tmp_p
     path.write_bytes(content)
     assert source.refresh() is True
     assert source.applications is before
-    says = f"{path}: the secret is empty or not UTF-8"
-    assert source.problems == (says,)
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    says = "is not UTF-8" if CANARY.encode() in content else "the secret is empty or not UTF-8"
+    assert source.problems == (f"{path}: {says}",)
+    with pytest.raises(ConfigError, match=f"{re.escape(says)}$"):
         source.load()
 
 
@@ -520,3 +530,10 @@ def test_the_file_is_written_for_people_to_read():
         "  ]",
         "}",
     ]
+
+
+@pytest.mark.parametrize("name", [" game", "game\u200b", '"game"'])
+def test_an_id_with_invisible_characters_is_named_in_its_entry(name):
+    document = {"applications": [{"id": name, "secrets": [{"sha256": "0" * 64}]}]}
+    known, problems = parse(json.dumps(document).encode())
+    assert (known.by_id, problems) == ({}, [f"the id of entry 1 {describe_flaw(name)}"])

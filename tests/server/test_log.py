@@ -234,7 +234,33 @@ def test_a_reload_tells_its_problems(environment, keys, told):
     service.files.stop()
     _start, reload, problem = found
     assert (reload["event"], reload["count"]) == ("reload", 3)
-    assert (problem["level"], problem["problem"]) == ("error", f"{keys}/public/{name}: is not valid JSON")
+    assert (problem["level"], problem["problem"]) == ("error", f"{keys}/public/\\udcff.json: is not valid JSON")
+
+
+def test_what_comes_from_outside_is_escaped(settings):
+    for log_format in ("json", "text"):
+        reading, writing = os.pipe()
+        Telemetry(settings(log_format=log_format), NonBlockingWriter(writing)).log.error(
+            "config_problem", problem="keys/\x1b[2J\u202e\n.json: is not valid JSON", keys={"a": "\u200b"}
+        )
+        os.close(writing)
+        with open(reading) as file:
+            [line] = file.read().splitlines()
+        assert line.isprintable()
+        assert "keys/" in line
+        assert "u202e" in line
+
+
+def test_variables_that_are_no_settings_are_warned_about_at_the_start(environment, told):
+    service = Service(Settings.from_environment(environment | {"VERIFIER_LEWAY": "canary"}))
+
+    async def live() -> None:
+        async with service.lifespan(None):
+            pass
+
+    asyncio.run(live())
+    text = "VERIFIER_LEWAY is not a setting; did you mean VERIFIER_LEEWAY?"
+    assert told()[1] == {"event": "config_problem", "level": "warning", "problem": text}
 
 
 @pytest.fixture

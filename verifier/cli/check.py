@@ -10,6 +10,7 @@ import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import json_option
+from verifier.core.applications import BYTE_ORDER_MARK, secret_of_file
 
 
 @click.command()
@@ -97,8 +98,8 @@ def check_context(options: dict[str, Any]) -> Any:
         raise ValueError("give --keys, --private-key and --kid, or --token")
     if pem and not (kid and options["issuer"]):
         raise ValueError("a key needs --issuer, and --private-key also --kid")
-    secret = options["secret_file"] and options["secret_file"].read().decode("utf-8").rstrip("\r\n")
-    secret = secret or os.environ.get("VERIFIER_SECRET_KEY")
+    secret = options["secret_file"] and secret_of_file(options["secret_file"].read())
+    secret = secret or os.environ.get("VERIFIER_SECRET_KEY", "").removeprefix(BYTE_ORDER_MARK)
     if not secret and sys.stdin.isatty():
         secret = click.prompt("Secret key", hide_input=True, err=True)
     if not secret:

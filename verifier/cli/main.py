@@ -13,6 +13,7 @@ from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
 from verifier.cli.keys import keys
 from verifier.cli.serve import healthcheck, serve
 from verifier.cli.token import explain, token
+from verifier.core.encoding import printable
 from verifier.errors import ConfigError, IssueError, UnsafeOperationError
 
 # The modules that the extra `server` installs.
@@ -49,11 +50,12 @@ def main() -> None:
         sys.exit(EXIT_CONFIG_ERROR)
     except (OSError, UnicodeError) as exc:
         where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
-        click.echo(f"verifier: error: {where}{getattr(exc, 'strerror', None) or 'not UTF-8'}", err=True)
+        click.echo(f"verifier: error: {printable(where)}{getattr(exc, 'strerror', None) or 'not UTF-8'}", err=True)
         sys.exit(EXIT_CONFIG_ERROR)
     except (IssueError, ConfigError) as exc:
-        click.echo(f"verifier: error: {exc}", err=True)
+        # File names, reasons and the like come from outside.
+        click.echo(f"verifier: error: {printable(str(exc))}", err=True)
         hint = getattr(exc, "hint", "")
         if hint:
-            click.echo(f"verifier: hint: {hint}", err=True)
+            click.echo(f"verifier: hint: {printable(hint)}", err=True)
         sys.exit(EXIT_REFUSED if isinstance(exc, IssueError | UnsafeOperationError) else EXIT_CONFIG_ERROR)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from verifier.core import times
-from verifier.core.rules import LEEWAY_S, MAX_LIFETIME_S
+from verifier.server.settings import Settings
 
 Command = Callable[..., Any]
 
@@ -55,21 +55,22 @@ def token_options(function: Command) -> Command:
     return keys_option(function)
 
 
-def seconds_option(name: str, low: int, high: int, default: int, text: str) -> Callable[[Command], Command]:
-    """A setting of the verifier that a command needs to know."""
+def setting_option(word: str) -> Callable[[Command], Command]:
+    """Add an option for a setting of the server that a command needs to know."""
+    setting = next(option for option in Settings.options() if option.word == word)
     return click.option(
-        f"--{name}",
-        type=click.IntRange(low, high),
-        envvar=f"VERIFIER_{name.replace('-', '_').upper()}",
-        default=default,
+        f"--{word.replace('_', '-')}",
+        type=click.IntRange(setting.description.low, setting.description.high),
+        envvar=setting.variable,
+        default=setting.default,
         show_default=True,
         show_envvar=True,
-        help=text,
+        help=setting.description.help,
     )
 
 
-max_lifetime_option = seconds_option("max-lifetime", 1, 3600, MAX_LIFETIME_S, "Longest exp - iat in seconds.")
-leeway_option = seconds_option("leeway", 0, 60, LEEWAY_S, "Seconds two clocks may differ.")
+max_lifetime_option = setting_option("max_lifetime")
+leeway_option = setting_option("leeway")
 
 
 def window_options(function: Command) -> Command:

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verifier.core.encoding import MAX_FILE_CONTAINERS, is_utf8_encodable, loads_object
+from verifier.core.encoding import MAX_FILE_CONTAINERS, describe_flaw, is_utf8_encodable, loads_object
 from verifier.errors import ConfigError, InvalidClient, UnsafeOperationError
 
 MIN_SECRET_CHARACTERS = 16
+BYTE_ORDER_MARK = "\ufeff"
 MAX_SECRETS = 2  # an old and a new one, so that a secret changes without a refused player
 
 
@@ -24,7 +25,12 @@ class Secret:
 
     @classmethod
     def of(cls, text: str) -> "Secret":
-        """The digest of a secret as it was typed; raises ConfigError when it is empty or not UTF-8."""
+        """Digest a secret as it was typed, without a byte order mark that an editor put before it.
+
+        Raises:
+            ConfigError: it is empty or not UTF-8.
+        """
+        text = text.removeprefix(BYTE_ORDER_MARK)
         if not text or not is_utf8_encodable(text):
             raise ConfigError("the secret is empty or not UTF-8")
         weakness = ""
@@ -32,7 +38,25 @@ class Secret:
             weakness = f"shorter than {MIN_SECRET_CHARACTERS} characters"
         elif text != text.strip():
             weakness = "white space at an end"
+        elif describe_flaw(text):
+            weakness = describe_flaw(text)
         return cls(hashlib.sha256(text.encode()).digest(), weakness)
+
+
+def secret_of_file(data: bytes) -> str:
+    """Return the secret that a file holds: without a byte order mark and one newline at the end.
+
+    Editors and `echo` write these, and they are not part of the secret.
+
+    Raises:
+        ConfigError: the file is not UTF-8.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        raise ConfigError(f"is {'UTF-16, not' if utf16 else 'not'} UTF-8", hint="save the file as UTF-8") from exc
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +107,9 @@ class Applications:
         Raises:
             UnsafeOperationError: both slots are taken, or the secret is there already.
         """
-        if not _is_id(application_id):
-            raise UnsafeOperationError("the application id is empty or not printable")
+        flaw = describe_flaw(application_id) if is_utf8_encodable(application_id) else "is not UTF-8"
+        if not application_id or flaw:
+            raise UnsafeOperationError(f"the application id {flaw or 'is empty'}")
         application = self.by_id.get(application_id, Application(application_id, ()))
         if any(secret.digest == other.digest for other in application.secrets):
             raise UnsafeOperationError(f"application {application_id} has this secret already")
@@ -149,7 +174,9 @@ def parse(data: bytes) -> tuple[Applications, list[str]]:
         try:
             application = _parse_entry(entry)
         except (KeyError, TypeError, ValueError):
-            problems.append(f"entry {number} is not an application with 1 or 2 secrets (sha256: 64 hex digits)")
+            flaw = describe_flaw(entry["id"]) if isinstance(entry, dict) and isinstance(entry.get("id"), str) else ""
+            expected = "is not an application with 1 or 2 secrets (sha256: 64 hex digits)"
+            problems.append(f"the id of entry {number} {flaw}" if flaw else f"entry {number} {expected}")
             continue
         if application.id in found:
             problems.append(f"entry {number} repeats the id of another")
@@ -168,5 +195,5 @@ def _parse_entry(entry: Any) -> Application:
 
 
 def _is_id(value: object) -> bool:
-    # It is shown in logs and on terminals.
-    return isinstance(value, str) and value != "" and value.isprintable()
+    # It is shown in logs and on terminals, and compared with what escs sends.
+    return is_utf8_encodable(value) and value != "" and not describe_flaw(str(value))

@@ -166,3 +166,33 @@ def is_utf8_encodable(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+# Characters that are shown as nothing although they count as printable (Unicode: Default_Ignorable_Code_Point, blanks).
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
+
+
+def describe_flaw(text: str) -> str:
+    """Describe what makes a text look like another one on a screen, or return "".
+
+    The description continues a sentence that begins with the name of the text: whitespace at an end, quotes around it,
+    control, format and other characters that are not visible.
+    """
+    for position, character in enumerate(text, start=1):
+        if not character.isprintable() or _INVISIBLE.match(character):
+            return f"contains an unprintable character (U+{ord(character):04X} at position {position})"
+    if text != text.strip():
+        return "begins or ends with a space"
+    if len(text) > 1 and text[0] + text[-1] in _QUOTES:
+        return "is in quotes"
+    return ""
+
+
+def printable(text: str) -> str:
+    """Escape every character that a terminal or a log would not show as it is."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

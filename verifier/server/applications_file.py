@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from verifier.core.applications import Application, Applications, Secret, parse
+from verifier.core.applications import Application, Applications, Secret, parse, secret_of_file
 from verifier.errors import ConfigError
 from verifier.server.settings import Settings
 from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, RESOURCE_EXHAUSTED, read_file
@@ -20,8 +20,8 @@ class ApplicationsFile:
         path = settings.applications or settings.secret_key_file
         self.is_file, self.path = path is not None, path or Path(os.devnull)
         self._last_content: bytes | str | None = None
-        if settings.secret is not None:
-            self.applications = Applications([Application(settings.application_id, (settings.secret,))])
+        if settings.secret_key is not None:
+            self.applications = Applications([Application(settings.application_id, (settings.secret_key,))])
 
     def refresh(self, *, full: bool = False) -> bool:  # noqa: ARG002 - nothing is cached
         """Take in what the file holds now; return whether anything changed.
@@ -56,10 +56,8 @@ class ApplicationsFile:
             raise ConfigError(content)
         if self._settings.applications is not None:
             return parse(content)
-        # Editors and `echo` end a file with a newline that is not part of the secret.
-        secret = content.removesuffix(b"\r\n") if content.endswith(b"\r\n") else content.removesuffix(b"\n")
-        text = secret.decode("utf-8", "surrogateescape")
-        return Applications([Application(self._settings.application_id, (Secret.of(text),))]), []
+        secret = Secret.of(secret_of_file(content))
+        return Applications([Application(self._settings.application_id, (secret,))]), []
 
     def load(self) -> Applications:
         """Read the applications, of which every one must be valid.

@@ -196,7 +196,7 @@ class Service:
             f"{path}: is bind-mounted as a single file (subPath); changes to it never arrive"
             for path in self.files.bind_mounted_files
         ]
-        self.files.log_problems((), [*applications.weaknesses(), *unwatchable])
+        self.files.log_problems((), [*self.settings.warnings, *applications.weaknesses(), *unwatchable])
 
 
 def create_app(settings: Settings) -> Router:

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections import deque
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
@@ -23,6 +22,7 @@ from structlog.processors import TimeStamper, add_log_level
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, Processor
 
+from verifier.core.encoding import printable
 from verifier.errors import ApiError, InvalidToken
 from verifier.server.settings import Settings
 
@@ -142,7 +142,7 @@ class Telemetry:
         self._renderers = _renderers(settings)
         self.log = structlog.wrap_logger(
             structlog.BytesLogger(cast(BinaryIO, self.output)),
-            processors=[add_log_level, *self._renderers],
+            processors=[_escape, add_log_level, *self._renderers],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
             context_class=dict,
         ).bind()
@@ -237,19 +237,19 @@ def _renderers(settings: Settings) -> list[Processor]:
     terminal = os.isatty(1)
     if settings.log_format == "text" or (not settings.log_format and terminal):
         clock = TimeStamper(fmt="iso", key="time")
-        return [clock, _plain, structlog.dev.ConsoleRenderer(colors=terminal, timestamp_key="time"), _encoded]
+        return [clock, structlog.dev.ConsoleRenderer(colors=terminal, timestamp_key="time"), _encoded]
     return [_json]
 
 
-def _plain(_logger: Any, _name: str, event: EventDict) -> EventDict:
-    """Replace the members of enums by their values, because text is written with repr."""
-    return {name: _plain_value(value) for name, value in event.items()}
+def _escape(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Escape what comes from outside (file names), and replace the members of enums by their values."""
+    return {name: _escape_value(value) for name, value in event.items()}
 
 
-def _plain_value(value: Any) -> Any:
+def _escape_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain_value(inner) for name, inner in value.items()}
-    return str(value) if isinstance(value, StrEnum) else value
+        return {name: _escape_value(inner) for name, inner in value.items()}
+    return printable(str(value)) if isinstance(value, str) else value
 
 
 def _decoded(_logger: Any, _name: str, line: Any) -> str:

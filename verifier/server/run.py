@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from types import FrameType
 from typing import NoReturn
 
@@ -111,14 +112,17 @@ def serve(settings: Settings) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure_logging(settings)
     allow_connections(settings.max_connections)
-    app = create_app(settings)
     with ExitStack() as stack:
         sockets = [stack.enter_context(sock) for sock in listen(settings.host, settings.port, settings.workers)]
+        # Where a free port was asked for (0), the log of this process and of the workers names the actual one.
+        settings = replace(settings, port=sockets[0].getsockname()[1])
+        os.environ["VERIFIER_PORT"] = str(settings.port)
+        app = create_app(settings)
         config = Config(
             app if settings.workers == 1 else "verifier.server.run:app_from_environment",
             factory=settings.workers > 1,
             host=settings.host,
-            port=sockets[0].getsockname()[1],
+            port=settings.port,
             workers=settings.workers,
             http=HttpConnection,
             ws="none",

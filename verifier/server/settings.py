@@ -1,141 +1,251 @@
-"""What an operator can set: environment variables, their defaults and units."""
+"""The settings of the server: variables, options, defaults and their reference are derived from these fields."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from verifier.core.applications import Secret
-from verifier.core.encoding import is_utf8_encodable
+from verifier.core.encoding import describe_flaw, is_utf8_encodable
 from verifier.core.rules import LEEWAY_S, MAX_LIFETIME_S
 from verifier.errors import ConfigError
+from verifier.server.variables import SERVICE_LINK, unknown_variables
 
 MAX_BODY_BYTES = 16_384
-BODY_TIMEOUT_S = 5
-HEADER_TIMEOUT_S = 5
-KEEP_ALIVE_S = 75  # longer than a proxy keeps a connection, so that it is the proxy that closes it
 GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
-MAX_STALENESS_S = 300  # long enough to repair a disk, short enough for a revocation that cannot arrive
-# Slow senders are requests too: below this, 2,000 of them leave room for sign-ins.
-MAX_REQUESTS = 2500
-MAX_CONNECTIONS = 4000  # and below the 4,096 descriptors that Linux allows a process where nobody says otherwise
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - where a platform starts the container and sets PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known about a setting beside its name, type and default."""
+
+    help: str
+    low: int = 0
+    high: int = 0
+    choices: tuple[str, ...] = ()
+    unset: str = ""  # what an empty value means
+    in_process_list: bool = True  # False: a variable only, because other users can read the options of a process
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting as `verifier serve` takes it."""
+
+    name: str  # of the field
+    word: str  # the same without its unit
+    type: type
+    default: Any
+    description: Description
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"VERIFIER_{self.word.upper()}"
+
+    def parse(self, text: str, variable: str) -> Any:
+        """Parse a value.
+
+        Raises:
+            ConfigError: it is invalid; the text names the variable, never the value.
+        """
+        if self.type is Secret:
+            return Secret.of(text)
+        if self.type is int:
+            return self._parse_int(text, variable)
+        if self.description.choices:
+            if text.lower() not in self.description.choices:
+                expected = ", ".join(self.description.choices)
+                raise ConfigError(f"{variable} is unknown (expected one of {expected})")
+            return text.lower()
+        check_text(text, variable)
+        return self.type(text)
+
+    def _parse_int(self, text: str, variable: str) -> int:
+        low, high = self.description.low, self.description.high
+        if SERVICE_LINK.match(text):
+            raise ConfigError(
+                f"{variable} is the address of a Kubernetes Service, not a number from {low} to {high}",
+                hint="set enableServiceLinks: false in the pod, or give the Service another name",
+            )
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()):
+            raise ConfigError(f"{variable} is not a number (expected a whole number from {low} to {high})")
+        if digits != text or len(text) > 9 or not low <= int(text) <= high:
+            raise ConfigError(f"{variable} is out of range (expected a whole number from {low} to {high})")
+        return int(text)
+
+
+def check_text(text: str, name: str) -> None:
+    """Check that a value has no characters that make it look like another one.
+
+    Raises:
+        ConfigError: it has; the text names the value and the characters.
+    """
+    flaw = describe_flaw(text)
+    if flaw:
+        raise ConfigError(
+            f"{name} {flaw}", hint="write the value without them; env files of docker keep quotes and \\r"
+        )
+
+
+def _about(text: str, **more: Any) -> dict[str, Description]:
+    return {"description": Description(text, **more)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Checked settings. Exactly one of `applications`, `secret_key_file` and `secret` is set."""
+    """Checked settings. Exactly one of `applications`, `secret_key_file` and `secret_key` is set.
 
-    issuer: str  # iss of every token
-    keys: Path = Path("keys")  # holds public/ and, where tokens are signed, private/
-    applications: Path | None = None  # file with several applications
-    application_id: str = ""  # of the only application
-    secret: Secret | None = None  # its secret
-    secret_key_file: Path | None = None  # or a file with its secret
-    max_lifetime_s: int = MAX_LIFETIME_S  # exp - iat of a token, at most
-    leeway_s: int = LEEWAY_S  # how far two clocks may be apart
-    host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
-    metrics_port: int = 0  # 0: no metrics
-    max_connections: int = MAX_CONNECTIONS  # of one process, at once
-    max_requests: int = MAX_REQUESTS  # of one process, at once
-    max_body_bytes: int = MAX_BODY_BYTES
-    body_timeout_s: int = BODY_TIMEOUT_S  # from the end of the head to the end of the body
-    header_timeout_s: int = HEADER_TIMEOUT_S  # from the first byte, or the connection, to the end of the head
-    keep_alive_s: int = KEEP_ALIVE_S  # between two requests
-    graceful_shutdown_s: int = GRACEFUL_SHUTDOWN_S  # for requests that are under way
-    max_staleness_s: int = MAX_STALENESS_S  # without a completed read of keys and applications
-    log_level: str = "info"  # the least that is told: debug, info, warning or error
-    log_format: str = ""  # json, text, or "" for text on a terminal and json elsewhere
+    Durations are in whole seconds, sizes in bytes. The limits apply to one process.
+
+    Raises:
+        ConfigError: a text has invisible characters, or is in quotes.
+    """
+
+    issuer: str = field(metadata=_about("Value of iss in every token."))
+    keys: Path = field(default=Path("keys"), metadata=_about("Folder that holds public/."))
+    applications: Path | None = field(default=None, metadata=_about("File with several applications."))
+    application_id: str = field(default="", metadata=_about("ID of the only application.", in_process_list=False))
+    secret_key: Secret | None = field(default=None, metadata=_about("Its secret.", in_process_list=False))
+    secret_key_file: Path | None = field(
+        default=None,
+        metadata=_about("File with its secret; a newline at the end is not part of it.", in_process_list=False),
+    )
+    max_lifetime_s: int = field(
+        default=MAX_LIFETIME_S, metadata=_about("Maximum lifetime of a token (exp - iat) in seconds.", low=1, high=3600)
+    )
+    leeway_s: int = field(default=LEEWAY_S, metadata=_about("Clock skew tolerance in seconds.", low=0, high=60))
+    host: str = field(
+        default="127.0.0.1", metadata=_about(f"Address to listen on; {ALL_ADDRESSES} where only PORT is set.")
+    )
+    port: int = field(
+        default=8000, metadata=_about("Port to listen on; the value of PORT where only that is set.", low=0, high=65535)
+    )
+    workers: int = field(default=1, metadata=_about("Number of processes.", low=1, high=64))
+    # Below the 4,096 descriptors that Linux allows a process by default.
+    max_connections: int = field(
+        default=4000, metadata=_about("Maximum concurrent connections per worker.", low=1, high=100_000)
+    )
+    # Slow clients are requests too: below this, 2,000 of them leave room for sign-ins.
+    max_requests: int = field(
+        default=2500,
+        metadata=_about("Maximum concurrent requests per worker, including slow clients.", low=1, high=100_000),
+    )
+    max_body_bytes: int = field(
+        default=MAX_BODY_BYTES, metadata=_about("Maximum body size in bytes.", low=1024, high=1_048_576)
+    )
+    body_timeout_s: int = field(
+        default=5, metadata=_about("Timeout in seconds for a request body, after the headers.", low=1, high=60)
+    )
+    header_timeout_s: int = field(default=5, metadata=_about("Timeout in seconds for request headers.", low=1, high=60))
+    # Longer than a proxy keeps a connection, so that it is the proxy that closes it.
+    keep_alive_s: int = field(
+        default=75, metadata=_about("Timeout in seconds for an idle connection.", low=1, high=3600)
+    )
+    graceful_shutdown_s: int = field(
+        default=GRACEFUL_SHUTDOWN_S, metadata=_about("Shutdown grace period in seconds.", low=1, high=300)
+    )
+    # Long enough to repair a disk, short enough for a revocation that cannot arrive.
+    max_staleness_s: int = field(
+        default=300,
+        metadata=_about(
+            "Maximum time in seconds without a completed read of the files; then every token is rejected.",
+            low=10,
+            high=86_400,
+        ),
+    )
+    metrics_port: int = field(
+        default=0, metadata=_about("Port for Prometheus metrics.", low=0, high=65535, unset="no metrics")
+    )
+    log_level: str = field(
+        default="info", metadata=_about("Minimum log level.", choices=("debug", "info", "warning", "error"))
+    )
+    log_format: str = field(
+        default="",
+        metadata=_about("Format of the log.", choices=("json", "text"), unset="text on a terminal, json elsewhere"),
+    )
+    # Variables that look like settings and are none; not a setting itself.
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for option in self.options():
+            value = getattr(self, option.name)
+            if value and option.type in (str, Path):
+                check_text(str(value), option.name)
+
+    @classmethod
+    def options(cls) -> Iterator[Option]:
+        """Yield every setting as an option."""
+        for each in fields(cls):
+            if "description" in each.metadata:
+                word = each.name.removesuffix("_s").removesuffix("_bytes")
+                default = "" if each.name == "issuer" else each.default
+                yield Option(each.name, word, _type_of(each.type), default, each.metadata["description"])
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
-        """Settings from `VERIFIER_*` variables; an empty one counts as not set.
+        """Read the settings from `VERIFIER_*` variables, and `PORT`; an empty variable counts as not set.
 
-        Raises ConfigError, which names the variable and never shows its value.
+        Raises:
+            ConfigError: a variable is missing or invalid; the text names it and never shows its value.
         """
         known = {name: value for name, value in environ.items() if name.startswith("VERIFIER_") and value}
         for name, value in known.items():
             if not is_utf8_encodable(value):
                 raise ConfigError(f"{name} is not UTF-8")
+        options = {option.variable: option for option in cls.options()}
+        warnings = unknown_variables(known, options)
         if "VERIFIER_ISSUER" not in known:
             raise ConfigError(
                 "VERIFIER_ISSUER is not set (expected the iss of your tokens)",
-                hint="use what the game backend writes as iss, for instance https://game.example",
+                hint=next(
+                    (text for text in warnings if "VERIFIER_ISSUER" in text),
+                    "use what the game backend writes as iss, for instance https://game.example",
+                ),
             )
-        _check_applications(known)
-        workers = _parse_int(known, "VERIFIER_WORKERS", 1, 1, 64)
-        metrics_port = _parse_int(known, "VERIFIER_METRICS_PORT", 0, 0, 65535)
-        if workers > 1 and metrics_port:
+        _check_sources(known, warnings)
+        values = {
+            option.name: option.parse(known[variable], variable)
+            for variable, option in options.items()
+            if variable in known and not (variable == "VERIFIER_APPLICATION_ID" and "VERIFIER_APPLICATIONS" in known)
+        }
+        if environ.get("PORT") and "port" not in values:
+            values["port"] = options["VERIFIER_PORT"].parse(environ["PORT"], "PORT")
+            values.setdefault("host", ALL_ADDRESSES)
+        if values.get("workers", 1) > 1 and values.get("metrics_port"):
             raise ConfigError(
                 "VERIFIER_METRICS_PORT is set beside several VERIFIER_WORKERS (expected one: each would count its own)",
                 hint="run one worker per container, and as many containers as are needed",
             )
-
-        def path(name: str) -> Path | None:
-            return Path(known[name]) if name in known else None
-
-        return cls(
-            issuer=known["VERIFIER_ISSUER"],
-            keys=Path(known.get("VERIFIER_KEYS", "keys")),
-            applications=path("VERIFIER_APPLICATIONS"),
-            application_id=known.get("VERIFIER_APPLICATION_ID", ""),
-            secret=Secret.of(known["VERIFIER_SECRET_KEY"]) if "VERIFIER_SECRET_KEY" in known else None,
-            secret_key_file=path("VERIFIER_SECRET_KEY_FILE"),
-            max_lifetime_s=_parse_int(known, "VERIFIER_MAX_LIFETIME", MAX_LIFETIME_S, 1, 3600),
-            leeway_s=_parse_int(known, "VERIFIER_LEEWAY", LEEWAY_S, 0, 60),
-            host=known.get("VERIFIER_HOST", "127.0.0.1"),
-            port=_parse_int(known, "VERIFIER_PORT", 8000, 0, 65535),
-            workers=workers,
-            metrics_port=metrics_port,
-            max_connections=_parse_int(known, "VERIFIER_MAX_CONNECTIONS", MAX_CONNECTIONS, 1, 100_000),
-            max_requests=_parse_int(known, "VERIFIER_MAX_REQUESTS", MAX_REQUESTS, 1, 100_000),
-            max_body_bytes=_parse_int(known, "VERIFIER_MAX_BODY", MAX_BODY_BYTES, 1024, 1_048_576),
-            body_timeout_s=_parse_int(known, "VERIFIER_BODY_TIMEOUT", BODY_TIMEOUT_S, 1, 60),
-            header_timeout_s=_parse_int(known, "VERIFIER_HEAD_TIMEOUT", HEADER_TIMEOUT_S, 1, 60),
-            keep_alive_s=_parse_int(known, "VERIFIER_KEEP_ALIVE", KEEP_ALIVE_S, 1, 3600),
-            graceful_shutdown_s=_parse_int(known, "VERIFIER_GRACEFUL_SHUTDOWN", GRACEFUL_SHUTDOWN_S, 1, 300),
-            max_staleness_s=_parse_int(known, "VERIFIER_MAX_STALENESS", MAX_STALENESS_S, 10, 86_400),
-            log_level=_parse_choice(known, "VERIFIER_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
-            log_format=_parse_choice(known, "VERIFIER_LOG_FORMAT", "", ("json", "text")),
-        )
+        return cls(**values, warnings=tuple(warnings))
 
     def to_log(self) -> dict[str, str | int]:
-        """What may be told at the start: everything set but the secret."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "secret"}
-        return {name: value if isinstance(value, int) else str(value) for name, value in told.items() if value}
+        """Return the settings that are set, without the secret."""
+        values = {option.name: getattr(self, option.name) for option in self.options() if option.type is not Secret}
+        return {name: value if isinstance(value, int) else str(value) for name, value in values.items() if value}
 
 
-def _check_applications(known: Mapping[str, str]) -> None:
-    sources = [n for n in ("VERIFIER_APPLICATIONS", "VERIFIER_SECRET_KEY", "VERIFIER_SECRET_KEY_FILE") if n in known]
+def _type_of(annotation: Any) -> type:
+    return next(kind for kind in (int, Path, Secret, str) if annotation in (kind, kind | None))
+
+
+def _check_sources(known: Mapping[str, str], warnings: list[str]) -> None:
+    names = ("VERIFIER_APPLICATIONS", "VERIFIER_SECRET_KEY", "VERIFIER_SECRET_KEY_FILE")
+    sources = [name for name in names if name in known]
     if len(sources) != 1:
         found = " and ".join(sources) or "none"
         raise ConfigError(
-            "exactly one of VERIFIER_APPLICATIONS, VERIFIER_SECRET_KEY and VERIFIER_SECRET_KEY_FILE "
-            f"must be set (found {found})",
-            hint="for one application set VERIFIER_APPLICATION_ID and VERIFIER_SECRET_KEY_FILE; "
-            "for several: verifier applications add ID",
+            f"exactly one of {names[0]}, {names[1]} and {names[2]} must be set (found {found})",
+            hint=next(
+                (text for text in warnings if not sources and any(name in text for name in names)),
+                "for one application set VERIFIER_APPLICATION_ID and VERIFIER_SECRET_KEY_FILE; "
+                "for several: verifier applications add ID",
+            ),
         )
-    named = "VERIFIER_APPLICATION_ID" in known
-    if not known.get("VERIFIER_APPLICATION_ID", "").isprintable():
-        raise ConfigError("VERIFIER_APPLICATION_ID is not printable")
-    if sources[0] == "VERIFIER_APPLICATIONS" and named:
-        raise ConfigError("VERIFIER_APPLICATION_ID is set beside VERIFIER_APPLICATIONS (expected one of them)")
-    if sources[0] != "VERIFIER_APPLICATIONS" and not named:
+    # `check` and `token` need the id of one application even where the server has several.
+    if sources[0] != "VERIFIER_APPLICATIONS" and "VERIFIER_APPLICATION_ID" not in known:
         raise ConfigError(
             f"VERIFIER_APPLICATION_ID is not set (expected beside {sources[0]})",
             hint="the escs dashboard shows it beside the secret",
         )
-
-
-def _parse_int(known: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = known.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
-        raise ConfigError(f"{name} is out of range (expected a whole number from {low} to {high})")
-    return int(text)
-
-
-def _parse_choice(known: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
-    value = known.get(name, default)
-    if value != default and value not in choices:
-        raise ConfigError(f"{name} is unknown (expected one of {', '.join(choices)})")
-    return value

@@ -1,0 +1,25 @@
+"""Environment variables that look like settings: misspelt ones, and those that Kubernetes sets."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+# What Kubernetes sets for a Service whose name begins with "verifier" (docker container links have the same form).
+_SERVICE_VARIABLE = re.compile(
+    r"VERIFIER(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)|VERIFIER(_\w+)?_NAME"
+)
+# Of other commands, and of the files in deploy/.
+_OTHERS = frozenset({"VERIFIER_TOKEN", "VERIFIER_SITE", "VERIFIER_UPSTREAM", "VERIFIER_COMPLETE"})
+
+
+def unknown_variables(variables: Mapping[str, str], known: Iterable[str]) -> list[str]:
+    """Describe each variable that is not a setting, with the nearest one; values are not shown."""
+    known, texts = set(known), []
+    for name, value in sorted(variables.items()):
+        if name in known or name in _OTHERS or _SERVICE_VARIABLE.fullmatch(name) or SERVICE_LINK.match(value):
+            continue
+        nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+        shown = name if name.isprintable() else ascii(name)
+        texts.append(f"{shown} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return texts
