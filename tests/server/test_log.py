@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
 from tests.conftest import APPLICATION_ID, NOW, SECRET, Server, free_port
 from verifier.core.keyring import KeyState
 from verifier.errors import InvalidRequest, Reason
@@ -23,6 +24,7 @@ from verifier.server.endpoints import Service
 from verifier.server.log import AccessLogEntry, NonBlockingWriter, Telemetry
 from verifier.server.settings import Settings
 
+keys = conftest.keys  # those of the frozen clock
 FIELDS = {
     "event",
     "level",
