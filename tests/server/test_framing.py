@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import Answer, lines
+from tests.conftest import Answer, lines, publish_now
 from tests.support.sockets import exchange, post
 from verifier.server.request_parser import MAX_HEADER_BYTES
 
@@ -22,6 +22,12 @@ BAD_CHUNK = (
 
 HOST = b"Host: game.example"
 OK = (200, "42")
+
+
+@pytest.fixture
+def keys(keys, key_files):
+    """Keys that verify by the real clock."""
+    return publish_now(keys, key_files)
 
 
 def test_a_sign_in(shared, live):
