@@ -175,7 +175,7 @@ def test_the_installation_commands_name_the_distribution_and_its_extras():
     for page in shown():
         for name, found in re.findall(r"pip install '?([\w-]*verifier|\.)\[?([\w,]*)\]?'?", page.read_text()):
             assert name in (project["name"], "."), page
-            assert not extras or {extra for extra in found.split(",") if extra} <= extras, page
+            assert {extra for extra in found.split(",") if extra} <= extras, page
 
 
 def test_the_readme_is_a_landing_page():
@@ -252,6 +252,12 @@ def test_every_page_is_one_click_from_the_index_and_two_from_the_readme():
 
 
 # Names that pages and code share.
+
+
+def test_the_packages_that_issuing_needs_are_those_of_the_plain_installation():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [listed] = re.findall(r"it installs five packages \(([^)]+)\)", (DOCS / "python-api.md").read_text())
+    assert listed.split(", ") == [re.split(r"\W", name)[0] for name in project["dependencies"]]
 
 
 def test_the_generated_parts_agree_with_the_code():
