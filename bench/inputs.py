@@ -30,7 +30,7 @@ TABLES = {"inputs ES256": "ES256", "inputs RS256": "RS256"}
 LIST: tuple[Callable[[Any], Iterator[Kind]], ...] = (
     *(bodies.alone, bodies.within, bodies.fields),
     *(heads.fields, heads.values, heads.targets, heads.methods, heads.versions),
-    *(connections.chunks, connections.pieces, connections.pipelines, connections.clients),
+    *(connections.chunks, connections.pieces, connections.pipelines, connections.discarded, connections.clients),
     *(tokens.parts, tokens.spellings, tokens.headers, tokens.signatures, tokens.claims),
 )
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import struct
 import time
 from collections import Counter
 
@@ -51,6 +52,8 @@ class Wire:
         try:
             self._send(self.sock)
             if self.kind.hangs_up and not (self.unsent or self.left):
+                if self.kind.resets:
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.end("left")
                 return
             data = self.sock.recv(262_144)

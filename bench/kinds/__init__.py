@@ -19,6 +19,7 @@ class Kind(NamedTuple):
     head_only: bool = False  # the response has no body (HEAD)
     ends: bool = False  # the client sends FIN behind it
     hangs_up: bool = False  # the client closes at once, without reading
+    resets: bool = False  # the client closes with RST instead of FIN
 
 
 class Sender(Protocol):

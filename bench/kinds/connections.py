@@ -102,10 +102,36 @@ def pipelines(sender: Sender) -> Iterator[Kind]:
     yield Kind("pipeline: a body behind an early response", lambda _: [early, _chunks(b" " * 4000, 1) + b"0\r\n\r\n"])
 
 
+def discarded(_: Sender) -> Iterator[Kind]:
+    """Bodies of requests that are rejected by their headers, and so never read."""
+    rejected = {
+        "unknown path": head(None, CHUNKED, target=b"/x"),
+        "wrong method": head(None, CHUNKED, method=b"PUT"),
+        "encoded": head(None, CHUNKED, b"Content-Encoding: gzip"),
+        "health check": head(None, CHUNKED, method=b"GET", target=b"/healthz"),
+    }
+    bodies = {
+        "16 KB": _chunks(b" " * MAX_BODY_BYTES, MAX_BODY_BYTES),
+        "16 KB in chunks of 16": _chunks(b" " * MAX_BODY_BYTES, 16),
+        "4 KB in chunks of 1": _chunks(b" " * 4096, 1),
+        "160 KB": _chunks(b" " * MAX_BODY_BYTES * 10, MAX_BODY_BYTES),
+        "160 KB in chunks of 1": _chunks(b" " * MAX_BODY_BYTES * 10, 1),
+    }
+    for what, start in rejected.items():
+        for size, body in bodies.items():
+            yield Kind(f"discarded: {what}, {size}", lambda _, s=start, b=body: [s + b + b"0\r\n\r\n"])
+    for length in (MAX_BODY_BYTES, MAX_BODY_BYTES * 10):
+        for target in (b"/x", b"/healthz"):
+            name = f"discarded: {target.decode()}, {length} bytes"
+            yield Kind(name, lambda _, n=length, t=target: [head(n, target=t) + b" " * n])
+
+
 def clients(sender: Sender) -> Iterator[Kind]:
     yield Kind("client: a new connection for each sign-in", lambda n: post(_body(sender, n), b"Connection: close"))
     yield Kind("client: half-closes behind a sign-in", lambda n: post(_body(sender, n)), ends=True)
     yield Kind("client: connects and leaves", lambda _: [], hangs_up=True)
+    yield Kind("client: connects and resets", lambda _: [], hangs_up=True, resets=True)
+    yield Kind("client: sends a sign-in and resets", lambda n: post(_body(sender, n)), hangs_up=True, resets=True)
     yield Kind("client: connects and sends FIN", lambda _: [], ends=True)
     yield Kind("client: sends a sign-in and leaves", lambda n: post(_body(sender, n)), hangs_up=True)
     yield Kind("client: sends half a head and leaves", lambda _: [b"POST /profile HTTP/1.1\r\nX: "], hangs_up=True)
