@@ -261,3 +261,10 @@ def test_a_declared_length_of_any_number_of_digits_is_no_internal_error(value, t
         assert str(error) == text
     else:
         assert text == ""
+
+
+def test_chunks_beyond_the_limit_are_not_walked():
+    parser = RequestParser(MAX_BODY)
+    with pytest.raises(InvalidRequest, match="chunks"):
+        parser.feed(CHUNKED + chunks(1, 16 * MAX_CHUNKS))
+    assert parser._framing._chunks == MAX_CHUNKS + 1
