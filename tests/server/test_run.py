@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -136,6 +137,86 @@ def test_every_worker_gets_its_share_of_connections_and_one_that_dies_is_replace
         assert server.stop() == 0
 
 
+def test_workers_stop_when_their_parent_is_killed(environment, tmp_path):
+    server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "log")
+    try:
+        assert until(lambda: len(workers_of(server)) == 2, 10)
+        workers = list(workers_of(server))
+    finally:
+        server.process.kill()
+        server.process.wait()
+    assert until(lambda: not any(Path(f"/proc/{pid}/stat").exists() for pid in workers), 10)
+    socket.create_server(("127.0.0.1", server.port)).close()
+
+
+def test_workers_that_take_long_to_start_are_not_killed(environment, tmp_path):
+    # uvicorn's ping would wait 5 s, and then kill them; these are stopped for longer than one of its rounds.
+    server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "log")
+    try:
+        assert until(lambda: len(workers_of(server)) == 2, 10)
+        workers = workers_of(server).keys()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        assert not until(lambda: workers_of(server).keys() != workers, 6)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        assert server.ask(method="GET", path="/healthz").status == 200
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_worker_is_replaced_when_it_exits_unless_it_could_not_start(monkeypatch):
+    started: list[object] = []
+
+    class Process:
+        def __init__(self, _config, sockets):
+            self.exitcode, self.sockets = None, sockets
+
+        def start(self):
+            started.append(self.sockets)
+
+        def join(self):
+            pass
+
+    monkeypatch.setattr(run, "Process", Process)
+    supervisor = run.Supervisor.__new__(run.Supervisor)
+    supervisor.config, supervisor.should_exit, supervisor.sockets = None, threading.Event(), ["a", "b"]
+    supervisor.processes = [Process(None, "a"), Process(None, "b")]
+    supervisor.keep_subprocess_alive()
+    assert started == []
+    supervisor.processes[1].exitcode = 1
+    supervisor.keep_subprocess_alive()
+    assert (started, supervisor.should_exit.is_set()) == ([["b"]], False)
+    supervisor.processes[0].exitcode = run.STARTUP_FAILURE
+    supervisor.keep_subprocess_alive()
+    assert (len(started), supervisor.should_exit.is_set()) == (1, True)
+
+
+def test_a_worker_whose_parent_exits_stops(monkeypatch):
+    sent: list[tuple[int, int]] = []
+    done = threading.Event()
+    monkeypatch.setattr(os, "kill", lambda pid, number: (sent.append((pid, number)), done.set()))
+    monkeypatch.setattr(run.multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
+    run.stop_with_parent()
+    assert done.wait(5)
+    assert sent == [(os.getpid(), signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(workers):
+    try:
+        sockets = run.listen("::", 0, workers)
+    except run.ConfigError:
+        pytest.skip("no IPv6 on this machine")
+    try:
+        port = sockets[0].getsockname()[1]
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port), timeout=5).close()
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
 def serve(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "verifier", "serve", *arguments]
     inherited = {n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
@@ -195,7 +276,7 @@ def test_hangup_reloads_and_ends_nothing(environment, tmp_path, live, workers):
     try:
         assert until(lambda: len(told("start")) == workers, 10)
         server.process.send_signal(signal.SIGHUP)
-        assert until(lambda: len(told("reload")) == workers)  # the keys; a secret in the environment is not read again
+        assert until(lambda: len(told("reload")) == workers)
         assert server.ask(live()).status == 200
     finally:
         assert server.stop() == 0

@@ -1,10 +1,12 @@
 """The uvicorn server around the application: the socket, the workers and the signals."""
 
 import functools
+import multiprocessing
 import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from types import FrameType
@@ -13,7 +15,7 @@ from typing import NoReturn
 from starlette.routing import Router
 from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors.multiprocess import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from verifier.errors import ConfigError
 from verifier.server.connection import MAX_LINGERING, HttpConnection
@@ -25,56 +27,99 @@ SPARE_DESCRIPTORS = MAX_LINGERING + 64  # files, logs, the loop
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's parent of several workers, each with a socket of its own.
+    """Parent of several workers, each with its own socket.
 
-    With one socket for all, the first to wake may take every connection, and the others have nothing to do.
+    With one socket for all, the first worker to wake could accept every connection while the others are idle.
     """
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """That of the worker which starts next: in the place of one that ended, or behind the last."""
-        ended = [place for place, process in enumerate(self.processes) if process.exitcode is not None]
-        return [self._sockets[ended[0] if ended else len(self.processes)]]
+        """The socket of the next worker to start: in place of one that exited, or after the last."""
+        exited = [place for place, process in enumerate(self.processes) if process.exitcode is not None]
+        return [self._sockets[exited[0] if exited else len(self.processes)]]
 
     @sockets.setter
     def sockets(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets
 
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have exited, and no others.
+
+        uvicorn also kills a worker that does not answer a ping within a timeout. At a small share of a CPU no worker
+        would get through its imports in time, and the answer comes from a thread: it does not show that a worker
+        serves. The liveness probe does.
+        """
+        for place, process in enumerate(self.processes):
+            if process.exitcode is None:
+                continue
+            process.join()
+            if process.exitcode == STARTUP_FAILURE:
+                self.should_exit.set()
+                return
+            replacement = Process(self.config, self.sockets)
+            replacement.start()
+            self.processes[place] = replacement
+
     def handle_hup(self) -> None:
-        """Pass it on: a worker reads its files again. uvicorn would replace every worker."""
+        """Forward the signal, so that workers reload their files; uvicorn would replace every worker."""
         for process in self.processes:
             if process.pid is not None and process.exitcode is None:
                 os.kill(process.pid, signal.SIGHUP)
 
     def handle_ttin(self) -> None:
-        """Nothing: the number of workers is a setting. uvicorn would start one more."""
+        """Ignore the signal: the number of workers is a setting. uvicorn would start another worker."""
 
-    handle_ttou = handle_ttin  # or stop one, whose socket nobody would answer
+    handle_ttou = handle_ttin  # uvicorn would stop a worker, whose socket would still get connections
 
 
 def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
-    """A listening socket for each worker; port 0 takes a free one. Raises ConfigError when there is none to be had."""
+    """Create a listening socket for each worker. Port 0 takes a free one; host `::` listens on IPv4 too.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     # 2,048 connections may wait: Python's own default is 128 at most.
-    create = functools.partial(socket.create_server, family=family, backlog=2048)
+    create = functools.partial(socket.create_server, family=family, backlog=2048, dualstack_ipv6=both)
     try:
         sock = create((host, port))
-        if workers == 1 or sys.platform != "linux":  # elsewhere the system does not share connections out
+        if workers == 1 or sys.platform != "linux":  # only Linux balances SO_REUSEPORT sockets
             return [sock] * workers
-        # Only now: to share the port from the start would not notice that another program has it.
+        # Bind exclusively first; SO_REUSEPORT alone would not detect a foreign listener.
         address = sock.getsockname()[:2]
         sock.close()
         return [create(address, reuse_port=True) for _ in range(workers)]
     except (OSError, TypeError, UnicodeError) as exc:  # the last two for what is no host name at all
-        number = getattr(exc, "errno", None) or 0  # negative: the resolver's own
+        number = getattr(exc, "errno", None) or 0  # negative: an error of the resolver
         raise ConfigError(
             f"cannot listen on {host} port {port} ({os.strerror(number) if number > 0 else 'no such address'})",
             hint="choose another with --port, or --host for an address of this machine",
         ) from exc
 
 
+def stop_with_parent() -> None:
+    """Stop this worker when its parent has exited, however it was killed: an orphan would keep the port.
+
+    The thread waits for the end of a pipe that only the parent holds open.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:  # not a worker
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def allow_connections(most: int) -> None:
-    """Let this process and its workers open so many; raises ConfigError when the system forbids it."""
+    """Raise the limit of file descriptors of this process and its workers.
+
+    Raises:
+        ConfigError: the system does not allow so many.
+    """
     if os.name != "posix":  # pragma: no cover - Windows has no such limit
         return
     import resource
@@ -91,21 +136,23 @@ def allow_connections(most: int) -> None:
 
 
 def app_from_environment() -> Router:
-    """What a worker process serves."""
+    """Create the application in a worker process, from the environment."""
+    stop_with_parent()
     try:
         settings = Settings.from_environment(os.environ)
         configure_logging(settings)
         return create_app(settings)
     except ConfigError as exc:
-        # A file broke since the start: the parent tries again, and the other workers go on.
+        # A file became invalid after start-up: the supervisor retries this worker, the others keep serving.
         print(f"verifier: error: {exc}", file=sys.stderr)
         raise SystemExit(1) from exc
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raises ConfigError when anything is wrong at the start.
+    """Serve until SIGTERM or SIGINT. With several workers, the settings must also be in the environment.
 
-    With several workers the settings must also be in the environment, where the workers find them.
+    Raises:
+        ConfigError: a setting or file is invalid at start-up, or the port cannot be used.
     """
     if hasattr(signal, "SIGHUP"):  # pragma: no branch - Windows has none
         # Until files are watched; worker processes inherit it.
