@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -269,14 +270,21 @@ def test_a_worker_that_starts_again_among_broken_files_says_so(environment, monk
     assert capfd.readouterr().err == f"verifier: error: {keys}/public/bad.json: is not valid JSON\n"
 
 
+def handles_hangup(pid: int) -> bool:
+    caught = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(caught and int(caught[1], 16) & 1)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_hangup_reloads_and_ends_nothing(environment, tmp_path, live, workers):
     server = start(environment | {"VERIFIER_WORKERS": str(workers)}, tmp_path / "log")
     told = lambda event: [line for line in lines((tmp_path / "log").read_text()) if line["event"] == event]  # noqa: E731
     try:
         assert until(lambda: len(told("start")) == workers, 10)
+        serving = [server.process.pid] if workers == 1 else list(workers_of(server))
+        assert until(lambda: all(handles_hangup(pid) for pid in serving), 10)
         server.process.send_signal(signal.SIGHUP)
-        assert until(lambda: len(told("reload")) == workers)
+        assert until(lambda: len(told("reload")) == workers, 10)
         assert server.ask(live()).status == 200
     finally:
         assert server.stop() == 0
