@@ -288,7 +288,7 @@ def test_hangup_reloads_and_ends_nothing(environment, tmp_path, live, workers):
         assert server.ask(live()).status == 200
     finally:
         assert server.stop() == 0
-    assert len(told("start")) == len(told("stop")) == workers
+    assert len(told("start")) == len(told("stop")) == workers, (tmp_path / "log").read_text()
 
 
 def test_ipv6(environment, tmp_path):

@@ -135,8 +135,15 @@ def allow_connections(most: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
+def ignore_hangup() -> None:
+    """Ignore SIGHUP until the application handles it; a worker does not inherit this from its parent's handler."""
+    if hasattr(signal, "SIGHUP"):  # pragma: no branch - Windows has none
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def app_from_environment() -> Router:
     """Create the application in a worker process, from the environment."""
+    ignore_hangup()
     stop_with_parent()
     try:
         settings = Settings.from_environment(os.environ)
@@ -154,9 +161,7 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigError: a setting or file is invalid at start-up, or the port cannot be used.
     """
-    if hasattr(signal, "SIGHUP"):  # pragma: no branch - Windows has none
-        # Until files are watched; worker processes inherit it.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ignore_hangup()
     configure_logging(settings)
     allow_connections(settings.max_connections)
     with ExitStack() as stack:
