@@ -66,12 +66,10 @@ def test_the_image_of_the_page_serves_on_the_port_of_the_platform(image, game_re
     _, variables = image
     port = free_port()
     command = [sys.executable, "-m", "verifier", "serve"]
-    with run(command, port, tmp_path, variables | {"VERIFIER_PORT": str(port)}) as running:
+    with run(command, port, tmp_path, variables | {"PORT": str(port)}) as running:
         assert running.request("/profile", game_request) == PROFILE
         health = [sys.executable, "-m", "verifier", "healthcheck"]
-        done = subprocess.run(
-            health, env=os.environ | {"VERIFIER_PORT": str(port)}, capture_output=True, text=True, timeout=30
-        )
+        done = subprocess.run(health, env=os.environ | {"PORT": str(port)}, capture_output=True, text=True, timeout=30)
         assert (done.returncode, done.stdout) == (0, "ready\n")
         assert running.stop() == 0
 
