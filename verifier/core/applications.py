@@ -1,4 +1,4 @@
-"""Who may ask: application ids and the digests of their secrets."""
+"""Client credentials: application ids and the SHA-256 digests of their secrets."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ from verifier.errors import ConfigError, InvalidClient, UnsafeOperationError
 
 MIN_SECRET_CHARACTERS = 16
 BYTE_ORDER_MARK = "\ufeff"
-MAX_SECRETS = 2  # an old and a new one, so that a secret changes without a refused player
+MAX_SECRETS = 2  # the old and the new one, so that a secret can change without a rejected sign-in
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Secret:
     """A shared secret, of which only the SHA-256 digest is kept."""
 
     digest: bytes = field(repr=False)
-    weakness: str = ""  # what a reviewer would object to, or ""
+    weakness: str = ""  # why it is weak, or ""
 
     @classmethod
     def of(cls, text: str) -> "Secret":
@@ -61,7 +61,7 @@ def secret_of_file(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application of the escs dashboard and its live secrets, oldest first."""
+    """An application of the escs dashboard and its active secrets, oldest first."""
 
     id: str
     secrets: tuple[Secret, ...] = field(repr=False)
@@ -72,8 +72,8 @@ class Applications:
 
     def __init__(self, applications: Iterable[Application] = ()) -> None:
         self.by_id = {application.id: application for application in applications}
-        # Every application has two digests, so that none can be told from another by time; a digest of
-        # random bytes stands in for a missing one, and for those of an unknown application.
+        # Always two digests, so that timing reveals neither whether an application exists nor how many secrets it
+        # has. Random bytes take the place of a missing secret.
         self._dummy_digests = (secrets.token_bytes(32), secrets.token_bytes(32))
         self._digests = {
             application.id: (*(secret.digest for secret in application.secrets), *self._dummy_digests)[:MAX_SECRETS]
@@ -81,10 +81,14 @@ class Applications:
         }
 
     def authenticate(self, *, application_id: str, secret: str) -> int:
-        """The slot of the secret that matched, 0 or 1; raises InvalidClient. The same work for every input."""
+        """Return the slot of the secret that matched, 0 or 1. Does the same work for every input.
+
+        Raises:
+            InvalidClient: the application is unknown or the secret is wrong.
+        """
         known = self._digests.get(application_id, self._dummy_digests)
-        # A digest, because hmac.compare_digest raises TypeError on text that is not ASCII; JSON can
-        # carry half a surrogate pair, which no real secret contains.
+        # Digests, because hmac.compare_digest raises TypeError on text that is not ASCII. JSON can carry an
+        # unpaired surrogate, which no real secret contains.
         presented = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
         first = hmac.compare_digest(presented, known[0])
         second = hmac.compare_digest(presented, known[1])
@@ -93,7 +97,7 @@ class Applications:
         return 0 if first else 1
 
     def weaknesses(self) -> list[str]:
-        """What is wrong with the secrets, in words that may be logged."""
+        """Describe the weak secrets in text that may be logged."""
         return [
             f"secret {slot} of application {application.id} is weak ({secret.weakness})"
             for application in self.by_id.values()
@@ -141,7 +145,7 @@ class Applications:
         return Applications((self.by_id | {application_id: replace(application, secrets=kept)}).values())
 
     def dump(self) -> bytes:
-        """The content of an applications file; `parse` reads it."""
+        """Encode as the content of an applications file, which `parse` reads."""
         document = {
             "applications": [
                 {
@@ -158,9 +162,10 @@ class Applications:
 
 
 def parse(data: bytes) -> tuple[Applications, list[str]]:
-    """The applications of a file, and what is wrong with the entries that were left out.
+    """Parse an applications file: return its applications, and a description of each invalid entry.
 
-    Raises ConfigError when nothing can be read from it.
+    Raises:
+        ConfigError: the file as a whole is invalid.
     """
     try:
         entries = loads_object(data, max_containers=MAX_FILE_CONTAINERS).get("applications")
@@ -195,5 +200,5 @@ def _parse_entry(entry: Any) -> Application:
 
 
 def _is_id(value: object) -> bool:
-    # It is shown in logs and on terminals, and compared with what escs sends.
+    # Because it is printed in logs and on terminals, and compared with what escs sends.
     return is_utf8_encodable(value) and value != "" and not describe_flaw(str(value))

@@ -79,7 +79,7 @@ def explain(text: str, policy: rules.Policy) -> list[RuleResult]:
 
 
 def _no_check(_token: rules.UnverifiedToken, _policy: rules.Policy) -> None:
-    """Pass: the segment was decoded where its result is made."""
+    """Do nothing: a segment is decoded where its result is created."""
 
 
 def _wrapping(text: str) -> str:

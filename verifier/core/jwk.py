@@ -1,4 +1,4 @@
-"""A public key as JSON (RFC 7517), as an object, and by its thumbprint."""
+"""Public keys as JWK (RFC 7517): loading, encoding, algorithms and thumbprints."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 class SignatureAlgorithm(Protocol):
-    """The part of PyJWT's algorithm objects that is used here."""
+    """The part of the interface of PyJWT's algorithms that is used here."""
 
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool: ...
 
@@ -43,18 +43,18 @@ class SignatureAlgorithm(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """A signature algorithm, the only kind of key it takes, and what that key looks like."""
+    """A signature algorithm and the form of its keys."""
 
     name: str
     kty: str
     crv: str | None
     members: tuple[str, ...]  # base64url members of the public key
-    octets: int | None  # length of each of them, and of half a signature
+    octets: int | None  # length of each of them, and of r and of s in a signature
     pyjwt: SignatureAlgorithm
 
 
 class _ES256(ECAlgorithm):
-    """PyJWT's, with a shorter way from r and s to the DER that OpenSSL wants (1.3 µs of 48)."""
+    """PyJWT's ES256 with a faster conversion of r and s to DER, which OpenSSL expects (saves 1.3 of 48 µs)."""
 
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
         if len(sig) != 64:
@@ -80,10 +80,12 @@ ALGORITHM_NAMES = ALGORITHMS | {"Ed25519": ALGORITHMS["EdDSA"]}
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """The key id of a public key: 43 base64url characters (RFC 7638 §3).
+    """Compute the key ID of a public key: 43 base64url characters (RFC 7638 §3).
 
-    SHA-256 over the members required for its "kty", sorted, without spaces.
-    Raises KeyFileError when one of them is missing or the kind of key is unknown.
+    Hashes the members required for the key type with SHA-256, sorted and without white space.
+
+    Raises:
+        KeyFileError: a required member is missing or the key type is not supported.
     """
     required = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
     names = required.get(str(jwk.get("kty")))
@@ -97,9 +99,9 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
 
 
 def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
-    """The algorithm and the public key object of a JWK; raises KeyFileError.
+    """Load a JWK: return its algorithm and the public key object of the cryptography package.
 
-    Refuses private members, an "alg" that does not fit the key, Ed448 and other curves, RSA keys
+    Rejects private members, an "alg" that does not fit the key, Ed448 and other curves, RSA keys
     that are too short (RFC 7518 §3.3), points that are not on the curve, and base64url that is not canonical.
     """
     private = sorted(PRIVATE_MEMBERS & jwk.keys())
@@ -128,11 +130,15 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
 
 
 def algorithm_of(key: Any) -> Algorithm:
-    """The one algorithm a public key object is used with (RFC 8725 §3.1); raises KeyFileError."""
+    """Return the only algorithm that a public key object is used with (RFC 8725 §3.1).
+
+    Raises:
+        KeyFileError: the key is of another type, too short or too long, or weak.
+    """
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
         return ALGORITHMS["ES256"]
     if isinstance(key, Ed25519PublicKey):
-        # The sign bit apart, a public key is its y. On a point of small order anyone can sign (RFC 8032 §5.1.7, §8.9).
+        # Without its sign bit, a public key is y. For a point of small order anyone can sign (RFC 8032 §5.1.7, §8.9).
         if int.from_bytes(key.public_bytes_raw(), "little") % 2**255 % _P25519 in _SMALL_ORDER:
             raise KeyFileError("Ed25519 key of small order: anyone can sign for it")
         return ALGORITHMS["EdDSA"]
@@ -175,7 +181,11 @@ def read_public(text: str) -> list[dict[str, Any]]:
 
 
 def dump(key: Any) -> dict[str, Any]:
-    """A public key object as a JWK with "alg", "use" and "kid", without dates; raises KeyFileError."""
+    """Encode a public key object as a JWK with "alg", "use" and "kid", without dates.
+
+    Raises:
+        KeyFileError: the key is not supported.
+    """
     algorithm = algorithm_of(key)
     members = algorithm.pyjwt.to_jwk(key, as_dict=True)
     jwk = {name: members[name] for name in ("kty", "crv", *algorithm.members) if name in members}
@@ -183,10 +193,12 @@ def dump(key: Any) -> dict[str, Any]:
 
 
 def raw_signature(der: bytes) -> bytes:
-    """An ES256 signature as a JWS carries it, the 64 bytes r and s (RFC 7518 §3.4), from the DER of a key service.
+    """Convert an ES256 signature from DER, as key services return it, to the 64 bytes r and s (RFC 7518 §3.4).
 
-    For signers (`tokens.Signer`) whose key lives in an HSM or a cloud KMS.
-    Raises ValueError for what is not exactly one P-256 signature in DER.
+    For a `Signer` whose key never leaves an HSM or a cloud KMS.
+
+    Raises:
+        ValueError: not exactly one P-256 signature in DER.
     """
     try:
         r, s = decode_dss_signature(der)

@@ -1,4 +1,4 @@
-"""The keys that check signatures, and when each of them may."""
+"""Public keys, their states, and the schedule of a key set."""
 
 import hashlib
 import json
@@ -16,43 +16,49 @@ _PUBLISHED = ("kty", "crv", "alg", "use", "kid", "iat", "nbf", "exp")
 
 
 class KeyState(StrEnum):
-    """Where a key is in its life."""
+    """The state of a key. In terms of NIST SP 800-57 Part 1 §7: pre-activation, active, deactivated (two), compromised.
 
-    PENDING = "pending"  # published, signs from nbf on
-    CURRENT = "current"  # signs: the newest with nbf <= now
-    RETIRING = "retiring"  # a newer one is current; verifies until exp
-    EXPIRED = "expired"  # exp <= now
-    REVOKED = "revoked"  # whatever its dates say
+    The values are part of the history on disk.
+    """
+
+    PENDING = "pending"  # pre-activation: published, signs from nbf on
+    CURRENT = "current"  # active: signs and verifies; the newest with nbf <= now
+    RETIRING = "retiring"  # deactivated for signing, verifies until exp
+    EXPIRED = "expired"  # deactivated: exp <= now
+    REVOKED = "revoked"  # compromised: rejected whatever its dates are
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that checks signatures, and when it may. Instants are whole seconds since 1970-01-01 UTC."""
+    """A public key and its dates, in whole seconds since 1970-01-01 UTC."""
 
     kid: str  # RFC 7638 thumbprint, equal to the file's name
     algorithm: jwk.Algorithm  # the only one it is used with (RFC 8725 §3.1)
     key: Any = field(repr=False)  # object of the cryptography package
     members: Mapping[str, Any] = field(repr=False)  # the JWK as published
-    iat: int  # when it was made
+    iat: int  # when it was created
     nbf: int  # first second it signs; it verifies from the leeway earlier
     exp: int | None = None  # first second it no longer verifies
-    revoked_at: int | None = None  # set: it verifies nothing
+    revoked_at: int | None = None  # set: every token is rejected
     reason: str = ""  # why it was revoked; anyone's words
 
     def verify(self, signing_input: bytes, signature: bytes) -> bool:
-        """Whether the signature is this key's. The signature only: dates are the business of `tokens`."""
+        """Return whether the signature was made with this key. Dates are checked by `rules`."""
         return self.algorithm.pyjwt.verify(signing_input, self.key, signature)
 
     def has_ended(self, now: float) -> bool:
-        """Expired or revoked: it never verifies again."""
+        """Return whether the key has expired or is revoked, so that it never verifies again."""
         return self.revoked_at is not None or (self.exp is not None and self.exp <= now)
 
 
 def parse_public_key(name: str, data: bytes | str) -> PublicKey:
-    """The key of one file of `keys/public`; raises KeyFileError.
+    """Parse one file of `keys/public`.
 
     Members: kty, crv, x, y, e, n as in RFC 7518 §6; alg; use "sig"; kid; and the registered dates
     iat, nbf, exp, revoked {revoked_at, reason} (OpenID Federation 1.0 §8.7.2).
+
+    Raises:
+        KeyFileError: the file cannot be read, is not a supported public key, or has another key ID or invalid dates.
     """
     if isinstance(data, str):
         raise KeyFileError(f"cannot be read ({data})")
@@ -83,14 +89,14 @@ def parse_public_key(name: str, data: bytes | str) -> PublicKey:
 
 def _parse_date(members: Mapping[str, Any], name: str) -> int:
     value = members.get(name)
-    # Up to the year 5138: beyond lie milliseconds.
+    # Up to the year 5138, because larger numbers are milliseconds.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**11:
         raise KeyFileError(f"{name} is missing or not a whole number of seconds since 1970")
     return value
 
 
 def _sort_key(key: PublicKey) -> tuple[int, float, str]:
-    # Of two keys with one nbf the newer is the one that ends later: a rotation ends the older.
+    # Of two keys with the same nbf, the newer one ends later, because a rotation ends the older one.
     return key.nbf, math.inf if key.exp is None else key.exp, key.kid
 
 
@@ -100,20 +106,20 @@ class Keyring:
     def __init__(self, keys: Iterable[PublicKey] = ()) -> None:
         self.keys: Mapping[str, PublicKey] = {key.kid: key for key in sorted(keys, key=_sort_key)}
         known = [[k.kid, k.nbf, k.exp, k.revoked_at] for k in self.keys.values()]
-        # Two replicas with the same digest accept and refuse the same keys at every moment.
+        # Replicas with the same digest accept and reject the same keys at every moment.
         self.digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def find(self, kid: object) -> PublicKey | None:
-        """The key with this id, whatever its state, or None."""
+        """Return the key with this key ID, in any state, or None."""
         return self.keys.get(kid) if isinstance(kid, str) else None
 
     def current(self, now: float) -> PublicKey | None:
-        """The key that signs now: the newest with `nbf <= now` that is neither expired nor revoked."""
+        """Return the key that signs now: the newest with `nbf <= now` that is neither expired nor revoked."""
         started = [key for key in self.keys.values() if key.nbf <= now and not key.has_ended(now)]
         return started[-1] if started else None
 
     def state(self, key: PublicKey, now: float) -> KeyState:
-        """Where this key is in its life now."""
+        """Return the state of a key at a time."""
         if key.revoked_at is not None:
             return KeyState.REVOKED
         if key.has_ended(now):
@@ -123,13 +129,13 @@ class Keyring:
         return KeyState.CURRENT if key is self.current(now) else KeyState.RETIRING
 
     def verification_keys(self, now: float, leeway_s: int) -> list[PublicKey]:
-        """The keys that verify now."""
+        """Return the keys that verify now."""
         return [key for key in self.keys.values() if key.nbf - leeway_s <= now and not key.has_ended(now)]
 
     def jwks(self, now: float) -> list[Mapping[str, Any]]:
-        """The JWKs of all keys that verify now or will: also pending ones, so that anyone can see them arrive.
+        """Return the JWKs of all keys that verify now or will, so that anyone can see a pending key arrive.
 
-        Without members of a file that are not checked: whatever they hold would be published.
+        Only checked members are included, because anything else in a file would be published unchecked.
         """
         return [
             {name: key.members[name] for name in (*key.algorithm.members, *_PUBLISHED) if name in key.members}

@@ -21,12 +21,12 @@ MAX_SUB_CHARACTERS = 255
 MAX_EMAIL_CHARACTERS = 320
 MAX_USERNAME_CHARACTERS = 255
 _MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
-_NUMBERS = (int, float)  # and not bool, which is a kind of int
-MAX_REPORTED_AGE_S = 10**6  # eleven days: how far off a time is beyond that tells nobody anything
+_NUMBERS = (int, float)  # exact types, because bool is a subclass of int
+MAX_REPORTED_AGE_S = 10**6  # larger offsets are clamped; they carry no diagnostic value
 
 
 class Policy(NamedTuple):
-    """What a token is held against. Durations in seconds; `now` in seconds since 1970-01-01 UTC."""
+    """What a token is checked against. Durations in seconds; `now` in seconds since 1970-01-01 UTC."""
 
     issuer: str
     application_id: str
@@ -37,22 +37,22 @@ class Policy(NamedTuple):
 
 
 class UnverifiedToken(NamedTuple):
-    """A token taken apart; nothing in it is trusted yet."""
+    """A parsed token whose signature and claims have not been verified."""
 
     header: Mapping[str, Any]
     claims: Mapping[str, Any]
     signing_input: bytes
     signature: bytes
-    key: PublicKey | None = None  # the one its kid names, whatever its state
+    key: PublicKey | None = None  # the key that `kid` names, in any state
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of the profile."""
+    """One rule of the token profile."""
 
-    name: str  # the member it is about
-    source: str  # where it comes from
-    expects: str  # in words, with the fields of Policy
+    name: str  # of the header parameter or claim
+    source: str  # the specification
+    expects: str  # text with the fields of Policy
     check: Callable[[UnverifiedToken, Policy], None]  # raises InvalidToken
 
 
@@ -137,7 +137,7 @@ def _username(token: UnverifiedToken, _: Policy) -> None:
 
 
 def _text(value: object, name: str, max_characters: int) -> None:
-    # Serializers of C# and Go write null or "" for a field that is not set.
+    # Absent: serializers of C# and Go write null or "" for a field that is not set.
     if value is None:
         return
     if not isinstance(value, str):
@@ -163,13 +163,11 @@ def _nbf(token: UnverifiedToken, policy: Policy) -> None:
         raise _with_age(InvalidToken(Reason.TOKEN_NOT_YET_VALID), token, policy)
 
 
-def _with_age(refusal: InvalidToken, token: UnverifiedToken, policy: Policy) -> InvalidToken:
-    """The refusal with the token's age: the same for every token where a clock is off."""
+def _with_age(error: InvalidToken, token: UnverifiedToken, policy: Policy) -> InvalidToken:
+    """Add the age of the token to an error about its times, because a wrong clock shows the same age everywhere."""
     with suppress(InvalidToken):
-        refusal.age_s = round(
-            min(max(policy.now - _numeric_date(token, "iat"), -MAX_REPORTED_AGE_S), MAX_REPORTED_AGE_S)
-        )
-    return refusal
+        error.age_s = round(min(max(policy.now - _numeric_date(token, "iat"), -MAX_REPORTED_AGE_S), MAX_REPORTED_AGE_S))
+    return error
 
 
 def _lifetime(token: UnverifiedToken, policy: Policy) -> None:
@@ -181,7 +179,11 @@ def _lifetime(token: UnverifiedToken, policy: Policy) -> None:
 
 
 def _numeric_date(token: UnverifiedToken, name: str) -> float:
-    """A NumericDate (RFC 7519 §2): a JSON number of seconds, fractions allowed."""
+    """Return a NumericDate (RFC 7519 §2): a JSON number of seconds, fractions allowed.
+
+    Raises:
+        InvalidToken: the claim is missing, not a finite number, or in milliseconds.
+    """
     value: float = token.claims.get(name, "")
     if type(value) not in _NUMBERS:
         if name not in token.claims:

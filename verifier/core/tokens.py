@@ -157,9 +157,12 @@ def issue(
     lifetime_s: int = MAX_LIFETIME_S,
     max_lifetime_s: int = MAX_LIFETIME_S,
 ) -> str:
-    """A token for a player; raises IssueError for what `verify` would refuse.
+    """Issue a token for a player, valid from `now` for `lifetime_s` seconds. Absent claims are omitted.
 
     A signer may have `exp`, the first second at which its key no longer verifies.
+
+    Raises:
+        IssueError: `verify` would reject the token.
     """
     algorithm = jwk.ALGORITHM_NAMES.get(signer.alg)
     if algorithm is None:
@@ -174,7 +177,6 @@ def issue(
         "jti": secrets.token_urlsafe(16),
         "client_id": application_id,
     }
-    # What the player did not agree to share is not in the token at all.
     shared = {"email": player.email, "username": player.username}
     claims |= {name: value for name, value in shared.items() if value not in (None, "")}
     try:
@@ -188,12 +190,12 @@ def issue(
     key_exp = getattr(signer, "exp", None)
     if key_exp is not None and now + lifetime_s > key_exp:
         raise IssueError("the key expires before the token would")
-    signing_input = f"{_segment(header)}.{_segment(claims)}"
+    signing_input = f"{_encode_segment(header)}.{_encode_segment(claims)}"
     signature = signer.sign(signing_input.encode("ascii"))
     if algorithm.octets and len(signature) != 2 * algorithm.octets:
-        raise IssueError(f"the signer gave {len(signature)} bytes (expected 64, for ES256 raw r and s and not DER)")
+        raise IssueError(f"the signer returned {len(signature)} bytes (expected 64, for ES256 raw r and s and not DER)")
     return f"{signing_input}.{b64url_encode(signature)}"
 
 
-def _segment(decode_json_segment: dict[str, Any]) -> str:
-    return b64url_encode(json.dumps(decode_json_segment, separators=(",", ":")).encode())
+def _encode_segment(members: dict[str, Any]) -> str:
+    return b64url_encode(json.dumps(members, separators=(",", ":")).encode())
