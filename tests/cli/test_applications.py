@@ -180,8 +180,12 @@ def test_the_last_use_of_each_slot_is_shown_where_metrics_are_given(run, tmp_pat
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("ftp://x", "ftp://x: not an http or https URL"),
-        ("http://127.0.0.1:{}/", "http://127.0.0.1:{}/: no metrics answer (URLError)"),
+        ("ftp://x", "error: ftp://x: not an http or https URL\nverifier: hint: http://host:port/metrics\n"),
+        (
+            "http://127.0.0.1:{}/",
+            "error: http://127.0.0.1:{0}/: no metrics (connection refused: nothing listens on 127.0.0.1 port {0})\n"
+            "verifier: hint: start the server, or correct the port\n",
+        ),
     ],
 )
 def test_metrics_that_do_not_answer_change_nothing(run, tmp_path, url, says):
@@ -189,5 +193,5 @@ def test_metrics_that_do_not_answer_change_nothing(run, tmp_path, url, says):
     assert add(run, "one", SECRET, path).status == 0
     before = path.read_bytes()
     arguments = ("applications", "rotate-secret", "one", "--metrics", url.format(port), "--file", path)
-    assert run(*arguments, stdin="the next secret\n") == Done(3, "", f"verifier: error: {says.format(port)}\n")
+    assert run(*arguments, stdin="the next secret\n") == Done(3, "", f"verifier: {says.format(port)}")
     assert path.read_bytes() == before

@@ -1,14 +1,17 @@
 """The commands about keys: what each does, says and refuses, at a frozen clock."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import APPLICATION_ID, ISSUER, NOW, SECRET, Done, start
+from verifier._version import __version__
 from verifier.core.keyring import KeyState
 from verifier.rotation import history
+from verifier.rotation.history import Anchor
 from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory
 
@@ -365,40 +368,57 @@ def replica(run, first, tmp_path):
 
 
 def test_confirm_tells_whether_every_replica_has_the_keys(run, first, replica):
-    nobody = "http://127.0.0.1:9"
-    assert run("keys", "confirm", replica) == Done(0, f"pass  {replica}  the same keys\n")
-    assert run("keys", "confirm", replica, nobody, "ftp://x") == Done(
+    absent, now = "http://127.0.0.1:9", int(time.time())
+    assert run("keys", "confirm", replica, now=now) == Done(0, f"pass  {replica}  the same keys\n")
+    assert run("keys", "confirm", replica, absent, "ftp://x", now=now) == Done(
         1,
         f"pass  {replica}  the same keys\n"
-        f"FAIL  {nobody}  no verifier answers (URLError)\n"
-        "FAIL  ftp://x  not an http or https URL\n",
+        f"FAIL  {absent}  connection refused: nothing listens on 127.0.0.1 port 9\n"
+        "FAIL  ftp://x  not an http or https URL (expected http://host:port)\n",
     )
     elsewhere = run("keys", "generate", "--keys", "elsewhere")
     other = elsewhere.out.split()[0]
-    assert run("keys", "confirm", "--keys", "elsewhere", replica) == Done(
-        1, f"FAIL  {replica}  lacks current {other}\n"
+    assert run("keys", "confirm", "--keys", "elsewhere", replica, now=NOW).out.startswith(
+        f"FAIL  {replica}  lacks current {other}, still has {first}\n"
     )
-    document = json.loads(run("keys", "confirm", "--json", replica).out)
+    document = json.loads(run("keys", "confirm", "--json", replica, now=now).out)
     digest = KeyDirectory(PUBLIC).load().digest
-    assert document == {
-        "key_set_digest": digest,
-        "replicas": [{"url": replica, "digest": digest, "kids": [first], "ready": True, "problem": "", "same": True}],
-    }
+    assert document["replicas"][0].pop("clock_offset_s") in (-1, 0, 1)
+    found = {"url": replica, "digest": digest, "kids": [first], "ready": True, "problem": "", "same": True}
+    found |= {"max_lifetime_s": 300, "leeway_s": 30, "version": __version__}
+    assert document == {"key_set_digest": digest, "replicas": [found], "findings": []}
 
 
 def test_confirm_sees_other_dates_and_a_replica_that_is_not_ready(run, first, monkeypatch):
     from verifier.rotation import replicas
 
-    def ask(url: str) -> replicas.Replica:
-        return replicas.Replica(url, "another digest", (first,), ready=True)
+    def query(url: str) -> replicas.Replica:
+        return replicas.Replica(url, "another digest", (first,), ready=True, clock_offset_s=60, leeway_s=31)
 
-    monkeypatch.setattr(replicas, "ask", ask)
-    assert run("keys", "confirm", "http://x").out == "FAIL  http://x  other dates, or not ready\n"
+    monkeypatch.setattr(replicas, "query", query)
+    assert run("keys", "confirm", "http://x") == Done(
+        1,
+        "FAIL  http://x  has the same keys with other dates\n"
+        "                its clock is 60 s fast, at most 15 s\n"
+        "                the leeway is 31 s, expected 30 s\n",
+    )
 
 
 def test_audit_is_silent_about_what_is_right(run, first):
-    assert run("keys", "audit") == Done(0, "0 finding(s)\n")
-    assert json.loads(run("keys", "audit", "--json").out) == {"findings": []}
+    anchor = Anchor.of(HISTORY.read_bytes())
+    text = "not a git checkout; nothing but the anchor proves the end of the history"
+    assert run("keys", "audit") == Done(0, f"anchor  {anchor}\ncommit  {text}\n0 finding(s)\n")
+    assert json.loads(run("keys", "audit", "--json").out) == {
+        "schema_version": 1,
+        "made_at": NOW,
+        "version": __version__,
+        "anchor": {"lines": 1, "digest": anchor.digest, "text": str(anchor)},
+        "since": None,
+        "git": {"present": False, "commit": "", "clean": None, "uncommitted": [], "problems": []},
+        "key_set_digest": KeyDirectory(PUBLIC).load().digest,
+        "settings": {"max_lifetime_s": 300, "leeway_s": 30, "overlap_s": 360, "cryptoperiod_s": 90 * DAY},
+        "findings": [],
+    }
 
 
 def test_audit_names_rule_cure_and_source(run, first):
@@ -407,14 +427,17 @@ def test_audit_names_rule_cure_and_source(run, first):
         1,
         "medium    lifetime: tokens may live 301 s, at most 300 s\n"
         "          lower VERIFIER_MAX_LIFETIME (RFC 6819 §5.1.5.3)\n"
+        f"anchor  {Anchor.of(HISTORY.read_bytes())}\n"
+        "commit  not a git checkout; nothing but the anchor proves the end of the history\n"
         "1 finding(s)\n",
     )
     assert json.loads(run("keys", "audit", "--json", "--cryptoperiod", "1h").out)["findings"][0] == {
         "severity": "medium",
         "rule": "cryptoperiod",
         "found": f"{first} has signed for 1 days, at most 1h",
-        "source": "NIST SP 800-57 Part 1 Rev. 5 §5.3.6",
+        "clause": "NIST SP 800-57 Part 1 Rev. 5 §5.3.6",
         "remediation": "verifier keys rotate",
+        "anchor": "rule-cryptoperiod",
     }
 
 
@@ -435,5 +458,6 @@ def test_ten_rotations_leave_every_key_with_its_stage(run, first):
     assert found == [KeyState.EXPIRED] * 10 + [KeyState.CURRENT]
     assert run("keys", "audit", "--cryptoperiod", "91d", now=now).out.count("private-kept") == 10
     assert run("keys", "prune", now=now).status == 0
-    assert run("keys", "audit", "--cryptoperiod", "91d", now=now) == Done(0, "0 finding(s)\n")
+    done = run("keys", "audit", "--cryptoperiod", "104d", now=now)
+    assert (done.status, done.out.splitlines()[-1]) == (0, "0 finding(s)")
     assert len(events()) == 1 + 10 * 2 + 10

@@ -12,7 +12,8 @@ from tests.support import forge
 from verifier.core.applications import Applications, Secret
 from verifier.errors import ConfigError
 from verifier.rotation import audit, history
-from verifier.rotation.audit import RULES, Inventory, findings
+from verifier.rotation.audit import RULES, findings
+from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, activate_first_key, rotate
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
@@ -56,6 +57,15 @@ def audited(store):
     return audited
 
 
+def commit(folder: Path, *options: str) -> None:
+    """Commit everything that is not ignored."""
+    for command in (
+        ["add", "-A", "."],
+        ["-c", "user.name=Ann", "-c", "user.email=ann@x", "commit", "-qm", "x", *options],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
 def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -> None:
     """Change a public file by hand; `remember` writes it into the history, so that only the file is wrong."""
     path = store.public.folder / f"{name}.json"
@@ -76,9 +86,9 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
 
 
 def test_every_rule_has_a_name_of_its_own_and_a_source_and_a_cure():
-    assert len({rule.name for rule in RULES}) == len(RULES) == 19
-    assert all(rule.source and rule.remediation and rule.requirement for rule in RULES)
-    assert {rule.severity for rule in RULES} == {"critical", "high", "medium"}
+    assert len({rule.id for rule in RULES}) == len(RULES) == 37
+    assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
+    assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
 
 
 def test_a_key_made_by_the_rules_has_no_findings_at_any_stage_of_a_rotation(store, audited):
@@ -117,19 +127,26 @@ def test_a_private_file_that_git_tracks_is_found(store, audited, first):
     folder = store.private.parent
     (folder / ".gitignore").write_text("/private/\n")
     subprocess.run(["git", "init", "-q", folder], check=True)
+    commit(folder)
     assert audited() == []
     subprocess.run(["git", "add", "--force", store.private / f"{first}.pem"], cwd=folder, check=True)
-    assert audited() == [("private-tracked", f"git tracks private/{first}.pem")]
+    assert audited() == [("private-tracked", f"private/{first}.pem is tracked")]
 
 
-def test_without_git_nothing_is_tracked(store, audited, monkeypatch):
+def test_git_that_is_missing_is_found_where_there_is_a_repository(store, audited, monkeypatch):
+    subprocess.run(["git", "init", "-q", store.private.parent], check=True)
+    monkeypatch.setenv("PATH", "")
+    assert audited() == [("git", "git could not be started (No such file or directory)")]
+
+
+def test_outside_a_repository_git_is_not_needed(store, audited, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert audited() == []
 
 
 def test_no_current_key_is_found(store, audited, first):
     edit(store, first, nbf=NOW + 1, iat=NOW - DAY)
-    assert audited() == [("no-current", "no key is current: every sign-in is refused")]
+    assert audited() == [("no-current", "no key is current: every sign-in is rejected")]
     assert audited(NOW + 1) == []
 
 
@@ -170,7 +187,7 @@ def test_an_overlap_that_is_too_short_is_found_until_it_is_over(store, audited, 
     second = schedule(store)
     (store.private / f"{first}.pem").unlink()
     edit(store, first, exp=SWITCH + 359)
-    expected = ("overlap", f"{first} ends 2027-01-15 09:05:59 UTC, its last tokens 2027-01-15 09:06:00 UTC")
+    expected = ("overlap", f"{first} expires 2027-01-15 09:05:59 UTC, its last tokens 2027-01-15 09:06:00 UTC")
     assert audited(SWITCH) == [expected]
     assert expected in audited(SWITCH - 1)
     assert audited(SWITCH + 360) == []
@@ -179,7 +196,7 @@ def test_an_overlap_that_is_too_short_is_found_until_it_is_over(store, audited, 
 
 def test_a_key_that_ends_without_a_successor_is_found(store, audited, first):
     edit(store, first, exp=NOW + 100)
-    text = f"{first} is the last key and ends 2027-01-15 08:01:40 UTC: nobody can sign in after that"
+    text = f"{first} is the last key and expires 2027-01-15 08:01:40 UTC: every sign-in is rejected after that"
     assert audited() == [("successor", text)]
 
 
@@ -200,7 +217,13 @@ def test_a_broken_chain_is_found(store, audited):
 
 def test_a_change_that_no_command_made_is_found(store, audited, first):
     edit(store, first, remember=False, iat=NOW - DAY - 1, nbf=NOW - DAY - 1)
-    assert audited() == [("history-agrees", f"{first} has other dates than the history says")]
+    assert audited() == [
+        (
+            "history-agrees",
+            f"{first}: {name} is 2027-01-14 07:59:59 UTC in the file, 2027-01-14 08:00:00 UTC in the history",
+        )
+        for name in ("iat", "nbf")
+    ]
     (store.public.folder / f"{first}.json").unlink()
     assert ("history-agrees", f"{first} is in the history and not in public/") in audited()
     stranger = forge.Pair("ES256", keystore.generate("ES256")).public | {"iat": NOW - DAY, "nbf": NOW - DAY}
@@ -212,14 +235,16 @@ def test_a_retiring_key_without_an_end_is_found(store, audited, first):
     schedule(store)
     (store.private / f"{first}.pem").unlink()
     edit(store, first, exp=forge.ABSENT)
-    assert audited(SWITCH) == [("overlapping-currents", f"{first} has a successor and no end")]
+    assert audited(SWITCH) == [("overlapping-currents", f"{first} has a successor and no expiry")]
 
 
 def test_a_short_lead_is_found_while_the_key_is_pending(store, audited, first):
     second = schedule(store, lead_s=PROPAGATION_S - 1, force=True)
-    assert audited() == [("pending-window", f"{second} was published 599s before it signs")]
+    assert audited() == [("pending-window", f"{second} was published 9 min 59 s before it signs")]
     (store.private / f"{first}.pem").unlink()
-    assert audited(NOW + PROPAGATION_S - 1) == []
+    assert audited(NOW + PROPAGATION_S - 1) == [
+        ("pending-window", f"{second} was published 9 min 59 s before it signed")
+    ]
 
 
 def test_two_pending_keys_are_found(store, audited):
@@ -231,7 +256,9 @@ def test_two_pending_keys_are_found(store, audited):
 
 
 def test_a_key_is_too_old_after_its_cryptoperiod(store, audited, first):
-    assert audited(NOW + 89 * DAY) == []
+    due = [("rotation-due", f"{first} must be rotated by 2027-04-14 08:00:00 UTC")]
+    assert audited(NOW + 75 * DAY) == []
+    assert audited(NOW + 75 * DAY + 1) == due == audited(NOW + 89 * DAY)
     text = f"{first} has signed for 90 days, at most 90d"
     assert audited(NOW + 89 * DAY + 1) == [("cryptoperiod", text)]
 

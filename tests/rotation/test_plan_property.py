@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from verifier.core import rules
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.errors import InvalidToken, KeyFileError, UnsafeOperationError
 from verifier.rotation import audit, history, plan
-from verifier.rotation.history import Event
+from verifier.rotation.history import Anchor, Event, History
+from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
@@ -249,10 +251,10 @@ class ForcedRotations(Rotations):
     forced = st.booleans()
 
 
-def state(keyring: Keyring, now: int) -> audit.Inventory:
-    return audit.Inventory(
-        now=now, keyring=keyring, problems=(), public={}, private={}, tracked=(), unfinished=False, events=(),
-        chain_problems=(), weak_secrets=(), window=WINDOW, cryptoperiod_s=90 * DAY,
+def state(keyring: Keyring, now: int) -> Inventory:
+    return Inventory(
+        folder=Path("keys"), now=now, keyring=keyring, problems=(), files=(), history=History((), ()),
+        anchor=Anchor.of(b""), window=WINDOW,
     )  # fmt: skip
 
 

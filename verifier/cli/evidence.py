@@ -2,7 +2,8 @@
 
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,46 +11,133 @@ import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import Command, Duration, json_option, keys_option, print_json, window_options
+from verifier.cli.output import echo
 from verifier.core.times import duration
 from verifier.rotation.plan import CRYPTOPERIOD_S
 
 if TYPE_CHECKING:
-    from verifier.rotation.audit import Inventory
+    from verifier.rotation.history import Anchor
+    from verifier.rotation.inventory import Inventory
+
+
+class AnchorType(click.ParamType["Anchor"]):
+    """`N:DIGEST`, as the audit prints it."""
+
+    name = "anchor"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Anchor":
+        """Return the anchor; fail as a usage error."""
+        from verifier.rotation.history import Anchor
+
+        try:
+            return Anchor.parse(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 @click.command("confirm")
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.option("--record", is_flag=True, help="Append the result for each replica to the history.")
+@window_options
 @json_option
 @keys_option
-def confirm(urls: tuple[str, ...], as_json: bool, keys: Path) -> None:
-    """Ask each replica (http://host:port) whether it has exactly the keys that are here."""
-    from verifier.rotation import replicas
-    from verifier.storage.key_directory import KeyDirectory
+def confirm(urls: tuple[str, ...], record: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+    """Check that each replica (http://host:port) has exactly the keys that are here, the time and the settings."""
+    from verifier.rotation import replica_checks, replicas
+    from verifier.rotation.audit import REPLICA_RULES, findings
 
-    keyring = KeyDirectory(keys / "public").load()
-    found = [replicas.ask(url) for url in urls]
-    same = [replica.digest == keyring.digest and replica.ready for replica in found]
+    state = _read_inventory(keys=keys, max_lifetime=max_lifetime, leeway=leeway)
+    state = replace(state, replicas=tuple(replicas.query(url) for url in urls))
+    found = findings(state, REPLICA_RULES)
+    same = [replica_checks.same(state, replica) for replica in state.replicas]
+    if record:
+        _record(keys, state, same)
     if as_json:
-        rows = [asdict(replica) | {"same": good} for replica, good in zip(found, same, strict=True)]
-        print_json({"key_set_digest": keyring.digest, "replicas": rows})
+        rows = [asdict(replica) | {"same": good} for replica, good in zip(state.replicas, same, strict=True)]
+        print_json(
+            {
+                "key_set_digest": state.keyring.digest,
+                "replicas": rows,
+                "findings": [asdict(finding) for finding in found],
+            }
+        )
     else:
-        now = int(time.time())
-        lacking = {key.kid: keyring.state(key, now) for key in keyring.keys.values() if not key.has_ended(now)}
-        for replica, good in zip(found, same, strict=True):
-            lacks = [f"{state} {kid}" for kid, state in lacking.items() if kid not in replica.kids]
-            state = "the same keys" if good else f"lacks {', '.join(lacks)}" if lacks else "other dates, or not ready"
-            click.echo(f"{'pass' if good else 'FAIL'}  {replica.url}  {replica.problem or state}")
-    if not all(same):
+        _print_confirmation(state, same)
+    if found:
         sys.exit(EXIT_REFUSED)
 
 
+def _print_confirmation(state: "Inventory", same: list[bool]) -> None:
+    from verifier.rotation.audit import REPLICA_RULES, findings
+
+    for replica, good in zip(state.replicas, same, strict=True):
+        own = findings(replace(state, replicas=(replica,)), REPLICA_RULES)
+        if not own:
+            echo(f"pass  {replica.url}  the same keys")
+        for number, finding in enumerate(own):
+            text = finding.found.removeprefix(replica.url).lstrip(": ")
+            prefix = f"FAIL  {replica.url}" if not number else " " * (6 + len(replica.url))
+            echo(f"{prefix}  {text}{', with the same keys' if good and not number else ''}")
+
+
+def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
+    """Append what each replica reported to the history."""
+    from verifier._version import __version__
+    from verifier.rotation import history
+    from verifier.signing.keystore import Keystore, user_name
+    from verifier.storage.atomic import write_atomic
+
+    store = Keystore(folder)
+    with store.transaction():
+        lines = [
+            history.Confirmation(
+                at=int(time.time()),
+                by=user_name(),
+                command="confirm",
+                replica=replica.url,
+                key_set_digest=replica.digest,
+                confirmed=good,
+                clock_offset_s=replica.clock_offset_s,
+                max_lifetime_s=replica.max_lifetime_s,
+                leeway_s=replica.leeway_s,
+                replica_version=replica.version,
+                problem=replica.problem,
+                version=__version__,
+            )
+            for replica, good in zip(state.replicas, same, strict=True)
+        ]
+        write_atomic(store.history, history.append(store.read_history(), lines))
+
+
 def state_options(function: Command) -> Command:
-    """What the audit and the report look at."""
+    """Add the options that say what is audited, and by which rules."""
     for option in (
         click.option(
-            "--applications", type=click.Path(path_type=Path), envvar="VERIFIER_APPLICATIONS", show_envvar=True
+            "--applications",
+            type=click.Path(path_type=Path),
+            envvar="VERIFIER_APPLICATIONS",
+            show_envvar=True,
+            help="File with the applications, to audit their secrets.",
         ),
-        click.option("--cryptoperiod", type=Duration(), default=duration(CRYPTOPERIOD_S), show_default=True),
+        click.option(
+            "--cryptoperiod",
+            type=Duration(),
+            default=duration(CRYPTOPERIOD_S),
+            show_default=True,
+            help="How long a key may sign.",
+        ),
+        click.option(
+            "--since",
+            type=AnchorType(),
+            metavar="N:DIGEST",
+            help="Require that the history continues from this anchor, which an earlier audit or report printed.",
+        ),
+        click.option(
+            "--require-signed", is_flag=True, help="Require a valid signature of the commit that added each line."
+        ),
+        click.option(
+            "--replica", "urls", multiple=True, metavar="URL", help="Check this replica (http://host:port); repeatable."
+        ),
     ):
         function = option(function)
     return keys_option(window_options(function))
@@ -59,53 +147,83 @@ def state_options(function: Command) -> Command:
 @state_options
 @json_option
 def audit(as_json: bool, **options: Any) -> None:
-    """Look for what could refuse a player or let a wrong token in; exit 1 on findings."""
-    from verifier.rotation.audit import findings
+    """Check the key set, its history and the replicas for misconfigurations and changes.
 
-    found = findings(_read_inventory(**options))
+    Exit 1 on findings; those of severity low are reminders and leave it at 0.
+    """
+    from verifier.rotation.audit import findings
+    from verifier.rotation.report import evidence
+
+    state = _read_inventory(**options)
+    found = findings(state)
+    proof = evidence(state)
     if as_json:
-        print_json({"findings": [asdict(finding) for finding in found]})
+        print_json(proof | {"findings": [asdict(finding) for finding in found]})
     else:
         for finding in found:
-            click.echo(f"{finding.severity:<8}  {finding.rule}: {finding.found}")
-            click.echo(f"          {finding.remediation} ({finding.source})")
-        click.echo(f"{len(found)} finding(s)")
-    if found:
+            echo(f"{finding.severity:<8}  {finding.rule}: {finding.found}")
+            echo(f"          {finding.remediation} ({finding.clause})")
+        for line in _describe(proof):
+            echo(line)
+        echo(f"{len(found)} finding(s)")
+    if any(finding.fails for finding in found):
         sys.exit(EXIT_REFUSED)
+
+
+def _describe(proof: dict[str, Any]) -> Iterable[str]:
+    yield f"anchor  {proof['anchor']['text']}"
+    if proof["since"]:
+        yield f"since   {proof['since']['text']}: {proof['since']['added']} line(s) added"
+    state = {True: "clean", False: "uncommitted changes", None: "could not be queried"}[proof["git"]["clean"]]
+    if not proof["git"]["present"]:
+        state = "not a git checkout; nothing but the anchor proves the end of the history"
+    yield f"commit  {' '.join(filter(None, (proof['git']['commit'], state)))}"
 
 
 @click.command("report")
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
 @click.option(
-    "--replica", "urls", multiple=True, metavar="URL", help="Ask this replica what it has loaded; repeatable."
+    "--metrics",
+    "metrics",
+    multiple=True,
+    metavar="URL",
+    help="Metrics page (http://host:port/metrics) for the last use of keys and secrets; repeatable.",
 )
 @json_option
 @state_options
-def report(html: Path | None, urls: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Everything a reviewer of the keys wants to see, on one page."""
-    from verifier.rotation import replicas
+def report(html: Path | None, metrics: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Everything a reviewer of the keys has to see, on one page.
+
+    Exit 1 on findings; those of severity low are reminders and leave it at 0.
+    """
     from verifier.rotation.report import build_report, render_html
     from verifier.storage.atomic import write_atomic
 
     if (html is None) == (not as_json):
         raise click.UsageError("one of --html FILE and --json is needed")
-    document = build_report(_read_inventory(**options), [replicas.ask(url) for url in urls])
+    document = build_report(_read_inventory(metrics=metrics, **options))
     if html is None:
         print_json(document)
     else:
         write_atomic(html, render_html(document).encode())
-        click.echo(f"{html}: {len(document['keys'])} key(s), {len(document['findings'])} finding(s)")
+        echo(f"{html}: {len(document['keys'])} key(s), {len(document['findings'])} finding(s)")
+    if document["failed"]:
+        sys.exit(EXIT_REFUSED)
 
 
-def _read_inventory(**options: Any) -> "Inventory":
-    from verifier.rotation.audit import Inventory
+def _read_inventory(metrics: tuple[str, ...] = (), **options: Any) -> "Inventory":
+    from verifier.rotation import replicas
+    from verifier.rotation.inventory import Inventory
     from verifier.rotation.plan import OverlapPolicy
 
-    window = OverlapPolicy(options["max_lifetime"], options["leeway"])
     return Inventory.read(
         options["keys"],
         now=int(time.time()),
-        window=window,
-        applications=options["applications"],
-        cryptoperiod_s=options["cryptoperiod"],
+        window=OverlapPolicy(options["max_lifetime"], options["leeway"]),
+        applications=options.get("applications"),
+        cryptoperiod_s=options.get("cryptoperiod", CRYPTOPERIOD_S),
+        since=options.get("since"),
+        require_signed=options.get("require_signed", False),
+        replicas=tuple(replicas.query(url) for url in options.get("urls", ())),
+        last_use=replicas.last_uses(metrics),
     )

@@ -1,65 +1,146 @@
-"""What each running replica has loaded, asked over HTTP."""
+"""What each running replica has loaded, read from its public endpoints. Nothing that it sends can raise or hang."""
 
-import json
 import re
-import urllib.request
-from dataclasses import dataclass
-from http.client import HTTPException
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from verifier.conformance.causes import explain_no_json
+from verifier.conformance.client import NoResponseError, get
+from verifier.conformance.messages import Url
+from verifier.core.encoding import is_utf8_encodable
 from verifier.errors import ConfigError
 
-TIMEOUT_S = 5
+TIMEOUT_S = 5.0  # of each request, from the name lookup to the last byte
 LAST_USE = "verifier_secret_last_used_timestamp_seconds"
-_MAX_ANSWER_BYTES = 1_000_000
+LAST_KEY_USE = "verifier_key_last_used_timestamp_seconds"
+MAX_KEYS = 10_000
+_MAX_METRICS_BYTES = 4_194_304
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One replica's answer."""
+    """One replica's response."""
 
     url: str
     digest: str = ""  # of its key set
-    kids: tuple[str, ...] = ()
+    kids: tuple[str, ...] = ()  # of the keys that it trusts now or will
     ready: bool = False
-    problem: str = ""  # why there is no answer, or ""
+    problem: str = ""  # why there is no usable response, or ""
+    clock_offset_s: int | None = None  # of its clock (`Date`) from the one here
+    max_lifetime_s: int | None = None
+    leeway_s: int | None = None
+    version: str = ""
 
 
-def ask(url: str) -> Replica:
-    """The readiness and the JWKS of the replica at a base URL; nothing is raised."""
+def query(url: str) -> Replica:
+    """Read the readiness, the settings and the JWKS of the replica at a base URL; nothing is raised."""
     base = url.rstrip("/")
-    if urlsplit(base).scheme not in ("http", "https"):
-        return Replica(url, problem="not an http or https URL")
     try:
-        ready, status = _get(f"{base}/readyz")
-        jwks, _ = _get(f"{base}/.well-known/jwks.json")
-        kids = tuple(str(key["kid"]) for key in jwks["keys"])
-        return Replica(url, str(jwks["key_set_digest"]), kids, status == 200 and ready["status"] == "ready")
-    except (OSError, HTTPException, ValueError, KeyError, TypeError) as exc:
-        return Replica(url, problem=f"no verifier answers ({type(exc).__name__})")
+        status, members, offset = _get_object(f"{base}/readyz")
+        found = _with_settings(Replica(url, ready=status == 200 and members.get("status") == "ready"), members)
+        found = replace(found, clock_offset_s=offset)
+        status, jwks, _ = _get_object(f"{base}/.well-known/jwks.json")
+        if status != 200:
+            return replace(found, problem=f"status {status} for the JWK Set (expected 200)")
+        keys = jwks.get("keys")
+        kids = [key.get("kid") if isinstance(key, dict) else None for key in keys] if isinstance(keys, list) else [None]
+        digest = jwks.get("key_set_digest")
+        if not all(_is_token(kid) for kid in kids) or len(kids) > MAX_KEYS or not _is_token(digest):
+            return replace(found, problem="not a verifier: its JWK Set has no list of keys, or no key_set_digest")
+        return replace(found, digest=str(digest), kids=tuple(map(str, kids)))
+    except NoResponseError as exc:
+        return Replica(url, problem=str(exc))
+    except ValueError:
+        return Replica(url, problem="not an http or https URL (expected http://host:port)")
 
 
-def _get(url: str) -> tuple[dict[str, Any], int]:
-    try:
-        answer = urllib.request.urlopen(url, timeout=TIMEOUT_S)  # noqa: S310 - the scheme was checked
-    except HTTPError as exc:
-        answer = exc  # an answer too: 503 while not ready
-    with answer:
-        return json.loads(answer.read(_MAX_ANSWER_BYTES)), answer.status
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,200}", value) is not None
+
+
+def _get_object(url: str) -> tuple[int, Mapping[str, Any], int | None]:
+    response = get(url, timeout_s=TIMEOUT_S)
+    if 300 <= response.status < 400 or response.members is None:
+        raise NoResponseError(explain_no_json(response, Url.parse(url, allow_http=True)))
+    known = "date" in response.headers
+    return response.status, response.members, round(response.clock_offset_s) if known else None
+
+
+def _with_settings(found: Replica, members: Mapping[str, Any]) -> Replica:
+    settings = members.get("settings")
+    values = settings if isinstance(settings, dict) else {}
+    version = members.get("version")
+    return replace(
+        found,
+        max_lifetime_s=_seconds(values.get("max_lifetime_s")),
+        leeway_s=_seconds(values.get("leeway_s")),
+        version=str(version) if _is_token(version) else "",
+    )
+
+
+def _seconds(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10**6:
+        return None
+    return int(value)
 
 
 def last_use(url: str, application_id: str) -> dict[int, float]:
-    """When each secret slot of an application was last used, by slot, from a metrics page; raises ConfigError."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ConfigError(f"{url}: not an http or https URL")
+    """Return when each secret of an application was last used, by slot, from a metrics page.
+
+    Raises:
+        ConfigError: there is no usable metrics page.
+    """
+    found: dict[int, float] = {}
+    for labels, value in samples(url, LAST_USE):
+        if labels.get("application") == application_id and labels.get("slot") in ("1", "2"):
+            slot = int(labels["slot"])
+            found[slot] = max(value, found.get(slot, 0.0))
+    return found
+
+
+def last_uses(urls: Iterable[str]) -> dict[tuple[str, str], float]:
+    """Return when each key and each secret was last used on any of these metrics pages, by kind and name.
+
+    Raises:
+        ConfigError: there is no usable metrics page.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for url in urls:
+        used = [(("key", labels.get("kid", "")), value) for labels, value in samples(url, LAST_KEY_USE)]
+        used += [
+            (("secret", f"{labels.get('application', '')} {labels.get('slot', '')}"), value)
+            for labels, value in samples(url, LAST_USE)
+        ]
+        for name, value in used:
+            found[name] = max(value, found.get(name, 0.0))
+    return found
+
+
+def samples(url: str, name: str) -> list[tuple[Mapping[str, str], float]]:
+    """Return the labels and values of a timestamp metric; values that are no time are left out.
+
+    Raises:
+        ConfigError: there is no usable metrics page.
+    """
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the scheme was checked
-            text = answer.read(_MAX_ANSWER_BYTES).decode("utf-8", "replace")
-    except (OSError, HTTPException) as exc:
-        raise ConfigError(f"{url}: no metrics answer ({type(exc).__name__})") from exc
-    # In the text format a label escapes backslash, quote and newline.
-    label = application_id.replace("\\", r"\\").replace('"', r"\"")
-    sample = rf'(?m)^{LAST_USE}\{{application="{re.escape(label)}",slot="([12])"\}} ([0-9.e+]+)$'
-    return {int(slot): float(instant) for slot, instant in re.findall(sample, text)}
+        response = get(url, timeout_s=TIMEOUT_S, max_bytes=_MAX_METRICS_BYTES)
+    except NoResponseError as exc:
+        raise ConfigError(f"{url}: no metrics ({exc})", hint=exc.fix) from exc
+    except ValueError as exc:
+        raise ConfigError(f"{url}: not an http or https URL", hint="http://host:port/metrics") from exc
+    if response.status != 200:
+        raise ConfigError(f"{url}: no metrics (status {response.status}, expected 200)")
+    try:
+        families = list(text_string_to_metric_families(response.body.decode("utf-8", "replace")))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
+        # The parser raises whatever its steps do.
+        raise ConfigError(f"{url}: not metrics in the Prometheus text format") from exc
+    return [
+        (sample.labels, sample.value)
+        for family in families
+        for sample in family.samples
+        if sample.name == name and 0 < sample.value <= 10**11 and all(map(is_utf8_encodable, sample.labels.values()))
+    ]

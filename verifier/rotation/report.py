@@ -1,6 +1,5 @@
-"""One render_html for the reviewer of the keys: what was trusted when, who changed what, and what is not covered."""
+"""The report for the reviewer of the keys: what was trusted when, who changed what, and what it does not cover."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -10,93 +9,165 @@ from verifier._version import __version__
 from verifier.core import rules
 from verifier.core.keyring import KeyState
 from verifier.core.times import format_duration, utc
-from verifier.rotation import audit, history, timeline
+from verifier.rotation import audit, key_checks, replica_checks, timeline
+from verifier.rotation.chart import chart_layout
+from verifier.rotation.history import Confirmation, Event, SecretEvent, merged_events
+from verifier.rotation.inventory import Inventory
 from verifier.rotation.replicas import Replica
 
-_TESTS = "tests/core/test_tokens.py::"
-_BAD_CLAIM = "test_a_bad_claim_is_refused"
-# The test that holds each rule of the verification policy, where it is not the one about claims.
-POLICY_TESTS = {
-    "typ": "test_a_bad_header_is_refused",
-    "crit": "test_a_bad_header_is_refused",
-    "kid": "test_a_key_verifies_within_its_dates_only",
-    "alg": "test_a_bad_header_is_refused",
-    "signature": "test_a_changed_payload_is_refused",
-    "lifetime": "test_leeway_and_lifetime_are_the_policys",
-}
-REVOCATION_TEST = _TESTS + "test_a_revoked_key_verifies_nothing"
+SCHEMA_VERSION = 1  # of `report --json` and `audit --json`; raised when a member is removed or changes its meaning
 NOT_COVERED = (
     "Who read a private key. A copy leaves no trace here; only use in an HSM or a cloud KMS would.",
-    "Whether a removed private half is gone from disks and backups: removing unlinks a file.",
-    "A change of history and files by someone who may write both: compare with version control.",
+    "Whether a deleted private key is gone from disks and backups: deletion unlinks a file.",
+    "A rewrite of the history together with git, by someone who controls both: only an anchor that was kept elsewhere "
+    "shows it.",
+    "The true name behind an account: it comes from the environment of the command. A signed commit proves more.",
     "Replay: a token can be used again until it expires. There is no database to remember it.",
     "Revocation between the change of the file and the moment a replica has read it: "
     "one second, and the delay of the mount (kubelet: up to two minutes).",
-    "The settings of each replica: token lifetime and leeway here are those this report was made with.",
-    "Single sign-ins: neither the verifier nor this render_html keeps a list of accepted tokens.",
-    "Accounts: whether a player may sign in is decided when the token is minted.",
+    "Replicas that were not queried, and what a replica did before or after it was queried.",
+    "Single sign-ins: neither the verifier nor this page keeps a list of accepted tokens.",
+    "Accounts: whether a player may sign in is decided when the token is issued.",
     "TLS, rate limits and the escs side.",
 )
-_LABEL_GAP_PERCENT = 5  # per cent of the picture: switches nearer to each other share one label
-_DAY_S = 86_400
-_STEPS_S = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, *(n * _DAY_S for n in (1, 2, 7, 14, 28, 91, 182, 365)))
+_KINDS = {Event: "key", SecretEvent: "secret", Confirmation: "confirmation"}
 
 
-def build_report(inventory: audit.Inventory, replicas: Iterable[Replica] = ()) -> dict[str, Any]:
-    """The report as data; the render_html shows the same."""
+def evidence(inventory: Inventory) -> dict[str, Any]:
+    """Return what an auditor keeps: the anchor, the commit, and what the history was compared with."""
+    anchor, since, witness = inventory.anchor, inventory.since, inventory.witness
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "made_at": inventory.now,
+        "version": __version__,
+        "anchor": asdict(anchor) | {"text": str(anchor)},
+        "since": since
+        and asdict(since)
+        | {
+            "text": str(since),
+            "continued": not inventory.since_problem,
+            "added": max(0, anchor.lines - since.lines),
+        },
+        "git": {
+            "present": witness.present,
+            "commit": witness.commit,
+            "clean": witness.clean,
+            "uncommitted": list(witness.uncommitted),
+            "problems": list(witness.problems),
+        },
+        "key_set_digest": inventory.keyring.digest,
+        "settings": asdict(inventory.window)
+        | {"overlap_s": inventory.window.overlap_s, "cryptoperiod_s": inventory.cryptoperiod_s},
+    }
+
+
+def build_report(inventory: Inventory) -> dict[str, Any]:
+    """Return the report as data; the page shows the same."""
     found = audit.findings(inventory)
-    policy = {
+    worst = audit.worst(found)
+    keys = timeline.keys(inventory.keyring, inventory.history.events, inventory.window, inventory.now)
+    revoked_by = _revoked_by(inventory)
+    for row in keys:
+        row["last_use"] = inventory.last_use.get(("key", row["kid"]))
+        row["revoked_by"] = revoked_by.get(row["kid"], "")
+    return evidence(inventory) | {
+        "rotate_by": key_checks.rotate_by(inventory),
+        "failed": any(finding.fails for finding in found),
+        "worst": worst and asdict(worst),
+        "keys": keys,
+        "switches": timeline.transitions(keys, inventory.window, inventory.history.confirmations),
+        "applications": _applications(inventory),
+        "findings": [asdict(finding) for finding in found],
+        "rules": [
+            {
+                "id": rule.id,
+                "severity": rule.severity,
+                "requirement": rule.requirement,
+                "clause": rule.clause,
+                "remediation": rule.remediation,
+                "anchor": rule.anchor,
+                "violations": sum(finding.rule == rule.id for finding in found),
+            }
+            for rule in audit.RULES
+        ],
+        "history": _history(inventory),
+        "replicas": [_replica(inventory, replica) for replica in inventory.replicas],
+        "policy": _policy(inventory),
+        "not_covered": list(NOT_COVERED),
+    }
+
+
+def _policy(inventory: Inventory) -> list[dict[str, str]]:
+    values = {
         "leeway_s": inventory.window.leeway_s,
         "max_lifetime_s": inventory.window.max_lifetime_s,
         "issuer": "the configured issuer",
         "application_id": "the applicationId of the request",
     }
-    keys = timeline.keys(inventory.keyring, inventory.events, inventory.window, inventory.now)
-    return {
-        "made_at": inventory.now,
-        "version": __version__,
-        "key_set_digest": inventory.keyring.digest,
-        "window": asdict(inventory.window) | {"overlap_s": inventory.window.overlap_s},
-        "keys": keys,
-        "switches": timeline.transitions(keys, inventory.window),
-        "findings": [asdict(finding) for finding in found],
-        "rules": [
-            {
-                "name": rule.name,
-                "severity": rule.severity,
-                "requirement": rule.requirement,
-                "source": rule.source,
-                "violations": sum(finding.rule == rule.name for finding in found),
-            }
-            for rule in audit.RULES
-        ],
-        "history": [asdict(event) for event in inventory.events],
-        "replicas": [_replica(inventory, replica) for replica in replicas],
-        "policy": [
-            {
-                "name": rule.name,
-                "source": rule.source,
-                "expects": rule.expects.format(**policy),
-                "test": _TESTS + POLICY_TESTS.get(rule.name, _BAD_CLAIM),
-            }
-            for rule in rules.RULES
-        ],
-        "not_covered": list(NOT_COVERED),
-    }
+    return [
+        {"name": rule.name, "clause": rule.source, "expects": rule.expects.format(**values)} for rule in rules.RULES
+    ]
 
 
-def _replica(inventory: audit.Inventory, replica: Replica) -> dict[str, Any]:
-    """A replica's answer beside the keys that are here."""
-    alive = [key.kid for key in inventory.live_keys()]
+def _revoked_by(inventory: Inventory) -> dict[str, str]:
+    events = merged_events(inventory.history.events)
+    return {e.kid: e.by for e in events if e.new == KeyState.REVOKED != e.old and e.command != "merge"}
+
+
+def _history(inventory: Inventory) -> list[dict[str, Any]]:
+    """Return the lines of the audit period, each with the commit that added it."""
+    start = inventory.since.lines if inventory.since else 0
+    commits = inventory.witness.lines
+    rows = []
+    for number, line in enumerate(inventory.history.lines, start=1):
+        commit = commits[number - 1] if number <= len(commits) else None
+        if line is not None and number > start:
+            rows.append(
+                asdict(line) | {"line": number, "kind": _KINDS[type(line)], "commit": commit and asdict(commit)}
+            )
+    return rows
+
+
+def _applications(inventory: Inventory) -> list[dict[str, Any]]:
+    """Return the active secrets of each application, with who set them."""
+    known = inventory.applications.by_id.values() if inventory.applications else ()
+    changes = {(event.application, event.sha256): event for event in inventory.history.secrets}
+    rows = []
+    for application in known:
+        secrets = []
+        for slot, secret in enumerate(application.secrets, start=1):
+            digest = secret.digest.hex()[:12]
+            change = changes.get((application.id, digest))
+            secrets.append(
+                {
+                    "slot": slot,
+                    "sha256": digest,
+                    "weakness": secret.weakness,
+                    "set_at": change and change.at,
+                    "set_by": change.by if change else "",
+                    "last_use": inventory.last_use.get(("secret", f"{application.id} {slot}")),
+                }
+            )
+        rows.append({"id": application.id, "secrets": secrets})
+    return rows
+
+
+def _replica(inventory: Inventory, replica: Replica) -> dict[str, Any]:
+    """Return a replica's response beside the keys that are here."""
+    own = [rule for rule in audit.REPLICA_RULES if list(rule.check(inventory.only(replica)))]
     return asdict(replica) | {
-        "same": replica.ready and replica.digest == inventory.keyring.digest,
-        "lacks": [] if replica.problem else [kid for kid in alive if kid not in replica.kids],
-        "trusts": [kid for kid in replica.kids if kid not in alive],
+        "same": replica_checks.same(inventory, replica),
+        "lacks": replica_checks.lacking(inventory, replica),
+        "trusts": replica_checks.trusted_without_reason(inventory, replica),
+        "violations": [rule.id for rule in own],
     }
 
 
 def render_html(document: dict[str, Any]) -> str:
-    """One self-contained HTML render_html: no network, no scripts."""
+    """Return one self-contained HTML page: no network, no scripts.
+
+    It can be encoded as UTF-8, whatever the history and the replicas contain.
+    """
     environment = Environment(
         loader=PackageLoader("verifier.rotation", "."),
         autoescape=True,
@@ -105,54 +176,5 @@ def render_html(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"utc": utc, "span": format_duration}
-    return environment.get_template("report.html").render(
-        document, picture=_chart_layout(document), revocation_test=REVOCATION_TEST
-    )
-
-
-def _chart_layout(document: dict[str, Any]) -> dict[str, Any]:
-    """Positions of the picture, in per cent of the time shown."""
-    now, keys = document["made_at"], document["keys"]
-    instants = [now, *(k[n] for k in keys for n in ("made_at", "nbf", "verifies_until") if k[n] is not None)]
-    margin = max(document["window"]["overlap_s"], (max(instants) - min(instants)) // 25)
-    first, last = min(instants) - margin, max(instants) + margin
-    step = next((step for step in _STEPS_S if last - first <= 7 * step), (last - first) // 6)
-
-    def at(instant: int) -> float:
-        return float(round(100 * (instant - first) / (last - first), 2))
-
-    marks: list[dict[str, Any]] = []
-    for number, switch in enumerate(document["switches"], start=1):
-        if not marks or at(switch["at"]) - marks[-1]["at"] >= _LABEL_GAP_PERCENT:
-            marks.append({"at": at(switch["at"]), "first": number, "lines": []})
-        marks[-1] |= {"last": number, "lines": [*marks[-1]["lines"], at(switch["at"])]}
-    return {
-        "now": at(now),
-        "ticks": [
-            {"at": at(tick), "label": utc(tick)[:10] if step >= _DAY_S else utc(tick)[5:16]}
-            for tick in range(first - first % step + step, last, step)
-        ],
-        "marks": marks,
-        "bars": {
-            key["kid"]: [
-                {"state": str(state), "from": at(start), "until": at(until)}
-                for state, start, until in _state_intervals(key, last)
-                if start < until
-            ]
-            for key in keys
-        },
-    }
-
-
-def _state_intervals(key: dict[str, Any], last: int) -> Iterator[tuple[str, int, int]]:
-    """What a key was and will be, one stretch of time after the other; some are empty."""
-    end = last if key["verifies_until"] is None else key["verifies_until"]
-    begin = min(max(key["nbf"], key["made_at"]), end)
-    yield KeyState.PENDING, key["made_at"], begin
-    for start, until in key["signs"]:
-        yield KeyState.RETIRING, begin, start
-        begin = end if until is None else until
-        yield KeyState.CURRENT, start, begin
-    yield KeyState.RETIRING, begin, end
-    cause = {key["revoked_at"]: KeyState.REVOKED, key["removed_at"]: history.REMOVED}.get(end, KeyState.EXPIRED)
-    yield cause, end, last
+    html = environment.get_template("report.html").render(document, picture=chart_layout(document))
+    return html.encode("utf-8", "backslashreplace").decode()

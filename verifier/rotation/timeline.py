@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from verifier.core.keyring import Keyring, KeyState
-from verifier.rotation.history import REMOVED, Event
+from verifier.rotation.history import REMOVED, Confirmation, Event, merged_events
 from verifier.rotation.plan import OverlapPolicy
 
 
 def keys(keyring: Keyring, events: Iterable[Event], window: OverlapPolicy, now: int) -> list[dict[str, Any]]:
-    """Every key that is here, and every one a command removed, with its spans of trust and of signing; by nbf."""
-    found = _removed(events)
+    """Return every key that is here or that a command removed, with its intervals of trust and of signing; by nbf."""
+    events = list(merged_events(events))
+    found, needed = _removed(events), _needed(events)
     for key in keyring.keys.values():
         found[key.kid] = {
             "kid": key.kid,
@@ -30,26 +31,36 @@ def keys(keyring: Keyring, events: Iterable[Event], window: OverlapPolicy, now: 
         ends = [row[name] for name in ("exp", "revoked_at", "removed_at") if row[name] is not None]
         row["verifies_from"] = max(row["nbf"] - window.leeway_s, row["made_at"])
         row["verifies_until"] = min(ends, default=None)
+        row["needed_s"] = needed.get((row["kid"], row["exp"]), window.overlap_s)
     intervals = _signing_intervals(rows)
     return [row | {"signs": [[t["from"], t["until"]] for t in intervals if t["key"] is row]} for row in rows]
 
 
+def _needed(events: Iterable[Event]) -> dict[tuple[str, int | None], int]:
+    """Return the overlap that each end was computed with, by kid and end, where the history records it."""
+    return {
+        (event.kid, event.exp): OverlapPolicy(event.max_lifetime_s, event.leeway_s).overlap_s
+        for event in events
+        if event.max_lifetime_s is not None and event.leeway_s is not None
+    }
+
+
 def _removed(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
-    """The keys whose files a command removed, as the history tells of them."""
-    told: dict[str, dict[str, Any]] = {}
+    """Return the keys whose files a command removed, from the history."""
+    recorded: dict[str, dict[str, Any]] = {}
     for event in events:
-        row = told.setdefault(event.kid, {"kid": event.kid, "alg": "", "made_at": event.at, "reason": ""})
+        row = recorded.setdefault(event.kid, {"kid": event.kid, "alg": event.alg, "made_at": event.at, "reason": ""})
         row |= {"state": REMOVED, "removed_at": event.at if event.new == REMOVED else None}
         if event.nbf is not None:  # the event of a removal carries no dates
             row |= {"nbf": event.nbf, "exp": event.exp, "revoked_at": event.revoked_at}
         if event.new == KeyState.REVOKED != event.old:
             row["reason"] = event.reason
-    # A key that is told of and not here, and was removed by no command, is a finding of the audit.
-    return {kid: row for kid, row in told.items() if row["removed_at"] is not None and "nbf" in row}
+    # A key that is recorded and not here, and was removed by no command, is a finding of the audit.
+    return {kid: row for kid, row in recorded.items() if row["removed_at"] is not None and "nbf" in row}
 
 
 def _signing_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Whose turn it was to sign, and will be: always the newest key that has begun and not ended."""
+    """Return the signing intervals: at any moment the newest active key signs."""
     begins = {row["kid"]: max(row["nbf"], row["made_at"]) for row in rows}
     ends = {row["kid"]: row["verifies_until"] or math.inf for row in rows}
     instants = sorted({*begins.values(), *(end for end in ends.values() if end != math.inf)})
@@ -63,14 +74,20 @@ def _signing_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return intervals
 
 
-def transitions(rows: list[dict[str, Any]], window: OverlapPolicy) -> list[dict[str, Any]]:
-    """From each turn to the next: how long tokens of the old key stayed good, and whether that was enough."""
-    intervals = sorted(((start, until, row) for row in rows for start, until in row["signs"]), key=lambda turn: turn[0])
+def transitions(
+    rows: list[dict[str, Any]], window: OverlapPolicy, confirmations: Iterable[Confirmation] = ()
+) -> list[dict[str, Any]]:
+    """Return each change of the signing key: how long tokens of the old key stayed valid, and who had the new one."""
+    confirmations = list(confirmations)
+    intervals = sorted(
+        ((start, until, row) for row in rows for start, until in row["signs"]), key=lambda found: found[0]
+    )
     found = []
     for (_, until, old), (at, _, new) in itertools.pairwise(intervals):
         ends = old["verifies_until"]
         overlap_s = None if ends is None else ends - at
-        short = overlap_s is not None and overlap_s < window.overlap_s
+        needed_s = old.get("needed_s", window.overlap_s)
+        short = overlap_s is not None and overlap_s < needed_s
         found.append(
             {
                 "at": at,
@@ -80,8 +97,28 @@ def transitions(rows: list[dict[str, Any]], window: OverlapPolicy) -> list[dict[
                 "gap_s": at - until,
                 "old_ends": ends,
                 "overlap_s": overlap_s,
-                "needed_s": window.overlap_s,
+                "needed_s": needed_s,
+                "confirmation": confirmation(confirmations, new["made_at"], at),
                 "verdict": "enough" if not short else "revoked" if ends == old["revoked_at"] else "too short",
             }
         )
     return found
+
+
+def confirmation(found: Iterable[Confirmation], published: int, switch: int) -> dict[str, Any] | None:
+    """Return how many replicas were confirmed to have a key before it signed, by their last record; None without any.
+
+    `ahead_s` is how long before the switch the last of them was first confirmed.
+    """
+    last: dict[str, bool] = {}
+    first: dict[str, int] = {}
+    for entry in found:
+        if published <= entry.at < switch:
+            last[entry.replica] = entry.confirmed
+            if entry.confirmed:
+                first.setdefault(entry.replica, entry.at)
+    if not last:
+        return None
+    confirmed = [first[replica] for replica, good in last.items() if good]
+    ahead_s = switch - max(confirmed) if confirmed else None
+    return {"confirmed": len(confirmed), "replicas": len(last), "ahead_s": ahead_s}

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.api_jws import PyJWS
 
+from verifier._version import __version__
 from verifier.core import jwk
 from verifier.core.keyring import Keyring, PublicKey, parse_public_key
 from verifier.errors import ConfigError, KeyFileError
@@ -152,7 +153,7 @@ class Keystore:
             events.append(
                 Event(
                     at=now,
-                    by=_user(),
+                    by=user_name(),
                     command=command,
                     kid=step.kid,
                     old=step.old,
@@ -162,6 +163,9 @@ class Keystore:
                     exp=members.get("exp"),
                     previous_exp=step.previous_exp,
                     revoked_at=members.get("revoked", {}).get("revoked_at"),
+                    iat=members.get("iat"),
+                    alg=members.get("alg", ""),
+                    version=__version__,
                 )
             )
         if events:
@@ -180,8 +184,10 @@ class Keystore:
         return history.previous_exp(history.read(self.read_history())[0], kid, key.exp if key else None)
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of the account in UTF-8; bytes that are not UTF-8 are escaped."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
-        return str(os.getuid())
+        name = str(os.getuid())
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")[:256]

@@ -1,0 +1,135 @@
+"""Checks of the files below the key directory: private keys, modes, members and applications."""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from verifier.core.keyring import KeyState
+from verifier.core.times import utc
+from verifier.rotation.history import SecretEvent
+from verifier.rotation.inventory import Inventory, public_members
+from verifier.rotation.violation import Violation, Violations
+
+KID = ("kid does not match", "file name does not match")
+STRENGTH = ("RSA key of the wrong size", "kty and crv do not fit", "kty is not supported", "alg is missing", "octets")
+# RFC 7517 and RFC 7518 members of a public signature key, and OpenID Federation 1.0 §8.7.2.
+MEMBERS = frozenset({"kty", "crv", "x", "y", "n", "e", "alg", "use", "kid", "iat", "nbf", "exp", "revoked"})
+
+
+def private_in_public(inventory: Inventory) -> Violations:
+    """Find private key material among the public keys."""
+    for file in inventory.files:
+        if file.name.startswith("public/") and file.is_private_key:
+            yield f"{PurePosixPath(file.name).name} holds private key material"
+
+
+def private_elsewhere(inventory: Inventory) -> Violations:
+    """Find private keys where no signer loads them, for example copies and backups."""
+    signers = {file.name for file in inventory.private_keys()}
+    for file in inventory.files:
+        if file.is_private_key and file.name not in signers and not file.name.startswith("public/"):
+            yield f"{file.path} holds a private key"
+
+
+def private_tracked(inventory: Inventory) -> Violations:
+    """Find private keys that git tracks or once recorded."""
+    yield from inventory.witness.private
+
+
+def problems(*words: str) -> Callable[[Inventory], Violations]:
+    """Return a check for the files that were left out for one of these causes; without words, for any other."""
+
+    def check(inventory: Inventory) -> Violations:
+        every = ("private key material", *KID, *STRENGTH)
+        for problem in inventory.problems:
+            if any(word in problem for word in words) if words else not any(word in problem for word in every):
+                yield problem
+
+    return check
+
+
+def members(inventory: Inventory) -> Violations:
+    """Find members of public keys that nothing reads, such as key_ops, which other software could obey."""
+    for file in inventory.files:
+        if file.name.startswith("public/") and file.name.endswith(".json"):
+            found = public_members(file)
+            unknown = sorted(found.keys() - MEMBERS)
+            revoked = found.get("revoked")
+            if isinstance(revoked, dict):
+                unknown += [f"revoked.{name}" for name in sorted(revoked.keys() - {"revoked_at", "reason"})]
+            if unknown:
+                yield f"{file.path} has members that are not registered here ({', '.join(unknown)})"
+
+
+def private_mode(inventory: Inventory) -> Violations:
+    """Find private keys that other accounts can read."""
+    names = {file.name for file in inventory.private_keys()} | {"private"}
+    for file in inventory.files:
+        expected = 0o700 if file.is_folder else 0o600
+        if file.name in names and file.mode & ~expected & 0o777:
+            yield f"{file.path} has mode {file.mode & 0o777:04o}, expected {expected:04o}"
+
+
+def writable(inventory: Inventory) -> Violations:
+    """Find files and folders that every account can change."""
+    private = {file.name for file in inventory.private_keys()} | {"private"}
+    for file in inventory.files:
+        if file.mode & 0o002 and file.name not in private:
+            yield Violation(f"{file.path} is writable by every account (mode {file.mode & 0o777:04o})")
+
+
+def private_kept(inventory: Inventory) -> Violations:
+    """Find private keys whose public key no longer verifies."""
+    live = {key.kid for key in inventory.live_keys()}
+    for file in inventory.private_keys():
+        if file.path.stem not in live:
+            yield f"{file.path} belongs to no key that verifies"
+
+
+def private_missing(inventory: Inventory) -> Violations:
+    """Find keys that cannot sign where others can."""
+    held = {file.path.stem for file in inventory.private_keys()}
+    if held:
+        for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING):
+            if key.kid not in held:
+                when = "now" if key.nbf <= inventory.now else f"from {utc(key.nbf)}"
+                yield f"{inventory.folder}/private/{key.kid}.pem is missing: no token can be issued {when}"
+
+
+def weak_secrets(inventory: Inventory) -> Violations:
+    """Find secrets that are short, and entries of the file that cannot be used."""
+    if inventory.applications is not None:
+        yield from inventory.applications.weaknesses()
+    yield from inventory.application_problems
+
+
+def shared_secrets(inventory: Inventory) -> Violations:
+    """Find secrets that two applications share."""
+    owners: dict[bytes, str] = {}
+    for application in inventory.applications.by_id.values() if inventory.applications else ():
+        for secret in application.secrets:
+            other = owners.setdefault(secret.digest, application.id)
+            if other != application.id:
+                yield f"applications {other} and {application.id} have the same secret"
+
+
+def secrets_agree(inventory: Inventory) -> Violations:
+    """Find secrets that no command set, of applications that the history covers."""
+    if inventory.applications is None:
+        return
+    recorded: dict[str, set[str]] = {}
+    for event in inventory.history.secrets:
+        _replay(recorded.setdefault(event.application, set()), event)
+    for application_id, digests in recorded.items():
+        application = inventory.applications.by_id.get(application_id)
+        held = {secret.digest.hex()[:12] for secret in application.secrets} if application else set()
+        for digest in sorted(digests - held):
+            yield f"application {application_id} has lost the secret {digest}..., which the history records"
+        for digest in sorted(held - digests):
+            yield f"application {application_id} has the secret {digest}..., which no command added"
+
+
+def _replay(digests: set[str], event: SecretEvent) -> None:
+    if event.new == "active":
+        digests.add(event.sha256)
+    else:
+        digests.discard(event.sha256)

@@ -1,0 +1,121 @@
+"""Read-only queries of git: bounded in time and output, with nothing of the repository executed."""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+TIMEOUT_S = 60.0  # of all queries of one audit together
+MAX_OUTPUT_BYTES = 67_108_864
+# Because a repository's own configuration can name programs, and an inherited GIT_DIR another repository.
+_OPTIONS = (
+    "--no-pager", "--no-optional-locks", "--literal-pathspecs",
+    "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "core.quotePath=false",
+    "-c", "log.showSignature=false", "-c", "core.untrackedCache=false", "-c", "diff.ignoreSubmodules=all",
+)  # fmt: skip
+
+
+class GitError(Exception):
+    """Git could not be queried; the text is the cause."""
+
+
+def find_repository(folder: Path) -> Path | None:
+    """Return the nearest parent folder with a `.git`, or None."""
+    folder = folder.resolve()
+    return next((path for path in (folder, *folder.parents) if (path / ".git").exists()), None)
+
+
+class Git:
+    """The git command in one folder."""
+
+    def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self._folder = folder
+        self._deadline = time.monotonic() + timeout_s
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1"}
+        self._environment = kept | fixed
+
+    def text(self, *arguments: str, expected: tuple[int, ...] = (0,)) -> str:
+        """Return the output of a command as text; bytes that are not UTF-8 are escaped.
+
+        Raises:
+            GitError: as `run`.
+        """
+        return self.run(*arguments, expected=expected).decode("utf-8", "backslashreplace")
+
+    def run(self, *arguments: str, stdin: bytes = b"", expected: tuple[int, ...] = (0,)) -> bytes:
+        """Return the output of a command.
+
+        Raises:
+            GitError: git is missing, fails, or exceeds the time or the size.
+        """
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+            given.write(stdin)
+            given.seek(0)
+            try:
+                process = subprocess.Popen(  # noqa: S603 - fixed arguments, no shell
+                    ["git", *_OPTIONS, *arguments],  # noqa: S607 - from the auditor's PATH
+                    cwd=self._folder,
+                    env=self._environment,
+                    stdin=given,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except OSError as exc:
+                raise GitError(f"git could not be started ({exc.strerror})") from exc
+            output, cause = self._collect(process)
+            errors.seek(0)
+            message = errors.read(1000).decode("utf-8", "backslashreplace").strip().partition("\n")[0]
+        if cause:
+            raise GitError(f"git {arguments[0]} {cause}")
+        if process.returncode not in expected:
+            raise GitError(f"git {arguments[0]} failed ({message or f'exit status {process.returncode}'})")
+        return output
+
+    def _collect(self, process: "subprocess.Popen[bytes]") -> tuple[bytes, str]:
+        """Return the output, and why the process was ended, or ""."""
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            _kill(process)
+
+        timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), expire)
+        timer.start()
+        try:
+            with process.stdout as pipe:  # type: ignore[union-attr] # it is PIPE
+                output = pipe.read(MAX_OUTPUT_BYTES + 1)
+                if len(output) > MAX_OUTPUT_BYTES:
+                    _kill(process)
+            process.wait()
+        finally:
+            timer.cancel()
+        if expired.is_set():
+            return b"", "did not end in time"
+        return output, f"printed more than {MAX_OUTPUT_BYTES} bytes" if len(output) > MAX_OUTPUT_BYTES else ""
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End git and what it started, such as gpg."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):  # pragma: no branch - Windows has no process groups of this kind
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # pragma: no cover - Windows
+            process.kill()
+
+
+def names_by_commit(output: str) -> list[tuple[str, str]]:
+    """Parse `git log -z --name-only --format=%x01%H` into pairs of commit and path."""
+    found, commit = [], ""
+    for token in output.split("\0"):
+        token = token.strip("\n")
+        if re.fullmatch(r"\x01[0-9a-f]{40,64}", token):
+            commit = token[1:]
+        elif token:
+            found.append((commit, token))
+    return found

@@ -1,0 +1,199 @@
+"""Everything that the rules of the audit are applied to, read once."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from verifier.core import applications as apps
+from verifier.core.applications import Applications
+from verifier.core.jwk import PRIVATE_MEMBERS
+from verifier.core.keyring import Keyring, KeyState, PublicKey
+from verifier.errors import ConfigError
+from verifier.rotation import witness
+from verifier.rotation.history import Anchor, History, load
+from verifier.rotation.plan import CRYPTOPERIOD_S, OverlapPolicy
+from verifier.rotation.replicas import Replica
+from verifier.rotation.witness import LOG, MAX_LOG_BYTES, Witness
+from verifier.storage.key_directory import KeyDirectory
+from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_KEY_FILE_BYTES, read_file
+
+MAX_FILES = 20_000
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----")
+_MEMBER = re.compile(rb'"(?:' + "|".join(sorted(PRIVATE_MEMBERS)).encode() + rb')"\s*:')
+_JOURNAL = ".commit.json"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file or folder below the key directory."""
+
+    path: Path
+    name: str  # below the key directory; "." for the directory itself
+    mode: int
+    is_folder: bool
+    content: bytes | None = field(repr=False, default=None)  # None: a folder, or not read
+
+    @property
+    def is_private_key(self) -> bool:
+        """Whether it is, or contains, a private key."""
+        if self.is_folder:
+            return False
+        text = (self.content or b"").replace(b"\0", b"")  # so that UTF-16 is recognized
+        members = not self.name.endswith(".jsonl") and _MEMBER.search(text)
+        return bool(_PEM.search(text) or members) or self.path.suffix.lower() in witness.PRIVATE_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """Everything that the rules are applied to."""
+
+    folder: Path
+    now: int
+    keyring: Keyring
+    problems: tuple[str, ...]  # public files that cannot be used, and why
+    files: tuple[File, ...]
+    history: History
+    anchor: Anchor
+    window: OverlapPolicy  # what the auditor's environment says; a line of the history may say otherwise
+    cryptoperiod_s: int = CRYPTOPERIOD_S
+    witness: Witness = field(default_factory=Witness)
+    since: Anchor | None = None
+    since_problem: str = ""  # why the history does not continue from `since`
+    require_signed: bool = False
+    applications: Applications | None = None
+    application_problems: tuple[str, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    last_use: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by kind ("key", "secret") and name
+
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        *,
+        now: int,
+        window: OverlapPolicy,
+        applications: Path | None = None,
+        cryptoperiod_s: int = CRYPTOPERIOD_S,
+        since: Anchor | None = None,
+        require_signed: bool = False,
+        replicas: tuple[Replica, ...] = (),
+        last_use: Mapping[tuple[str, str], float] | None = None,
+    ) -> "Inventory":
+        """Read a key directory, and an applications file.
+
+        Raises:
+            ConfigError: one of them cannot be read.
+        """
+        directory = KeyDirectory(folder / "public")
+        directory.refresh()
+        if not directory.folder.is_dir():
+            raise ConfigError(directory.problems[0], hint="create the first key: verifier keys generate")
+        log = _read_log(folder / LOG)
+        known, problems = _read_applications(applications)
+        return cls(
+            folder=folder,
+            now=now,
+            keyring=directory.keyring,
+            problems=directory.problems,
+            files=tuple(_walk(folder)),
+            history=load(log),
+            anchor=Anchor.of(log),
+            window=window,
+            cryptoperiod_s=cryptoperiod_s,
+            witness=witness.query(folder, log),
+            since=since,
+            since_problem=since.broken_by(log) if since else "",
+            require_signed=require_signed,
+            applications=known,
+            application_problems=problems,
+            replicas=replicas,
+            last_use=last_use or {},
+        )
+
+    def live_keys(self) -> list[PublicKey]:
+        """Return the keys that verify now or will, by nbf."""
+        return [key for key in self.keyring.keys.values() if not key.has_ended(self.now)]
+
+    def keys_in(self, *states: KeyState) -> list[PublicKey]:
+        """Return the keys in one of these states."""
+        return [key for key in self.keyring.keys.values() if self.keyring.state(key, self.now) in states]
+
+    def state(self, kid: str) -> KeyState:
+        """Return the state of one of the keys."""
+        return self.keyring.state(self.keyring.keys[kid], self.now)
+
+    def only(self, replica: Replica) -> "Inventory":
+        """Return the same inventory with one replica."""
+        return replace(self, replicas=(replica,))
+
+    def private_keys(self) -> list[File]:
+        """Return the files in private/ that a signer loads."""
+        return [file for file in self.files if re.fullmatch(r"private/[^/.][^/]*\.pem", file.name)]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a command was interrupted."""
+        return any(file.name == f"private/{_JOURNAL}" for file in self.files)
+
+
+def _read_log(path: Path) -> bytes:
+    try:
+        return read_file(path, MAX_LOG_BYTES)
+    except FileNotFoundError:
+        return b""
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+
+
+def _read_applications(path: Path | None) -> tuple[Applications | None, tuple[str, ...]]:
+    if path is None:
+        return None, ()
+    try:
+        known, problems = apps.parse(read_file(path, MAX_APPLICATIONS_BYTES))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return known, tuple(problems)
+
+
+def _walk(folder: Path) -> Iterator[File]:
+    """Yield the directory and everything below it; symbolic links to folders are not followed."""
+    count = 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for path in (Path(parent), *(Path(parent, name) for name in sorted(names))):
+            file = _file(folder, path)
+            if file is None:
+                continue
+            count += 1
+            if count > MAX_FILES:
+                raise ConfigError(f"{folder}: has more than {MAX_FILES} files and folders")
+            yield file
+
+
+def _file(folder: Path, path: Path) -> File | None:
+    name = path.relative_to(folder).as_posix()
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return File(path, name, stat.S_IMODE(status.st_mode), True)
+        # A private key that a signer loads is not opened, and the journal of an interrupted command holds one.
+        signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or _JOURNAL in name)
+        content = None if signers else read_file(path, max(MAX_KEY_FILE_BYTES, MAX_LOG_BYTES if name == LOG else 0))
+        return File(path, name, stat.S_IMODE(status.st_mode), False, content)
+    except FileNotFoundError:  # removed in the meantime, or a link to nothing
+        return None
+    except OSError:  # larger than any key, a pipe, or not readable for this account
+        return File(path, name, stat.S_IMODE(status.st_mode), False)
+
+
+def public_members(file: File) -> dict[str, object]:
+    """Return the members of a public key file; empty for one that cannot be parsed."""
+    try:
+        members = json.loads(file.content or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return members if isinstance(members, dict) else {}

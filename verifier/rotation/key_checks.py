@@ -1,0 +1,100 @@
+"""Checks of the keys' dates: that a key signs, and that each token can be verified until it expires."""
+
+from verifier.core.keyring import KeyState
+from verifier.core.rules import MAX_LIFETIME_S
+from verifier.core.times import duration, format_duration, utc
+from verifier.rotation import timeline
+from verifier.rotation.history import ABSENT
+from verifier.rotation.inventory import Inventory
+from verifier.rotation.plan import PROPAGATION_S
+from verifier.rotation.violation import Violation, Violations
+
+WARNING_S = 14 * 86_400  # before the cryptoperiod ends
+
+
+def no_current(inventory: Inventory) -> Violations:
+    """Find that no key signs."""
+    if inventory.keyring.current(inventory.now) is None:
+        remediation = ""
+        if inventory.problems:
+            names = ", ".join(problem.partition(": ")[0] for problem in inventory.problems)
+            remediation = f"repair {names}, or restore it from version control; do not generate a key beside it"
+        yield Violation("no key is current: every sign-in is rejected", remediation)
+
+
+def no_successor(inventory: Inventory) -> Violations:
+    """Find that the last key ends."""
+    live = inventory.live_keys()
+    if live and live[-1].exp is not None:
+        yield f"{live[-1].kid} is the last key and expires {utc(live[-1].exp)}: every sign-in is rejected after that"
+
+
+def overlap(inventory: Inventory) -> Violations:
+    """Find keys that end before their last token, until that token has expired."""
+    rows = timeline.keys(inventory.keyring, inventory.history.events, inventory.window, inventory.now)
+    for switch in timeline.transitions(rows, inventory.window):
+        needed = switch["at"] + switch["needed_s"]
+        if switch["verdict"] == "too short" and inventory.now < needed:
+            yield f"{switch['from']} expires {utc(switch['old_ends'])}, its last tokens {utc(needed)}"
+
+
+def endless_retiring(inventory: Inventory) -> Violations:
+    """Find keys that verify for ever beside their successor."""
+    for key in inventory.live_keys()[:-1]:
+        if key.exp is None:
+            yield f"{key.kid} has a successor and no expiry"
+
+
+def short_lead(inventory: Inventory) -> Violations:
+    """Find keys that sign, or signed, before every replica was known to have them."""
+    published = {event.kid: event for event in inventory.history.events if event.old == ABSENT}
+    for key in inventory.live_keys():
+        event = published.get(key.kid)
+        planned = event is not None and event.nbf == key.nbf
+        # The first key has no replicas to wait for, and a revocation must not wait.
+        switches = key.nbf > inventory.now or (planned and event is not None and event.command in ("rotate", "import"))
+        first = event is not None and all(other.at >= event.at for other in inventory.history.events)
+        if not switches or first or key.nbf - key.iat >= PROPAGATION_S:
+            continue
+        confirmed = timeline.confirmation(inventory.history.confirmations, key.iat, key.nbf)
+        if confirmed is None or confirmed["confirmed"] < confirmed["replicas"]:
+            forced = ", with --force" if event is not None and event.force else ""
+            verb = "signs" if key.nbf > inventory.now else "signed"
+            yield f"{key.kid} was published {format_duration(key.nbf - key.iat)} before it {verb}{forced}"
+
+
+def pending_twice(inventory: Inventory) -> Violations:
+    """Find more than one pending key."""
+    pending = inventory.keys_in(KeyState.PENDING)
+    if len(pending) > 1:
+        yield f"{len(pending)} keys are pending"
+
+
+def rotate_by(inventory: Inventory) -> int | None:
+    """Return when the cryptoperiod of the current key ends; None without one."""
+    current = inventory.keyring.current(inventory.now)
+    return None if current is None else current.nbf + inventory.cryptoperiod_s
+
+
+def cryptoperiod(inventory: Inventory) -> Violations:
+    """Find a key that has signed for too long."""
+    for key in inventory.keys_in(KeyState.CURRENT):
+        if inventory.now - key.nbf > inventory.cryptoperiod_s:
+            age_d = (inventory.now - key.nbf) // 86_400
+            yield f"{key.kid} has signed for {age_d} days, at most {duration(inventory.cryptoperiod_s)}"
+
+
+def rotation_due(inventory: Inventory) -> Violations:
+    """Find a key whose cryptoperiod ends soon and that has no successor yet."""
+    limit = rotate_by(inventory)
+    if limit is None or inventory.keys_in(KeyState.PENDING):
+        return
+    if limit - WARNING_S < inventory.now <= limit:
+        current = inventory.keyring.current(inventory.now)
+        yield f"{current.kid if current else ''} must be rotated by {utc(limit)}"
+
+
+def lifetime(inventory: Inventory) -> Violations:
+    """Find settings under which a stolen token can be used for long."""
+    if inventory.window.max_lifetime_s > MAX_LIFETIME_S:
+        yield f"tokens may live {inventory.window.max_lifetime_s} s, at most {MAX_LIFETIME_S} s"
