@@ -87,11 +87,7 @@ _CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
         "proxy: {via} responds for an endpoint that it cannot reach",
         "start the endpoint",
     ),
-    (
-        lambda r: r.status == 404,
-        "path: nothing is served at {path}",
-        "compare the path with the route, slash by slash",
-    ),
+    (lambda r: r.status == 404, "path: nothing is served at {path}", "compare the path with the route, slash by slash"),
     (
         lambda r: r.status == 405,
         "method: {path} does not accept POST",
@@ -117,16 +113,8 @@ _CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
         "HTML: a web page, such as a login or start page",
         "use the URL of the endpoint",
     ),
-    (
-        _is_html,
-        "HTML: an error page of a firewall, proxy or framework",
-        "see its log, and allow POST with JSON",
-    ),
-    (
-        lambda r: r.status == 415,
-        "media type: application/json is not accepted",
-        "read the body as JSON",
-    ),
+    (_is_html, "HTML: an error page of a firewall, proxy or framework", "see its log, and allow POST with JSON"),
+    (lambda r: r.status == 415, "media type: application/json is not accepted", "read the body as JSON"),
     (
         lambda r: r.status in (401, 403),
         "credentials: the application id, the secret or the token is rejected",
@@ -137,21 +125,13 @@ _CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
         "request: the endpoint expects other members",
         "read code, secretKey and applicationId",
     ),
-    (
-        lambda r: r.status >= 500,
-        "crash: the endpoint failed",
-        "see its log",
-    ),
+    (lambda r: r.status >= 500, "crash: the endpoint failed", "see its log"),
     (
         lambda r: r.is_2xx and r.members is None,
         "not JSON: the body is not a JSON object",
         "respond with a JSON object in UTF-8",
     ),
-    (
-        lambda r: r.is_2xx and not r.is_profile,
-        "members: _id is missing",
-        "return the player id as _id",
-    ),
+    (lambda r: r.is_2xx and not r.is_profile, "members: _id is missing", "return the player id as _id"),
 )
 
 
