@@ -6,7 +6,6 @@ import re
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -349,72 +348,3 @@ def test_an_algorithm_cannot_be_changed():
         with pytest.raises(dataclasses.FrozenInstanceError):
             algorithm.octets = None
         assert not hasattr(algorithm, "__dict__")
-
-
-# --- keys of others: PEM, a JWK, a JWKS
-
-
-def dated(key, **dates):
-    return jwk.dump(jwk.load(key)[1]) | dates
-
-
-def test_a_pem_file_is_one_key(pairs):
-    for pair in pairs.values():
-        pem = pair.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        assert jwk.read_public(f"a note\n{pem}") == [pair.public]
-
-
-def test_a_jwk_is_one_key_and_a_jwks_is_several(pairs):
-    publics = [pair.public for pair in pairs.values()]
-    assert jwk.read_public(json.dumps(publics[0])) == publics[:1]
-    assert jwk.read_public(json.dumps({"keys": publics, "note": "x"})) == publics
-
-
-@pytest.mark.parametrize(("members", "alg"), [(RFC7515_A3, "ES256"), (RFC8037_A2, "EdDSA"), (RFC7515_A2, "RS256")])
-def test_a_key_without_alg_gets_the_one_of_its_kind(members, alg):
-    assert jwk.read_public(json.dumps(members)) == [dated(members | {"alg": alg})]
-
-
-def test_the_kid_of_others_becomes_the_thumbprint_and_only_dates_are_kept():
-    found = jwk.read_public(json.dumps(RFC7638_3_1 | {"nbf": 7, "exp": 9, "iat": 5, "x5t": "canary", "use": "sig"}))
-    assert found == [dated(RFC7638_3_1, nbf=7, exp=9)]
-    assert found[0]["kid"] == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        pytest.param(
-            "-----BEGIN PUBLIC KEY-----", "not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)", id="pem"
-        ),
-        pytest.param("", "neither PEM nor JWKS: is not valid JSON", id="empty"),
-        pytest.param("\ud800", "neither PEM nor JWKS: is not UTF-8", id="surrogate"),
-        pytest.param('{"a":1,"a":1}', "neither PEM nor JWKS: has a duplicate key", id="twice"),
-        pytest.param("[]", "neither PEM nor JWKS: is not a JSON object", id="list"),
-        pytest.param('{"keys":[]}', "keys is not a list of keys", id="no-keys"),
-        pytest.param('{"keys":{}}', "keys is not a list of keys", id="keys-not-a-list"),
-        pytest.param('{"keys":[{},1]}', "keys is not a list of keys", id="a-key-not-an-object"),
-        pytest.param("{}", "alg is missing or not supported (expected ES256, EdDSA or RS256)", id="no-key"),
-        pytest.param(
-            '{"kty":["EC"]}', "alg is missing or not supported (expected ES256, EdDSA or RS256)", id="kty-list"
-        ),
-        pytest.param(
-            json.dumps({"keys": [RFC8037_A2, RFC8037_A2 | {"d": "canary"}]}),
-            "private key material in a public key (found member d)",
-            id="private",
-        ),
-        pytest.param(
-            json.dumps(RFC8037_A2 | {"alg": "ES256"}), "kty and crv do not fit alg ES256 (expected P-256)", id="alg"
-        ),
-    ],
-)
-def test_what_is_no_public_key_is_refused(text, says):
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
-        jwk.read_public(text)
-
-
-def test_a_private_key_in_pem_is_refused_and_not_shown(pairs):
-    pem = pairs["ES256"].key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    with pytest.raises(KeyFileError) as caught:
-        jwk.read_public(pem)
-    assert str(caught.value) == "not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)"

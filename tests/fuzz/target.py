@@ -12,7 +12,7 @@ Mutated bytes never carry a good signature, so most targets sign after the mutat
     claims      the JSON of the claims, signed under a good header
     json        encoding.loads_object
     base64url   encoding.b64url_decode
-    key         a file of keys/public, and `jwk.read_public`
+    key         a file of keys/public, and `key_import.read_document`
     applications  an applications file
 """
 
@@ -30,7 +30,7 @@ except ImportError:  # the seeds are also run by tests/test_hostile.py, where th
     atheris = None
 
 with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontext():
-    from verifier.core import applications, encoding, jwk, keyring, tokens  # noqa: F401
+    from verifier.core import applications, encoding, jwk, key_import, keyring, tokens  # noqa: F401
     from verifier.errors import ConfigError, KeyFileError
     from verifier.server import endpoints  # noqa: F401
 
@@ -95,7 +95,9 @@ def targets(world: World) -> dict[str, Callable[[bytes], None]]:
             assert ring.find(found.kid) is found
             assert len(ring.jwks(NOW)) == (not found.has_ended(NOW))
             assert not json.dumps(ring.jwks(NOW)).count('"d"')
-        imported = verdict(lambda d: jwk.read_public(d.decode("utf-8", "surrogateescape")), data, KeyFileError)
+        imported = verdict(
+            lambda d: [v.members for v in key_import.read_document(d, "file") if v.members], data, KeyFileError
+        )
         for members in imported if isinstance(imported, list) else ():
             assert jwk.dump(jwk.load(members)[1]).items() <= members.items()
 

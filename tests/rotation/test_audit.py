@@ -11,12 +11,13 @@ from tests.conftest import APPLICATION_ID, NOW
 from tests.support import forge
 from verifier.core.applications import Applications, Secret
 from verifier.errors import ConfigError
-from verifier.rotation import audit, history
+from verifier.rotation import audit, history, plan
 from verifier.rotation.audit import RULES, findings
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, activate_first_key, rotate
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
+from verifier.storage import journal
 
 DAY = 86_400
 SWITCH = NOW + 3600
@@ -150,13 +151,21 @@ def test_no_current_key_is_found(store, audited, first):
     assert audited(NOW + 1) == []
 
 
+def killed(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_command_is_found_and_finished_by_the_next(store, audited):
-    store.journal.write_text("[]")
+    with store.transaction() as keyring, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.Directory, "_apply", killed)
+        change = plan.revoke(keyring, keyring.current(NOW), "x", now=NOW, force=True)
+        with pytest.raises(KeyboardInterrupt):
+            store.apply(change, "revoke", now=NOW)
     text = "a command was interrupted; its change is written down and not carried out"
     assert audited() == [("interrupted", text)]
     with store.transaction():
         pass
-    assert audited() == []
+    assert dict(audited()).keys() == {"no-current", "private-kept"}  # the revocation was finished
 
 
 @pytest.mark.parametrize(

@@ -159,9 +159,10 @@ def test_revoking_the_pending_key_gives_the_current_one_its_end_back(rotated):
     assert states(changed, NOW) == [KeyState.CURRENT, KeyState.REVOKED]
 
 
-def test_a_dead_key_is_not_revoked_again(rotated):
+def test_an_expired_key_can_be_revoked_and_a_revoked_one_not_again(rotated):
     old, _ = rotated.keys.values()
-    refuse("the key is expired already", plan.revoke, rotated, old, "x", now=NOW + 4000)
+    (compromised,) = plan.revoke(rotated, old, "x", now=NOW + 4000)  # NIST SP 800-57 Part 1 §7: known too late
+    assert (compromised.old, compromised.new) == ("expired", "revoked")
     revoked = after(rotated, plan.revoke(rotated, old, "x", now=NOW + 3700))
     refuse("the key is revoked already", plan.revoke, revoked, revoked.find(old.kid), "x", now=NOW + 3701)
 

@@ -299,7 +299,7 @@ def test_a_key_is_not_cancelled_when_a_signer_may_use_it_before_it_hears_of_that
     late = SWITCH - PROPAGATION_S + 1
     assert plan.cancel(rotated, now=late - 1, previous_exp=None)
     with pytest.raises(
-        UnsafeOperationError, match=r"^the key signs too soon for every signer to hear of it \(found 599 s"
+        UnsafeOperationError, match=r"^the key becomes active too soon for every signer to learn of this \(found 599 s"
     ):
         plan.cancel(rotated, now=late, previous_exp=None)
     assert plan.cancel(rotated, now=late, previous_exp=None, force=True)

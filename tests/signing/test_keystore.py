@@ -1,5 +1,6 @@
 """Private keys: made once, never overwritten, readable for their owner alone."""
 
+import errno
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation.plan import activate_first_key
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
+from verifier.storage import atomic
 
 ALGS = ["ES256", "EdDSA", "RS256"]
 
@@ -132,7 +134,7 @@ def test_another_key_leaves_every_file_as_it_is(store, keys):
     before = tree(keys)
     kid = create(store, "ES256")
     after = tree(keys)
-    assert {after.pop(name) is not None for name in ("history.jsonl", "private/.lock")} == {True}
+    assert {after.pop(name) is not None for name in ("history.jsonl", "private/.lock", "private/.gitignore")} == {True}
     assert {name: after.pop(name) for name in (f"public/{kid}.json", f"private/{kid}.pem")}
     assert after == before
 
@@ -140,19 +142,34 @@ def test_another_key_leaves_every_file_as_it_is(store, keys):
 def test_a_private_half_is_never_overwritten(store, keys, pairs, monkeypatch):
     monkeypatch.setattr(keystore, "generate", lambda alg: pairs[alg].key)
     before = tree(keys)
-    with pytest.raises(KeyFileError, match=r"\.pem: is there already$"):
+    with pytest.raises(KeyFileError, match=r"\.pem: exists already; it is never overwritten$"):
         create(store, "ES256", nbf=NOW + 3600)
-    assert tree(keys) == before | {"private/.lock": b""}
+    after = tree(keys)
+    assert {after.pop(name) is not None for name in ("private/.lock", "private/.gitignore")} == {True}
+    assert after == before
 
 
-def test_no_public_half_is_published_when_the_private_half_cannot_be_kept(empty, monkeypatch):
-    def fail(*_):
-        raise OSError("the disk is full")
+@pytest.mark.parametrize("number", range(1, 5))
+def test_nothing_is_left_of_a_key_when_one_of_its_files_cannot_be_written(empty, monkeypatch, number):
+    with empty.transaction():
+        pass
+    stage, calls = atomic.stage, []
 
-    monkeypatch.setattr("verifier.storage.atomic.write_atomic", fail)
-    with pytest.raises(OSError, match=r"^the disk is full$"):
+    def fail_once(path, *content):
+        calls.append(path)
+        if len(calls) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        stage(path, *content)
+
+    monkeypatch.setattr(atomic, "stage", fail_once)
+    with pytest.raises(ConfigError) as caught:
         create(empty, "ES256")
+    assert str(caught.value) == f"{calls[-1]}: cannot be written (No space left on device); nothing was changed"
+    assert caught.value.hint == "remove the cause, then run the command again"
+    assert [calls[n].parent.name for n in range(number)] == ["private", "public", "keys", "private"][:number]
     assert list(empty.public.folder.iterdir()) == []
+    assert sorted(path.name for path in empty.private.iterdir()) == [".gitignore", ".lock"]
+    assert not empty.history.exists()
 
 
 # --- reading the private half
@@ -222,7 +239,7 @@ def test_the_private_half_of_another_key_is_refused(store, public, pairs, other)
     found = forge.Pair("", key).kid
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.write_bytes(pem(key))
-    says = f"{path}: another key's private half (found {found}, expected {pairs['ES256'].kid})"
+    says = f"{path}: contains another private key (found {found}, expected {pairs['ES256'].kid})"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
         store.load(public("ES256"))
 

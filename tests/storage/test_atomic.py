@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from verifier.errors import ConfigError
 from verifier.storage import atomic, snapshot
 
 
@@ -313,11 +314,53 @@ def test_write_atomic_replaces_content_and_mode(folder):
     assert os.listdir(folder) == ["a.json"]
 
 
-def test_write_atomic_replaces_a_link_and_not_what_it_leads_to(folder, tmp_path):
+def test_write_atomic_replaces_the_file_that_a_link_leads_to(folder, tmp_path):
     (tmp_path / "target").write_bytes(b"old")
-    (folder / "a.json").symlink_to(tmp_path / "target")
+    (tmp_path / "between").symlink_to("target")
+    (folder / "a.json").symlink_to(tmp_path / "between")
     atomic.write_atomic(folder / "a.json", b"new")
-    assert ((folder / "a.json").read_bytes(), (tmp_path / "target").read_bytes()) == (b"new", b"old")
+    assert ((folder / "a.json").is_symlink(), (tmp_path / "target").read_bytes()) == (True, b"new")
+    assert sorted(os.listdir(tmp_path)) == ["between", "keys", "target"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_regular_file_is_not_replaced(folder, kind):
+    path = folder / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    before = path.lstat()
+    with pytest.raises(ConfigError, match=r"/a\.json: (is not a regular file|cannot be read \()"):
+        atomic.write_atomic(path, b"new")
+    assert path.lstat() == before
+    assert os.listdir(folder) == ["a.json"]
+
+
+def test_removing_a_link_removes_what_it_leads_to(folder, tmp_path):
+    (tmp_path / "target").write_bytes(b"private")
+    (folder / "a.pem").symlink_to(tmp_path / "target")
+    atomic.remove(folder / "a.pem")
+    assert (os.listdir(folder), (tmp_path / "target").exists()) == ([], False)
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_folder_has_exactly_the_mode_it_was_given_and_its_parents_0755(tmp_path):
+    atomic.make_folder(tmp_path / "a" / "b" / "c", 0o700)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c")]
+    assert modes == [0o755, 0o755, 0o700]
+    (tmp_path / "a").chmod(0o750)
+    atomic.make_folder(tmp_path / "a", 0o700)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o750
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        atomic.make_folder(tmp_path / "a", 0o755)
+    assert caught.value.filename == str(tmp_path / "a")
 
 
 @pytest.mark.parametrize("leftover", [b"", b"half of a longer content"], ids=["empty", "longer"])

@@ -115,11 +115,11 @@ def kill_at(number: int, below: Path) -> None:  # pragma: no cover - in a child
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Mode and content of every file of a key directory; the lock is no content."""
+    """Mode and content of every file of a key directory; the lock and the .gitignore are no content."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mode & 0o777, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name not in (".lock", ".gitignore")
     }
 
 
@@ -263,6 +263,79 @@ def test_a_command_is_all_or_nothing_wherever_it_is_killed(case, pool, tmp_path)
             assert not findings(folder, chosen.now) & {"history-chain", "history-agrees", "interrupted"}
 
 
+ELAPSED = {"0s": 0, "10m": 600, "2h": 7200, "2d": 2 * DAY}
+NEXT = {
+    "rotate": ("rotate",),
+    "cancel": ("cancel",),
+    "revoke-replace": ("revoke", "--kid", "{0}", *REASON, "--replace"),
+    "prune": ("prune",),
+    "recover": ("recover",),
+    "undo": ("recover", "--undo"),
+}
+
+
+def killed_states(start: Path, killed: Path, command: Callable[[], object], tmp_path: Path) -> list[Path]:
+    """A copy of each different state in which a kill leaves a directory."""
+    kept: dict[str, Path] = {}
+    for number in itertools.count(1):
+        copied(start, killed)
+
+        def begun(number: int = number) -> int:  # pragma: no cover - in a child
+            kill_at(number, tmp_path)
+            command()
+            return 0
+
+        status = ended(fork(begun))
+        state = repr(sorted(content(killed).items()))
+        if state not in kept:
+            kept[state] = copied(killed, tmp_path / f"state-{len(kept)}")
+        if status == 0:
+            break
+    return list(kept.values())
+
+
+def common_keys(folder: Path, deployed: Keyring, now: int) -> set[str]:
+    """The keys that a signer here has, and that a replica accepts: one that reads this folder, and one deployed."""
+    signable = {path.stem for path in folder.glob("private/*.pem")}
+    for keyring in (served(folder).keyring, deployed):
+        signable &= {key.kid for key in keyring.verification_keys(now, 30)}
+    return signable
+
+
+def test_whatever_command_comes_after_a_kill_and_however_late_no_key_is_lost(case, pool, tmp_path, monkeypatch):
+    chosen, filled = case
+    before, killed, later = (tmp_path / name for name in ("before", "killed", "later"))
+    usable = bool(served(before).keyring.current(chosen.now)) and not chosen.revokes
+    states = killed_states(before, killed, lambda: run(*filled(chosen.command, killed)), tmp_path)
+    assert len(states) >= 4
+    monkeypatch.setattr(keystore, "generate", lambda alg: pool[3].key)
+    for (number, state), (elapsed, seconds), (name, command) in itertools.product(
+        enumerate(states), ELAPSED.items(), NEXT.items()
+    ):
+        where, now = (number, elapsed, name), chosen.now + seconds
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        copied(state, later)
+        if not (later / "public").exists():
+            continue
+        history_before = (later / "history.jsonl").read_bytes() if (later / "history.jsonl").exists() else b""
+        run("keys", *(word.format(pool[0].kid, jwks=tmp_path / "keys.jwks") for word in command), "--keys", later)
+        directory = served(later)
+        assert not (later / "private" / ".commit.json").exists(), where
+        assert [*later.rglob("*.tmp"), *directory.problems] == [], where
+        if (state / "private" / ".commit.json").exists() and chosen.revokes:
+            key = directory.keyring.find(chosen.revokes.format(pool[0].kid, pool[1].kid))
+            assert key.revoked_at is not None, where
+        if "revoke" not in name and usable:
+            # What a command has recorded in the history is complete, and may have been deployed.
+            complete = f'"command": "{chosen.command[0]}"'.encode() in history_before
+            deployed = directory.keyring if complete else served(before).keyring
+            assert common_keys(later, deployed, now), where
+            assert directory.keyring.current(now), where
+        if directory.keyring.keys:
+            found = findings(later, now)
+            assert not found & {"history-chain", "history-agrees", "interrupted", "overlap"}, (where, found)
+
+
 def test_a_second_command_says_that_another_is_at_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(atomic, "LOCK_ATTEMPTS", 3)
     assert run("keys", "generate", "--keys", tmp_path) == 0
@@ -274,7 +347,9 @@ def test_a_second_command_says_that_another_is_at_work(tmp_path, monkeypatch, ca
             main.main()
     assert end.value.code == 1
     assert capsys.readouterr().err == (
-        f"verifier: error: {lock}: another verifier command is at work\nverifier: hint: try again when it has ended\n"
+        f"verifier: error: {lock}: another verifier process {os.getpid()} holds the lock; nothing was changed\n"
+        "verifier: hint: try again when it has ended; a suspended process keeps the lock until it continues "
+        f"or is ended (kill {os.getpid()})\n"
     )
     assert len(list((tmp_path / "public").iterdir())) == 1
     assert run("keys", "rotate", "--keys", tmp_path) == 0

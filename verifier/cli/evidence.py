@@ -84,7 +84,8 @@ def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
     """Append what each replica reported to the history."""
     from verifier._version import __version__
     from verifier.rotation import history
-    from verifier.signing.keystore import Keystore, user_name
+    from verifier.signing.events import user_name
+    from verifier.signing.keystore import Keystore
     from verifier.storage.atomic import write_atomic
 
     store = Keystore(folder)

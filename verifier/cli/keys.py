@@ -1,29 +1,30 @@
-"""The commands about keys: each refuses what would lock players out, and says what happens when."""
+"""The commands that change keys: each refuses what would lock players out, and prints what happens when."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from verifier.cli.changes import Context, begin, print_events, text_argument
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Command, Duration, json_option, keys_option, print_json, window_options
-from verifier.core.times import duration, utc, when
-from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.cli.options import Command, Duration, json_option, keys_option, leeway_option, print_json, window_options
+from verifier.cli.output import echo, warn
+from verifier.core.times import duration, utc
+from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation.plan import LEAD_S, RETENTION_S
 
 if TYPE_CHECKING:
+    from verifier.core.key_import import Verdict
     from verifier.core.keyring import Keyring, PublicKey
-    from verifier.rotation.history import Event
     from verifier.signing.keystore import Keystore
 
 
 @click.group()
 def keys() -> None:
-    """Make, rotate, revoke and review keys."""
+    """Generate, rotate, revoke and review keys."""
 
 
 alg_option = click.option("--alg", type=click.Choice(["ES256", "EdDSA", "RS256"]), help="[default: as the current key]")
@@ -32,12 +33,12 @@ lead_option = click.option(
     type=Duration(),
     default=duration(LEAD_S),
     show_default=True,
-    help="From now until the next key signs: 90s, 30m, 1h.",
+    help="Delay before the new key becomes active: 90s, 30m, 1h.",
 )
 
 
 def force_option(text: str) -> Callable[[Command], Command]:
-    """`--force`, with what it may cost."""
+    """Return `--force`, with its consequence."""
     return click.option("--force", is_flag=True, help=text)
 
 
@@ -46,48 +47,44 @@ def force_option(text: str) -> Callable[[Command], Command]:
 @json_option
 @keys_option
 def generate(alg: str, as_json: bool, keys: Path) -> None:
-    """Make the first key pair; it signs at once."""
+    """Generate the first key pair; it is active immediately."""
     from verifier.rotation import plan
 
-    store, now = _keystore(keys), int(time.time())
-    with store.transaction() as keyring:
-        current = keyring.current(now)
-        if current is not None:
-            raise UnsafeOperationError(
-                f"{store.public.folder}: a key is current already (found {current.kid})",
-                hint="schedule the next one: verifier keys rotate",
-            )
+    with begin(keys, create=True) as (store, keyring, now):
+        plan.require_no_current_or_pending(keyring, now)
         jwk, pem = store.generate_pair(alg)
         events = store.apply([plan.activate_first_key(jwk, now=now)], "generate", now=now, pem=pem)
-    _say(store, events, as_json)
+    print_events(store, events, as_json)
 
 
 @keys.command("list")
 @json_option
 @keys_option
 def list_(as_json: bool, keys: Path) -> None:
-    """Show every public key and its state."""
+    """List every public key and its state; exit 1 if a file cannot be used or a private key is missing."""
+    from verifier.signing.private_key import describe_missing, missing_private_keys
     from verifier.storage.key_directory import KeyDirectory
 
-    directory, now = KeyDirectory(keys / "public"), int(time.time())
+    directory, private, now = KeyDirectory(keys / "public"), keys / "private", int(time.time())
     directory.refresh()
     keyring = directory.keyring
+    missing = [describe_missing(key, private, now) for key in missing_private_keys(keyring, private, now)]
+    problems = [*directory.problems, *missing]
     if as_json:
-        rows = [row(keyring, key, now) for key in keyring.keys.values()]
-        print_json({"keys": rows, "key_set_digest": keyring.digest, "problems": directory.problems})
+        rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
+        print_json({"keys": rows, "key_set_digest": keyring.digest, "problems": problems})
     else:
         for key in keyring.keys.values():
-            until = utc(key.exp) if key.exp else "no end"
+            until = utc(key.exp) if key.exp else "no expiry"
             name = f"{key.kid}  {key.algorithm.name:<5}  {keyring.state(key, now):<8}"
-            click.echo(f"{name}  {utc(key.nbf)} to {until}")
-        for problem in directory.problems:
-            click.echo(f"verifier: error: {problem}", err=True)
-    if directory.problems:
+            echo(f"{name}  {utc(key.nbf)} to {until}")
+        for problem in problems:
+            echo(f"verifier: error: {problem}", err=True)
+    if problems:
         sys.exit(EXIT_REFUSED)
 
 
-def row(keyring: "Keyring", key: "PublicKey", now: int) -> dict[str, Any]:
-    """A key as JSON for a reader."""
+def _key_to_dict(keyring: "Keyring", key: "PublicKey", now: int) -> dict[str, Any]:
     members = {"kid": key.kid, "alg": key.algorithm.name, "state": keyring.state(key, now)}
     dates = {"iat": key.iat, "nbf": key.nbf, "exp": key.exp}
     revoked = {} if key.revoked_at is None else {"revoked_at": key.revoked_at, "reason": key.reason}
@@ -97,173 +94,259 @@ def row(keyring: "Keyring", key: "PublicKey", now: int) -> dict[str, Any]:
 @keys.command("rotate")
 @lead_option
 @alg_option
-@force_option("Also with a lead in which not every replica has the next key: they refuse its first tokens.")
+@force_option("Allow a lead in which not every replica has the next key: its first tokens are rejected there.")
 @window_options
 @json_option
 @keys_option
 def rotate(lead: int, alg: str | None, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
-    """Publish the next key ahead of time; signers and verifiers switch to it by the clock.
+    """Publish the next key ahead of time; signers and verifiers switch automatically at the scheduled time.
 
-    The current key's end is computed: when its last token has expired by every clock.
+    The current key's end is computed: when its last token has expired, allowing for clock skew.
     """
     from verifier.rotation import plan
 
-    store, now = _keystore(keys), int(time.time())
-    with store.transaction() as keyring:
-        _need_good_files(store)
+    window = plan.OverlapPolicy(max_lifetime, leeway)
+    with begin(keys) as (store, keyring, now):
         current = keyring.current(now)
         jwk, pem = store.generate_pair(alg or (current.algorithm.name if current else "ES256"))
-        window = plan.OverlapPolicy(max_lifetime, leeway)
         changes = plan.rotate(keyring, jwk, now=now, lead_s=lead, window=window, force=force)
-        events = store.apply(changes, "rotate", now=now, pem=pem)
-    _say(store, events, as_json)
+        context = Context(window=window, lead_s=lead, force=force)
+        events = store.apply(changes, "rotate", now=now, pem=pem, window=window, context=context.members())
+    print_events(store, events, as_json)
 
 
 @keys.command("revoke")
-@click.option("--kid", "prefix", required=True, metavar="PREFIX", help="The key, by the beginning of its kid.")
-@click.option("--reason", required=True, help="Why; it is published with the key.")
+@click.option("--kid", "prefix", required=True, metavar="PREFIX", help="Key ID or unique prefix.")
+@click.option("--reason", required=True, help="Published with the key.")
 @click.option("--replace", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
-@force_option("Also when no other key can sign: every sign-in is refused.")
+@force_option("Revoke also if no other key can sign (every sign-in is rejected), or if the clock is behind.")
 @window_options
 @json_option
 @keys_option
 def revoke(
     prefix: str, reason: str, replace: bool, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path
 ) -> None:
-    """Refuse every token of a key from now on, also those already handed out."""
+    """Reject every token of a key from now on, including those already issued.
+
+    Proceeds if other files cannot be read, and reports them.
+    """
     from verifier.rotation import plan
 
-    store, now = _keystore(keys), int(time.time())
-    with store.transaction() as keyring:
-        key = _one(keyring, prefix)
-        jwk, pem = store.generate_pair(key.algorithm.name) if replace else (None, None)
-        current = keyring.current(now)
-        changes = plan.revoke(
-            keyring,
-            key,
-            reason,
-            now=now,
-            replacement=jwk,
-            previous_exp=store.previous_exp(current.kid) if current else None,
-            window=plan.OverlapPolicy(max_lifetime, leeway),
-            force=force,
-        )
-        used = jwk is not None and changes[0].kid == jwk["kid"]
-        events = store.apply(changes, "revoke", now=now, pem=pem if used else None)
-    _say(store, events, as_json)
+    reason = text_argument("--reason", reason)
+    window = plan.OverlapPolicy(max_lifetime, leeway)
+    with begin(keys, revoking=True, force=force) as (store, keyring, now):
+        key = _find_by_prefix(store, prefix, now)
+        if isinstance(key, str):
+            changes, pem = [_give_up(key, reason)], None
+        else:
+            jwk, pem = store.generate_pair(key.algorithm.name) if replace else (None, None)
+            before = plan.predecessor(keyring, key, now) if keyring.state(key, now) == "pending" else None
+            changes = plan.revoke(
+                keyring,
+                key,
+                reason,
+                now=now,
+                replacement=jwk,
+                signable=store.signable(),
+                previous_exp=store.previous_exp(before.kid) if before else None,
+                window=window,
+                force=force or bool(store.public.problems and keyring.state(key, now) == "pending"),
+            )
+            if jwk is None or changes[0].kid != jwk["kid"]:
+                pem = None
+                _warn_if_not_replaced(keyring, key, now, replace)
+        context = Context(window=window, force=force)
+        events = store.apply(changes, "revoke", now=now, pem=pem, window=window, context=context.members())
+    print_events(store, events, as_json)
+
+
+def _warn_if_not_replaced(keyring: "Keyring", key: "PublicKey", now: int, replace: bool) -> None:
+    state, current = keyring.state(key, now), keyring.current(now)
+    if replace and state != "current":
+        signs = f"{current.kid} signs" if current else "no key is current"
+        warn(f"--replace has no effect: {key.kid} is {state} and {signs}")
+
+
+def _give_up(kid: str, reason: str) -> Any:
+    from verifier.rotation.history import REMOVED
+    from verifier.rotation.plan import KeyChange
+
+    return KeyChange(kid, None, "missing", REMOVED, f"file missing: {reason}")
 
 
 @keys.command("cancel")
-@force_option("Also when a signer may begin to sign with the key before it hears of this: its tokens are refused.")
+@click.option(
+    "--kid", "prefix", metavar="PREFIX", help="Key ID or unique prefix; required if several keys are pending."
+)
+@force_option("Cancel also if a signer may start to use the key before it learns of this: its tokens are rejected.")
 @window_options
 @json_option
 @keys_option
-def cancel(force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
-    """Withdraw the pending key; the current one keeps the end it had before."""
+def cancel(prefix: str | None, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+    """Withdraw a pending key; the end of the key before it is recomputed from the keys that remain."""
     from verifier.rotation import plan
 
-    store, now = _keystore(keys), int(time.time())
-    with store.transaction() as keyring:
-        current = keyring.current(now)
+    window = plan.OverlapPolicy(max_lifetime, leeway)
+    with begin(keys) as (store, keyring, now):
+        pending = plan.choose_pending(keyring, now, prefix)
+        before = plan.predecessor(keyring, pending, now)
         changes = plan.cancel(
             keyring,
             now=now,
-            previous_exp=store.previous_exp(current.kid) if current else None,
-            window=plan.OverlapPolicy(max_lifetime, leeway),
+            previous_exp=store.previous_exp(before.kid) if before else None,
+            key=pending,
+            window=window,
             force=force,
         )
-        events = store.apply(changes, "cancel", now=now)
-    _say(store, events, as_json)
+        context = Context(window=window, force=force)
+        events = store.apply(changes, "cancel", now=now, window=window, context=context.members())
+    print_events(store, events, as_json)
 
 
 @keys.command("prune")
 @click.option("--retention", type=Duration(), default=duration(RETENTION_S), show_default=True)
+@leeway_option
 @json_option
 @keys_option
-def prune(retention: int, as_json: bool, keys: Path) -> None:
-    """Remove private halves that no longer sign, and public files of keys that ended before the retention.
+def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
+    """Remove private keys that no longer sign, and public files of keys that ended before the retention.
 
     Removing unlinks a file; what the disk or a backup keeps of it is beyond this command.
     """
     from verifier.rotation import plan
+    from verifier.rotation.preconditions import published_times
 
-    store, now = _keystore(keys), int(time.time())
-    with store.transaction() as keyring:
-        events = store.apply(plan.prune(keyring, now=now, retention_s=retention), "prune", now=now)
-    _say(store, events, as_json)
+    with begin(keys) as (store, keyring, now):
+        changes = plan.prune(
+            keyring,
+            now=now,
+            retention_s=retention,
+            leeway_s=leeway,
+            published=published_times(store.read_history()),
+            signable=store.signable(),
+        )
+        events = store.apply(changes, "prune", now=now)
+    print_events(store, events, as_json)
 
 
 @keys.command("import")
-@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.argument("file")
+@click.option("--note", default="", help="Recorded in the history: where the keys come from.")
 @lead_option
-@force_option("Also with a lead in which not every replica has the key.")
+@force_option("Allow a lead in which not every replica has the key.")
 @window_options
 @json_option
 @keys_option
-def import_(file: Any, lead: int, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
-    """Take in public keys made elsewhere: a PEM, JWK or JWKS FILE (- for standard input).
+def import_(
+    file: str, note: str, lead: int, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path
+) -> None:
+    """Import public keys made elsewhere: a PEM, JWK or JWKS FILE (- for standard input), all or none.
 
-    Into an empty folder they go as they are; beside a current key, one becomes the next.
+    Into an empty folder they go with their own dates; beside a current key, one becomes the next.
     """
-    from verifier.core import jwk
+    from verifier.cli.changes import read_input
+    from verifier.core.key_import import read_document
     from verifier.rotation import plan
+    from verifier.rotation.preconditions import revoked_kids
+    from verifier.storage.journal import digest
 
-    store, now = _keystore(keys), int(time.time())
-    found = jwk.read_public(file.read())
-    with store.transaction() as keyring:
-        known = [key["kid"] for key in found if keyring.find(key["kid"])]
-        if known:
-            raise UnsafeOperationError(f"a key is there already (found {known[0]})")
+    data, note = read_input(file), text_argument("--note", note)
+    verdicts = read_document(data, file)
+    window = plan.OverlapPolicy(max_lifetime, leeway)
+    with begin(keys, create=True) as (store, keyring, now):
+        found = _require_importable(verdicts, file, keyring, revoked_kids(store.read_history()), now)
         if keyring.current(now) is None:
-            changes = [plan.activate_first_key(key, now=now) for key in found]
+            plan.require_no_current_or_pending(keyring, now)
+            changes = plan.activate_keys(found, now=now)
         elif len(found) == 1:
-            window = plan.OverlapPolicy(max_lifetime, leeway)
             changes = plan.rotate(keyring, found[0], now=now, lead_s=lead, window=window, force=force)
         else:
             raise UnsafeOperationError(
-                f"only one key can be the next (found {len(found)})", hint="import one, or all into an empty folder"
+                f"{file}: only one key can be the next (found {len(found)}); nothing was imported",
+                hint="import a file with one of them, or all of them into an empty folder",
             )
-        events = store.apply(changes, "import", now=now)
-    _say(store, events, as_json)
+        context = Context(window=window, lead_s=lead, force=force, origin=digest(data), note=note)
+        events = store.apply(changes, "import", now=now, window=window, context=context.members())
+    if not as_json:
+        for verdict in verdicts:
+            echo(str(verdict) + ("" if verdict.problem else f", imported from {file} (sha256 {digest(data)[:12]})"))
+    print_events(store, events, as_json)
 
 
-def _keystore(folder: Path) -> "Keystore":
+def _require_importable(
+    verdicts: "list[Verdict]", file: str, keyring: "Keyring", revoked: set[str], now: int
+) -> list[dict[str, Any]]:
+    """Return the keys to import; raise ConfigError with a verdict per key if one cannot be."""
+    from dataclasses import replace
+
+    checked = []
+    for verdict in verdicts:
+        exp = (verdict.members or {}).get("exp")
+        problem = verdict.problem
+        if verdict.members is not None and verdict.kid in revoked:
+            problem = "was revoked here: a revoked key is never trusted again"
+        elif verdict.members is not None and keyring.find(verdict.kid):
+            problem = "exists already"
+        elif exp is not None and exp <= now:
+            problem = f"expired {utc(exp)}"
+        checked.append(replace(verdict, problem=problem))
+    wanted = [verdict for verdict in checked if not verdict.skipped]
+    if not wanted or any(verdict.problem for verdict in wanted):
+        found = "; ".join(map(str, checked))
+        kind = UnsafeOperationError if any(v.members is not None and v.problem for v in checked) else KeyFileError
+        raise kind(
+            f"{file}: nothing was imported (all keys or none): {found}",
+            hint="remove the keys that cannot be used from the file, or correct them",
+        )
+    return [dict(verdict.members or {}) for verdict in wanted]
+
+
+@keys.command("merge")
+@window_options
+@json_option
+@keys_option
+def merge(max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+    """Repair a key directory after a merge of two branches that both changed keys.
+
+    Keeps the history of this branch, and records the lines and the keys of the other branch in one more line each.
+    """
+    from verifier.cli.merge import run
+
+    run(keys, max_lifetime, leeway, as_json)
+
+
+@keys.command("recover")
+@click.option("--undo", is_flag=True, help="Abandon the interrupted change instead, if that is still safe.")
+@keys_option
+def recover(undo: bool, keys: Path) -> None:
+    """Finish the change of a command that was interrupted. Every command that changes keys does this first."""
     from verifier.signing.keystore import Keystore
 
-    return Keystore(folder)
+    store = Keystore(keys)
+    if not store.public.folder.is_dir():
+        raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
+    with store.transaction(undo=undo):
+        echo("\n".join(store.notes) or "Nothing to recover.")
 
 
-def _need_good_files(store: "Keystore") -> None:
-    if store.public.problems:
-        raise ConfigError("; ".join(store.public.problems), hint="mend or remove the file first")
+def _find_by_prefix(store: "Keystore", prefix: str, now: int) -> "PublicKey | str":
+    """Return the key that a prefix names, or the kid of one whose file is missing."""
+    from verifier.rotation import history
 
-
-def _one(keyring: "Keyring", prefix: str) -> "PublicKey":
+    keyring = store.public.keyring
     found = [key for kid, key in keyring.keys.items() if kid.startswith(prefix)]
-    if len(found) != 1:
-        raise UnsafeOperationError(
-            f"the prefix must name one key (found {len(found)} for {prefix})", hint="verifier keys list"
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{key.kid} ({keyring.state(key, now)})" for key in found)
+        raise UnsafeOperationError(f"{len(found)} keys match {prefix!r}: {names}", hint="give more of the kid")
+    for path in sorted(store.public.folder.glob(f"{prefix}*.json")) if prefix else ():
+        raise ConfigError(
+            f"{path}: cannot be used, so no server that reads it accepts the key; it was not revoked",
+            hint=f"restore the file (git checkout -- {path}), then revoke the key",
         )
-    return found[0]
-
-
-def _say(store: "Keystore", events: "Iterable[Event]", as_json: bool) -> None:
-    if as_json:
-        print_json({"events": [asdict(event) for event in events], "key_set_digest": store.public.keyring.digest})
-        return
-    events = list(events)
-    for event in events:
-        click.echo(f"{event.kid}  {event.old} -> {event.new}" + (f"  ({event.reason})" if event.reason else ""))
-        private = store.private / f"{event.kid}.pem"
-        if event.old == "none" and private.exists():
-            click.echo(f"  private half in {private}")
-        if event.nbf is not None and event.old != event.new and event.new in ("pending", "current"):
-            click.echo(f"  signs from {when(event.nbf)}")
-        if event.exp is not None and event.revoked_at is None:
-            click.echo(f"  verifies until {when(event.exp)}")
-    if events:
-        click.echo(
-            f"Written to {store.public.folder} and {store.history}. Commit both; the diff is what a reviewer approves."
-        )
-    else:
-        click.echo("Nothing to do.")
+    recorded = history.replay(history.read(store.read_history())[0])
+    missing = [kid for kid in recorded if prefix and kid.startswith(prefix) and keyring.find(kid) is None]
+    if len(missing) == 1:
+        return missing[0]
+    raise UnsafeOperationError(f"no key matches {prefix!r}", hint="verifier keys list")

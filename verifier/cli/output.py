@@ -2,17 +2,12 @@
 
 import click
 
-
-def escape(text: str) -> str:
-    """Return the text with every unprintable character except a line break as an escape sequence."""
-    if text.isprintable():
-        return text
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+from verifier.core.encoding import printable
 
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line."""
-    click.echo(escape(text), err=err)
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def warn(text: str) -> None:

@@ -12,11 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-from verifier.core.encoding import MAX_FILE_CONTAINERS, b64url_decode, b64url_encode, loads_object
+from verifier.core.encoding import b64url_decode, b64url_encode
 from verifier.errors import KeyFileError
 
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
@@ -151,33 +150,6 @@ def algorithm_of(key: Any) -> Algorithm:
             raise KeyFileError("RSA key with an even modulus, or an exponent that is even or over 32 bits")
         return ALGORITHMS["RS256"]
     raise KeyFileError("kind of key is not supported (expected P-256, Ed25519 or RSA)")
-
-
-def read_public(text: str) -> list[dict[str, Any]]:
-    """The public keys of a PEM file, a JWK or a JWKS, each as `dump` gives it; raises KeyFileError.
-
-    The kid becomes the thumbprint, whatever the source called it; "nbf" and "exp" are kept.
-    """
-    if "-----BEGIN" in text:
-        try:
-            return [dict(dump(load_pem_public_key(text.encode())))]
-        except (ValueError, UnsupportedAlgorithm) as exc:
-            raise KeyFileError("not a public key in PEM (expected -----BEGIN PUBLIC KEY-----)") from exc
-    try:
-        document = loads_object(text.encode("utf-8", "surrogatepass"), max_containers=MAX_FILE_CONTAINERS)
-    except ValueError as exc:
-        raise KeyFileError(f"neither PEM nor JWKS: {exc}") from exc
-    found = document.get("keys", [document])
-    if not isinstance(found, list) or not found or not all(isinstance(members, dict) for members in found):
-        raise KeyFileError("keys is not a list of keys")
-    keys = []
-    for members in found:
-        alg = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}.get(str(members.get("kty")))
-        _, key = load({"alg": alg} | members)
-        if "revoked" in members or members.get("use", "sig") != "sig":
-            raise KeyFileError("the key is revoked, or not for signatures")
-        keys.append(dump(key) | {name: members[name] for name in ("nbf", "exp") if name in members})
-    return keys
 
 
 def dump(key: Any) -> dict[str, Any]:

@@ -1,84 +1,96 @@
-"""Private keys: the only module that touches them. Nothing that serves imports it."""
+"""The key directory with its private keys: the current signer, and changes under a lock."""
 
-import getpass
-import json
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
-from jwt.api_jws import PyJWS
 
-from verifier._version import __version__
 from verifier.core import jwk
-from verifier.core.keyring import Keyring, PublicKey, parse_public_key
-from verifier.errors import ConfigError, KeyFileError
+from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
+from verifier.core.times import utc
+from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import Event
-from verifier.rotation.plan import Plan
-from verifier.storage import atomic
+from verifier.rotation.plan import LEAD_S, PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
+from verifier.signing import recovery
+from verifier.signing.events import make_event
+from verifier.signing.private_key import (
+    PrivateKey,
+    describe_missing,
+    generate,
+    load_private_key,
+    missing_private_keys,
+)
+from verifier.storage import atomic, journal
+from verifier.storage.journal import FileChange, Record
 from verifier.storage.key_directory import KeyDirectory
 
+MAX_PLANNING_S = 30  # from reading the clock to the last write; a process that takes longer was suspended
 _REREAD_S = 1
+_log = logging.getLogger("verifier.signing")
 
 
-@dataclass(frozen=True, slots=True)
-class PrivateKey:
-    """A key that signs."""
-
-    kid: str
-    alg: str
-    key: Any = field(repr=False)  # object of the cryptography package
-    exp: int | None = None  # first second at which the public half no longer verifies
-
-    def sign(self, signing_input: bytes) -> bytes:
-        """The JWS signature (RFC 7518 §3)."""
-        signature: bytes = PyJWS().get_algorithm_by_name(self.alg).sign(signing_input, self.key)
-        return signature
+_keystores: "weakref.WeakSet[Keystore]" = weakref.WeakSet()
 
 
-def generate(alg: str) -> Any:
-    """A new private key object for ES256, EdDSA or RS256."""
-    kinds: dict[str, Callable[[], Any]] = {
-        "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "EdDSA": ed25519.Ed25519PrivateKey.generate,
-        # The shortest allowed: RS256 is for old stacks.
-        "RS256": lambda: rsa.generate_private_key(public_exponent=65537, key_size=jwk.MIN_RSA_BITS),
-    }
-    return kinds[alg]()
+def _renew_locks() -> None:
+    for keystore in _keystores:
+        keystore.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    # Because a lock that another thread holds at the fork is never released in the child.
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Keystore:
-    """A key directory with its private half: `public/<kid>.json` and `private/<kid>.pem`."""
+    """A key directory with its private keys: `public/<kid>.json` and `private/<kid>.pem`.
 
-    def __init__(self, folder: Path) -> None:
+    `signer` is thread-safe and survives a fork.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
+        self.folder = folder
         self.public = KeyDirectory(folder / "public")
         self.private = folder / "private"
         self.history = folder / "history.jsonl"
         self.journal = self.private / ".commit.json"
+        self.now = 0  # when the transaction began
+        self._skew = 0  # of `now` from the clock
+        self.notes: list[str] = []  # what the transaction found: an interrupted change, and its outcome
+        self._clock = clock or time.time
+        self._files = journal.Directory(folder, self.history, self.journal)
         self._lock = threading.Lock()
         self._read_at: int | None = None
         self._signer: PrivateKey | None = None
+        self._warned: set[str] = set()
+        _keystores.add(self)
+
+    def renew_lock(self) -> None:
+        """Replace the lock in a forked child; what was read is read again."""
+        self._lock, self._read_at = threading.Lock(), None
 
     def signer(self, now: int) -> PrivateKey:
-        """The current key, read again when it is not the one of before; thread-safe.
+        """Return the current key; reads the directory at most once per second.
 
-        Raises ConfigError when no key is current or its private half is not here.
+        Raises:
+            ConfigError: no key is current, or its private key is not here.
         """
         with self._lock:
             if self._read_at is None or not self._read_at <= now < self._read_at + _REREAD_S:
                 self.public.refresh()
+                self._warn_about_missing(now)
                 self._read_at = now
             current = self.public.keyring.current(now)
             if current is None:
@@ -88,106 +100,269 @@ class Keystore:
                 self._signer = self.load(current)
             return self._signer
 
+    def _warn_about_missing(self, now: int) -> None:
+        for key in missing_private_keys(self.public.keyring, self.private, now):
+            if key.kid not in self._warned:
+                self._warned.add(key.kid)
+                _log.warning("%s", describe_missing(key, self.private, now))
+
     def load(self, public: PublicKey) -> PrivateKey:
-        """The private half of a key; raises KeyFileError when it is missing, encrypted or another key's."""
-        path = self.private / f"{public.kid}.pem"
-        try:
-            key = load_pem_private_key(path.read_bytes(), password=None)
-            found = jwk.dump(key.public_key())["kid"]
-        except OSError as exc:
-            hint = "sign where the key was made, or copy its file here with mode 0600"
-            raise KeyFileError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
-        except (TypeError, ValueError, UnsupportedAlgorithm, KeyFileError) as exc:
-            # TypeError is the library's word for an encrypted file.
-            raise KeyFileError(f"{path}: not an unencrypted PKCS#8 private key of a supported kind") from exc
-        if found != public.kid:
-            raise KeyFileError(f"{path}: another key's private half (found {found}, expected {public.kid})")
-        return PrivateKey(public.kid, public.algorithm.name, key, public.exp)
+        """Return the private key of a public key.
+
+        Raises:
+            KeyFileError: the file is missing, encrypted or contains another key.
+        """
+        return load_private_key(self.private / f"{public.kid}.pem", public)
 
     @contextmanager
-    def transaction(self) -> Iterator[Keyring]:
-        """The keyring as it is now, for the only command that may change it; finishes one that was interrupted."""
-        self.public.folder.mkdir(parents=True, exist_ok=True)
-        self.private.mkdir(mode=0o700, exist_ok=True)
-        self.private.chmod(0o700)
-        with atomic.locked(self.private / ".lock"):
-            atomic.recover(self.journal)
-            self.public.refresh()
+    def transaction(self, *, revoking: bool = False, undo: bool = False) -> Iterator[Keyring]:
+        """Lock the directory, finish or abandon an interrupted change, and yield the keyring.
+
+        What became of the interrupted change is in `notes`; `undo` abandons it if that is still possible.
+        A revocation (`revoking`) proceeds beside a journal that cannot be used, and replaces it.
+
+        Raises:
+            UnsafeOperationError: another process holds the lock, or the journal cannot be used.
+        """
+        self._make_folders()
+        with atomic.locked(self.private / ".lock"), self._locked_history():
+            # Inside the lock, because waiting for it takes up to 10 s.
+            self.now, self._skew, self.notes = int(self._clock()), 0, []
+            self._files.clean()
+            self._recover(revoking, undo)
+            self.public.refresh(full=True)
             yield self.public.keyring
 
+    def _recover(self, revoking: bool, undo: bool) -> None:
+        try:
+            record = journal.read(self.journal)
+        except UnsafeOperationError as exc:
+            if not revoking:
+                raise
+            self.notes.append(f"{exc}; it is replaced")
+            return
+        if record is not None:
+            now = max(self.now, record.at) if revoking else self.now
+            leeway_s = OverlapPolicy().leeway_s
+            self.notes.append(recovery.recover(self._files, record, now=now, leeway_s=leeway_s, undo=undo).text)
+
+    def assume(self, now: int) -> None:
+        """Replace the time of this transaction: the clock is known to be behind."""
+        self.now, self._skew = now, now - int(self._clock())
+
+    def _make_folders(self) -> None:
+        ignore = self.private / ".gitignore"
+        try:
+            # Modes are explicit, because the server reads public/ as another user and the umask may forbid it.
+            atomic.make_folder(self.public.folder, 0o755)
+            if not self.private.exists():
+                atomic.make_folder(self.private, 0o700)
+            self.private.chmod(0o700)
+            if not ignore.exists():
+                atomic.write_atomic(ignore, b"# private keys are never committed\n*\n")
+        except OSError as exc:
+            raise ConfigError(f"{exc.filename}: {exc.strerror}; nothing was changed") from exc
+
+    @contextmanager
+    def _locked_history(self) -> Iterator[None]:
+        """Hold the lock of the directory that a linked history belongs to as well."""
+        if not self.history.is_symlink():
+            yield
+            return
+        target = atomic.resolve(self.history)
+        private = target.parent / "private"
+        lock = private / ".lock" if private.is_dir() else target.with_name(f".{target.name}.lock")
+        if lock.resolve() == (self.private / ".lock").resolve():
+            yield
+            return
+        with atomic.locked(lock):
+            yield
+
     def generate_pair(self, alg: str) -> tuple[dict[str, str], str]:
-        """A new key pair, not yet anywhere: the public JWK, and the private half as PKCS#8 PEM."""
+        """Generate a key pair without storing it: the public JWK, and the private key as PKCS#8 PEM."""
         key = generate(alg)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return jwk.dump(key.public_key()), pem.decode()
 
-    def apply(self, plan: Plan, command: str, *, now: int, pem: str | None = None) -> list[Event]:
-        """Carry out a plan whole or not at all, and write it into the history; what happened.
+    def apply(
+        self,
+        plan: Plan,
+        command: str,
+        *,
+        now: int,
+        pem: str | None = None,
+        window: OverlapPolicy | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> list[Event]:
+        """Carry out a plan completely or not at all, append it to the history, and return its events.
 
-        `pem` is the private half of the plan's first key (0600 in a 0700 folder, never over another file).
-        Call it within `change`. Removing a private half unlinks the file; it cannot promise what the disk keeps.
+        `pem` is the private key of the plan's first key (0600 in a 0700 folder, never over another file).
+        Call it within `transaction`. Removing a private key unlinks the file; what the disk keeps of it is beyond it.
+
+        Raises:
+            KeyFileError: the private key or a public file could not be read afterwards.
+            UnsafeOperationError: the clock moved since the transaction began.
         """
-        changes: dict[Path, tuple[str, int] | None] = {}
-        removals: dict[Path, None] = {}
-        events = []
+        changes: list[FileChange] = []
+        removals, events = [], []
         if pem is not None:
             path = self.private / f"{plan[0].kid}.pem"
-            if path.exists():
-                raise KeyFileError(f"{path}: is there already")
-            changes[path] = (pem, 0o600)
+            if path.exists() or path.is_symlink():
+                raise KeyFileError(f"{path}: exists already; it is never overwritten", hint=f"move {path} elsewhere")
+            changes.append(FileChange(f"private/{path.name}", None, pem, 0o600))
         for step in plan:
-            private = self.private / f"{step.kid}.pem"
-            drops = step.drop_private and private.exists()
+            drops = step.drop_private and (self.private / f"{step.kid}.pem").exists()
             if drops:
-                removals[private] = None
-            public = self.public.folder / f"{step.kid}.json"
+                removals.append(f"private/{step.kid}.pem")
             before = self.public.keyring.find(step.kid)
-            if before is None or before.members != step.members:
-                text = None if step.members is None else json.dumps(step.members, indent=2) + "\n"
-                if text is not None:
-                    parse_public_key(public.name, text.encode())  # nothing is written that no server would read
-                changes[public] = None if text is None else (text, 0o644)
-            elif not drops:
+            if (before is None and step.members is not None) or (before and before.members != step.members):
+                changes.append(self._public_change(step.kid, step.members))
+            elif not drops and step.members is not None:
                 continue
-            members = step.members or {}
             events.append(
-                Event(
-                    at=now,
-                    by=user_name(),
-                    command=command,
-                    kid=step.kid,
-                    old=step.old,
-                    new=step.new,
-                    reason=step.reason or ("private half removed" if drops else ""),
-                    nbf=members.get("nbf"),
-                    exp=members.get("exp"),
-                    previous_exp=step.previous_exp,
-                    revoked_at=members.get("revoked", {}).get("revoked_at"),
-                    iat=members.get("iat"),
-                    alg=members.get("alg", ""),
-                    version=__version__,
+                make_event(
+                    step,
+                    command,
+                    now=now,
+                    drops=drops,
+                    context=context or {},
+                    alg=before.algorithm.name if before else "",
                 )
             )
         if events:
-            changes[self.history] = (history.append(self.read_history(), events).decode(), 0o644)
-            atomic.commit(self.journal, changes | removals)
-            self.public.refresh()
+            revokes = any(step.new == KeyState.REVOKED != step.old for step in plan)
+            until = None if revokes else valid_until(plan, self.public.keyring, now)
+            self._commit(command, now, until, revokes, window or OverlapPolicy(), changes, removals, events)
         return events
 
+    def _public_change(self, kid: str, members: Mapping[str, Any] | None) -> FileChange:
+        path = f"public/{kid}.json"
+        after = None if members is None else recovery.render(dict(members))
+        if after is not None:
+            parse_public_key(f"{kid}.json", after.encode())  # because nothing is written that no server would read
+        return FileChange(path, self._files.text(path), after)
+
+    def _commit(
+        self,
+        command: str,
+        now: int,
+        until: int | None,
+        revokes: bool,
+        window: OverlapPolicy,
+        changes: list[FileChange],
+        removals: list[str],
+        events: list[Event],
+        whole: str | None = None,
+    ) -> None:
+        content, lines = self._append(events, revokes) if whole is None else (self.read_history(), b"")
+        record = Record(
+            command=command,
+            at=now,
+            until=until,
+            revokes=revokes,
+            overlap_s=window.overlap_s,
+            changes=tuple(changes),
+            removals=tuple(removals),
+            history_before=journal.digest(content),
+            lines=lines.decode(),
+            whole=whole,
+            others=self._files.others({change.path: change for change in changes}),
+        )
+        try:
+            self._files.commit(record, lambda: None if revokes else self._check_clock())
+        except (OSError, UnsafeOperationError) as exc:
+            raise self._failure(exc, record, window) from exc
+        self.public.refresh(full=True)
+        if not revokes:
+            self._extend_late_ends(record, events, window)
+
+    def _append(self, events: list[Event], revokes: bool) -> tuple[bytes, bytes]:
+        """Return the history and the lines to append: none to a history that is damaged, which a revocation skips."""
+        try:
+            content = self.read_history()
+        except ConfigError:
+            if not revokes:
+                raise
+            content = b""
+        if revokes and (history.read(content)[1] or not self._files.history_is_readable()):
+            self.notes.append(f"{self.history} is damaged and has no line of this; repair it, then verifier keys merge")
+            return content, b""
+        return content, history.append(content, events)[len(content) :]
+
+    def merge(self, changes: list[FileChange], events: list[Event], lines: bytes, *, now: int) -> None:
+        """Replace a history with two branches by one that continues `lines`; call it within `transaction`."""
+        whole = history.append(lines, events).decode()
+        self._commit("merge", now, now + PROPAGATION_S, False, OverlapPolicy(), changes, [], events, whole)
+
+    def _extend_late_ends(self, record: Record, events: list[Event], window: OverlapPolicy) -> None:
+        """Move the ends that the command set if the process was suspended during its last write."""
+        now = int(self._clock()) + self._skew
+        if now <= self.now + MAX_PLANNING_S:
+            return
+        keys = [self.public.keyring.find(event.kid) for event in events if event.exp is not None]
+        end = now + LEAD_S + window.overlap_s
+        plan = []
+        for key in keys:
+            if key is not None and key.exp is not None and key.exp < end:
+                state = str(self.public.keyring.state(key, now))
+                plan.append(KeyChange(key.kid, {**key.members, "exp": end}, state, state, "the process was suspended"))
+        self.now = now
+        self.apply(plan, record.command, now=now, window=window)
+
+    def _check_clock(self) -> None:
+        moved = int(self._clock()) + self._skew - self.now
+        if not 0 <= moved <= MAX_PLANNING_S:
+            raise UnsafeOperationError(
+                f"the clock moved by {moved} s while the command ran (expected 0 to {MAX_PLANNING_S} s)",
+                hint="the process was suspended or the clock was set: run the command again",
+            )
+
+    def _failure(self, exc: Exception, record: Record, window: OverlapPolicy) -> ConfigError:
+        """Undo a change that failed on the way; return an error that says what became of it."""
+        cause, hint = _cause(exc), getattr(exc, "hint", "")
+        kind = UnsafeOperationError if isinstance(exc, UnsafeOperationError) else ConfigError
+        try:
+            left = journal.read(self.journal)
+            if left is None:
+                return kind(f"{cause}; nothing was changed", hint or "remove the cause, then run the command again")
+            if not record.revokes:
+                now = int(self._clock()) + self._skew
+                outcome = recovery.recover(self._files, left, now=now, leeway_s=window.leeway_s, undo=True)
+                done = outcome.text if outcome.finished else "nothing was changed"
+                return kind(f"{cause}; {done}", hint or "remove the cause, then run the command again")
+        except (OSError, UnsafeOperationError):
+            pass
+        until = "" if record.until is None else f" until {utc(record.until)} (after that, it is abandoned)"
+        undo = "" if record.revokes else "; to undo it now: verifier keys recover --undo"
+        return kind(
+            f"{cause}; the {record.command} is recorded in {self.journal} and is not complete",
+            f"remove the cause, then run verifier keys recover: it finishes the {record.command}{until}{undo}",
+        )
+
     def read_history(self) -> bytes:
-        """The audit trail as it stands; empty before the first command."""
-        return self.history.read_bytes() if self.history.exists() else b""
+        """Return the history; empty before the first command."""
+        try:
+            return self._files.read_history()
+        except OSError as exc:
+            raise ConfigError(
+                f"{self.history}: cannot be read ({exc.strerror})", hint="restore the file from version control"
+            ) from exc
 
     def previous_exp(self, kid: str) -> int | None:
-        """The end that a key had before its rotation was scheduled, as the history says."""
+        """Return the end that a key had before its rotation was scheduled, according to the history."""
         key = self.public.keyring.find(kid)
-        return history.previous_exp(history.read(self.read_history())[0], kid, key.exp if key else None)
+        try:
+            events = history.read(self.read_history())[0]
+        except ConfigError:  # during a revocation: a key without an end rejects no one
+            return None
+        return history.previous_exp(events, kid, key.exp if key else None)
+
+    def signable(self) -> frozenset[str] | None:
+        """Return the kids whose private keys are here; None where there are none: signing happens elsewhere."""
+        return frozenset(path.stem for path in self.private.glob("*.pem")) or None
 
 
-def user_name() -> str:
-    """Return the name of the account in UTF-8; bytes that are not UTF-8 are escaped."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        name = str(os.getuid())
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")[:256]
+def _cause(exc: Exception) -> str:
+    if isinstance(exc, OSError):
+        return f"{exc.filename or 'a file'}: cannot be written ({exc.strerror or type(exc).__name__})"
+    return str(exc)

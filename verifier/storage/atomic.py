@@ -1,33 +1,84 @@
-"""Files that other processes change meanwhile: consistent reads, atomic writes, one writer at a time."""
+"""Atomic file replacement, explicit modes and the lock that admits one writer at a time."""
 
-import hashlib
-import json
+import errno
 import os
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from verifier.errors import UnsafeOperationError
+from verifier.errors import ConfigError, UnsafeOperationError
 
 LOCK_ATTEMPTS, LOCK_PAUSE_S = 500, 0.02
 
 
+def resolve(path: Path) -> Path:
+    """Follow symbolic links to the file that a write has to replace.
+
+    Replacing the link itself would leave the file that other programs read as it was.
+
+    Raises:
+        ConfigError: the path exists and is not a regular file, or its links form a loop.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path}: is not a regular file", hint="remove it, or name another file")
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file whole or not at all, also when the machine stops (rename(2) after fsync(2))."""
-    temporary = _temporary(path)
+    """Replace a file completely or not at all, also if the machine stops (fsync(2), then rename(2))."""
+    stage(path, data, mode)
+    publish(path)
+
+
+def stage(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write the new content beside the file, where a full disk is noticed before anything changes."""
+    target = resolve(path)
+    temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     _write(temporary, data, mode)
-    temporary.replace(path)
-    sync_folder(path.parent)
+
+
+def publish(path: Path) -> None:
+    """Put staged content in the place of the file."""
+    target = resolve(path)
+    try:
+        _temporary(path).replace(target)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
+    sync_folder(target.parent)
+
+
+def unstage(path: Path) -> None:
+    """Remove staged content that will not be published."""
+    _temporary(path).unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file and, if it is a link, its target: a private key must not survive behind a link."""
+    target = resolve(path)
+    for name in {target, path}:
+        name.unlink(missing_ok=True)
+        sync_folder(name.parent)
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    return target.with_name(f".{target.name}.tmp")
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create a file with exactly these permissions; raises FileExistsError rather than touch another."""
+    """Create a file with exactly these permissions.
+
+    Raises:
+        FileExistsError: the file exists; it is not touched.
+    """
     _write(path, data, mode)
     sync_folder(path.parent)
 
@@ -36,17 +87,29 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(descriptor, "wb") as file:
-            os.chmod(path, mode)  # the umask may have taken bits away
+            os.chmod(path, mode)  # because the umask may have removed bits
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-    except BaseException:
-        path.unlink()  # half a file, which nobody could replace with write_new
+    except BaseException as exc:
+        path.unlink()  # because write_new could not replace a partial file
+        if isinstance(exc, OSError) and exc.filename is None:
+            raise OSError(exc.errno, exc.strerror or type(exc).__name__, str(path)) from exc
         raise
 
 
+def make_folder(path: Path, mode: int) -> None:
+    """Create a folder with exactly this mode, and missing parents with 0755, whatever the umask is."""
+    for parent in reversed([path, *path.parents]):
+        if not parent.exists():
+            parent.mkdir()
+            parent.chmod(mode if parent == path else 0o755)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can (Windows cannot)."""
+    """Make the names in a folder durable where the system can (Windows cannot)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -57,70 +120,54 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; raises UnsafeOperationError when another command holds it for longer than 10 s.
+    """Hold a lock file, which contains the process id of its last holder.
 
-    The system lets go of it when the process ends, however it ends. Windows has no such lock: there, one at a time.
+    The system releases the lock when the process ends, however it ends. Windows has no such lock.
+
+    Raises:
+        UnsafeOperationError: another process has held the lock for more than 10 s.
+        ConfigError: the lock file cannot be created or locked.
     """
     if os.name != "posix":  # pragma: no cover - the suite runs on POSIX
         yield
         return
     import fcntl
 
-    attempts = LOCK_ATTEMPTS
-    with path.open("a") as file:
-        while True:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be created ({exc.strerror}); nothing was changed") from exc
+    try:
+        for attempt in range(LOCK_ATTEMPTS):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                attempts -= 1
-                if not attempts:
-                    raise UnsafeOperationError(
-                        f"{path}: another verifier command is at work", hint="try again when it has ended"
-                    ) from None
+                if attempt + 1 == LOCK_ATTEMPTS:
+                    raise UnsafeOperationError(*_held_by(descriptor, path)) from None
                 time.sleep(LOCK_PAUSE_S)
+            except OSError as exc:
+                hint = "keep the folder on a file system with locks (flock)"
+                raise ConfigError(f"{path}: cannot be locked ({exc.strerror}); nothing was changed", hint) from exc
+        _note_holder(descriptor)
         yield
+    finally:
+        os.close(descriptor)
 
 
-def commit(journal: Path, changes: Mapping[Path, tuple[str, int] | None]) -> None:
-    """Write (text, mode) or remove (None) several files in this order, all or none, also when killed on the way.
-
-    What is to be written is written down first; `recover` finishes what was begun. Call it under `locked`.
-    """
-    entries = [
-        [os.path.relpath(path, journal.parent), *(change or (None, 0)), _digest(path)]
-        for path, change in changes.items()
-    ]
-    write_atomic(journal, json.dumps(entries).encode(), 0o600)
-    recover(journal)
+def _note_holder(descriptor: int) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except OSError:  # a full disk: the lock holds without the note
+        pass
 
 
-def recover(journal: Path) -> bool:
-    """Finish an interrupted `commit`; whether there was one. Call it under `locked`."""
-    _temporary(journal).unlink(missing_ok=True)  # of one that had not begun; it holds what was to be secret
-    if not journal.exists():
-        return False
-    entries = json.loads(journal.read_bytes())
-    for name, text, _, before in entries:
-        after = None if text is None else hashlib.sha256(text.encode()).hexdigest()
-        if _digest(journal.parent / name) not in (before, after):
-            # A revocation that came meanwhile, by hand or from version control, must not be undone.
-            raise UnsafeOperationError(
-                f"{journal.parent / name}: changed since a command was interrupted",
-                hint=f"look at the change; to give the interrupted command up, remove {journal}",
-            )
-    for name, text, mode, _ in entries:
-        path = journal.parent / name
-        if text is None:
-            path.unlink(missing_ok=True)
-            sync_folder(path.parent)
-        else:
-            write_atomic(path, text.encode(), mode)
-    journal.unlink()
-    sync_folder(journal.parent)
-    return True
-
-
-def _digest(path: Path) -> str | None:
-    """Of what a file holds; None where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+def _held_by(descriptor: int, path: Path) -> tuple[str, str]:
+    holder = os.pread(descriptor, 20, 0).strip()
+    name = f" {int(holder)}" if holder.isdigit() else ""
+    return (
+        f"{path}: another verifier process{name} holds the lock; nothing was changed",
+        f"try again when it has ended; a suspended process keeps the lock until it continues or is ended"
+        f"{f' (kill{name})' if name else ''}",
+    )

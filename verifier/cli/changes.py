@@ -1,0 +1,173 @@
+"""What the commands that change keys have in common: the checks before, the transaction, the output after."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from verifier.cli.options import print_json
+from verifier.cli.output import echo, warn
+from verifier.core.encoding import is_utf8_encodable
+from verifier.core.times import utc, when
+from verifier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from verifier.core.keyring import Keyring
+    from verifier.rotation.history import Event
+    from verifier.rotation.plan import OverlapPolicy
+    from verifier.signing.keystore import Keystore
+
+MAX_INPUT_BYTES = 1_048_576
+MAX_TEXT = 1000  # because a key file of more than 64 KiB is not read
+
+
+@contextmanager
+def begin(
+    folder: Path, *, create: bool = False, revoking: bool = False, force: bool = False
+) -> "Iterator[tuple[Keystore, Keyring, int]]":
+    """Lock a key directory for one change; yield it, its keyring and the time.
+
+    A revocation proceeds beside files that cannot be used, and reports them.
+
+    Raises:
+        ConfigError: there is no key directory, or its files or history cannot be used.
+        UnsafeOperationError: the clock is behind the history, or another process holds the lock.
+    """
+    from verifier.rotation import preconditions
+    from verifier.signing.keystore import Keystore
+
+    store = Keystore(folder)
+    if not create and not store.public.folder.is_dir():
+        raise ConfigError(
+            f"{store.public.folder}: no such folder",
+            hint="name the key directory with --keys, or create one: verifier keys generate",
+        )
+    with store.transaction(revoking=revoking) as keyring:
+        while store.notes:
+            warn(store.notes.pop(0))
+        content = _read_history(store, revoking)
+        found = preconditions.obstacles(store.public, store.history, content, store.now)
+        if not revoking:
+            preconditions.require_none(found)
+        for obstacle in found:
+            warn(f"{obstacle.found}; not taken into account ({obstacle.remediation})")
+        if revoking and force and store.now < (last := preconditions.last_time(content)):
+            warn(f"the clock ({utc(store.now)}) is behind the history; revoked as of its last line ({utc(last)})")
+            store.assume(last)
+        preconditions.require_later_than(content, store.now, store.history, revoking=revoking)
+        yield store, keyring, store.now
+        for text in store.notes:
+            warn(text)
+
+
+def _read_history(store: "Keystore", revoking: bool) -> bytes:
+    try:
+        return store.read_history()
+    except ConfigError:
+        if not revoking:
+            raise
+        return b"not readable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a command was run with, as the history records it."""
+
+    window: "OverlapPolicy"
+    lead_s: int | None = None
+    force: bool = False
+    origin: str = ""
+    note: str = ""
+
+    def members(self) -> dict[str, Any]:
+        """Return them as members of an event."""
+        return {
+            "max_lifetime_s": self.window.max_lifetime_s,
+            "leeway_s": self.window.leeway_s,
+            "lead_s": self.lead_s,
+            "force": self.force,
+            "origin": self.origin,
+            "note": self.note,
+        }
+
+
+def text_argument(option: str, text: str) -> str:
+    """Return a text from the command line as UTF-8, because it is published.
+
+    Raises:
+        click.UsageError: it is too long.
+    """
+    if len(text) > MAX_TEXT:
+        raise click.UsageError(f"{option} has {len(text)} characters (expected {MAX_TEXT} or fewer)")
+    if is_utf8_encodable(text):
+        return text
+    # Not refused, because a revocation must not fail for the encoding of a terminal.
+    escaped = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    warn(f"{option} is not UTF-8; recorded as {escaped!r}")
+    return escaped
+
+
+def read_input(file: str) -> bytes:
+    """Return the content of a file or, for -, of standard input.
+
+    Raises:
+        ConfigError: it cannot be read, or is larger than 1 MiB.
+    """
+    from verifier.storage.snapshot import read_file
+
+    if file == "-":
+        stdin = getattr(sys.stdin, "buffer", None)
+        data = sys.stdin.read(MAX_INPUT_BYTES + 1).encode() if stdin is None else stdin.read(MAX_INPUT_BYTES + 1)
+        if len(data) > MAX_INPUT_BYTES:
+            raise ConfigError(f"standard input is larger than {MAX_INPUT_BYTES} bytes")
+        return bytes(data)
+    try:
+        return read_file(file, MAX_INPUT_BYTES)
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be read ({exc.strerror})") from exc
+
+
+def print_events(store: "Keystore", events: "Iterable[Event]", as_json: bool) -> None:
+    """Print what a command changed, and what to commit."""
+    events = list(events)
+    if as_json:
+        print_json({"events": [asdict(event) for event in events], "key_set_digest": store.public.keyring.digest})
+        return
+    for event in events:
+        echo(f"{event.kid}  {_describe(event)}")
+        private = store.private / f"{event.kid}.pem"
+        if event.old == "none" and private.exists():
+            echo(f"  private key in {private}")
+    if events:
+        echo(
+            f"Commit {store.public.folder} and {store.history}, never {store.private}; "
+            "the diff is what a reviewer approves."
+        )
+    else:
+        echo("Nothing to do.")
+
+
+def _describe(event: "Event") -> str:
+    reason = f" ({event.reason})" if event.reason else ""
+    if event.new == "gone":
+        return f"deleted{reason}"
+    if event.new == "revoked":
+        return f"revoked{reason}" if event.old != "revoked" else f"is revoked{reason}"
+    parts = []
+    if event.old == "none":
+        parts.append("created")
+    if event.old != event.new and event.nbf is not None and event.new in ("pending", "current"):
+        parts.append(f"active {'from' if event.new == 'pending' else 'since'} {when(event.nbf)}")
+    else:
+        parts.append(event.new)
+    if event.reason.startswith("private key"):
+        parts.append(event.reason)
+    elif event.exp is not None:
+        parts.append(f"expires {when(event.exp)}")
+    elif event.old == event.new:
+        parts.append("no expiry")
+    return ", ".join(parts)

@@ -1,0 +1,68 @@
+"""`verifier keys merge`: repair a key directory after a merge of two branches that both changed keys."""
+
+from pathlib import Path
+
+from verifier.cli.changes import print_events
+from verifier.cli.output import warn
+from verifier.errors import ConfigError
+
+
+def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
+    """Write one history and the public files that agree with it; nothing if there is nothing to merge."""
+    from verifier.rotation import merge, plan
+    from verifier.rotation.preconditions import require_later_than
+    from verifier.signing.events import user_name
+    from verifier.signing.keystore import Keystore
+    from verifier.signing.private_key import describe_missing, missing_private_keys
+    from verifier.signing.recovery import render
+    from verifier.storage.journal import FileChange
+    from verifier.storage.snapshot import snapshot
+
+    store = Keystore(folder)
+    if not store.public.folder.is_dir():
+        raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
+    with store.transaction():
+        while store.notes:
+            warn(store.notes.pop(0))
+        content, now = store.read_history(), store.now
+        try:
+            branches = merge.read_branches(content)
+        except ConfigError as exc:
+            raise ConfigError(f"{store.history}: {exc}; nothing was changed", exc.hint) from exc
+        require_later_than(
+            b"".join([branches.lines, *(b"\n".join(b) + b"\n" for b in branches.others)]), now, store.history
+        )
+        files = snapshot(store.public.folder)
+        members = merge.resolve(files, branches, now, plan.OverlapPolicy(max_lifetime, leeway))
+        events = merge.events(branches, members, now=now, by=user_name())
+        changes = []
+        for name, data in files.items():
+            held = members[name.removesuffix(".json")]
+            before = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+            after = None if held is None else render(held)
+            if after != before and (isinstance(data, str) or _differs(name, data, held)):
+                changes.append(FileChange(f"public/{name}", before, after))
+        if events or changes or branches.lines != content:
+            store.merge(changes, events, branches.lines, now=now)
+        keyring = store.public.keyring
+        pending = plan.pending_keys(keyring, now)
+        missing = [
+            describe_missing(key, store.private, now) for key in missing_private_keys(keyring, store.private, now)
+        ]
+    print_events(store, events, as_json)
+    if len(pending) > 1:
+        kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
+        warn(f"{len(pending)} keys are pending; withdraw all but one: {kids}")
+    for text in missing:
+        warn(text)
+
+
+def _differs(name: str, data: bytes, held: object) -> bool:
+    """Return whether a file has to be written: a usable one keeps its formatting."""
+    from verifier.core.keyring import parse_public_key
+    from verifier.errors import KeyFileError
+
+    try:
+        return dict(parse_public_key(name, data).members) != held
+    except KeyFileError:
+        return True

@@ -1,0 +1,197 @@
+"""A merge of two branches that both changed keys: one history, and one set of files that agrees with it.
+
+The history of this branch is kept as it is; the other branch's lines are recorded, verbatim, in a line after it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from verifier.core.encoding import loads_object
+from verifier.core.keyring import Keyring, PublicKey, parse_public_key
+from verifier.errors import ConfigError, KeyFileError
+from verifier.rotation import history
+from verifier.rotation.history import ABSENT, REMOVED, Event
+from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.preconditions import has_conflict_markers
+
+_MARKER = re.compile(rb"^(<{7}|\|{7}|={7}|>{7})( .*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The lines of this branch from the first to the last, and those of each other branch since it left this one."""
+
+    main: tuple[bytes, ...]
+    others: tuple[tuple[bytes, ...], ...]
+
+    @property
+    def lines(self) -> bytes:
+        """The content of the history of this branch."""
+        return b"".join(line + b"\n" for line in self.main)
+
+
+def read_branches(content: bytes) -> Branches:
+    """Return the branches of a history with conflict markers, or with the lines of both sides one after the other.
+
+    Raises:
+        ConfigError: a line is not an event or continues none of the others: it was changed or removed.
+    """
+    lines = list(dict.fromkeys(line for line in content.splitlines() if line.strip() and not _MARKER.match(line)))
+    following: dict[str, list[bytes]] = {}
+    for line in lines:
+        if history.load(line).lines[0] is None:
+            raise ConfigError(f"a line is not an event (found {line[:60]!r})", hint="restore it from version control")
+        following.setdefault(loads_object(line)["previous"], []).append(line)
+    branches: list[list[bytes]] = []
+    reached: set[bytes] = set()
+    starts = following.get("", [])[:]
+    while starts:
+        branch, path = [], starts[:1]
+        del starts[0]
+        while path:
+            branch.append(path[0])
+            path, forks = following.get(history.digest(path[0]), [])[:1], following.get(history.digest(path[0]), [])[1:]
+            starts += forks
+        reached.update(branch)
+        branches.append(branch)
+    lost = [line for line in lines if line not in reached]
+    if lost:
+        raise ConfigError(
+            f"a line continues none of the others (found {lost[0][:60]!r}): a line was changed or removed",
+            hint="restore both branches' lines from version control",
+        )
+    return Branches(tuple(branches[0]) if branches else (), tuple(tuple(branch) for branch in branches[1:]))
+
+
+def _sides(content: bytes) -> list[bytes]:
+    """Return the two versions of a file with conflict markers; of another file, its content."""
+    if not has_conflict_markers(content):
+        return [content]
+    sides, targets = (bytearray(), bytearray()), (0, 1)
+    for line in content.splitlines(keepends=True):
+        marker = _MARKER.match(line.rstrip(b"\r\n"))
+        if marker is None:
+            for target in targets:
+                sides[target].extend(line)
+        else:
+            targets = {b"<": (0,), b"|": (), b"=": (1,), b">": (0, 1)}[line[:1]]  # type: ignore[assignment]
+    return [bytes(side) for side in sides]
+
+
+def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, window: OverlapPolicy) -> dict[str, Any]:
+    """Return the members of every public key after the merge, by kid; None for one that a branch removed.
+
+    A key that either branch revoked is revoked. Ends that differ are computed again from the keys that remain.
+
+    Raises:
+        KeyFileError: a file has no usable version.
+    """
+    members: dict[str, dict[str, Any] | None] = {}
+    conflicting = set()
+    for name, content in files.items():
+        kid = name.removesuffix(".json")
+        versions = [_parse(name, side) for side in _sides(content)] if isinstance(content, bytes) else []
+        usable = [dict(key.members) for key in versions if key is not None]
+        if not usable:
+            raise KeyFileError(f"{name}: has no usable version", hint=f"repair public/{name}, then merge again")
+        members[kid] = usable[0]
+        revocations = [m["revoked"] for m in usable if "revoked" in m]
+        if revocations:
+            members[kid] = usable[0] | {"revoked": min(revocations, key=lambda revoked: revoked["revoked_at"])}
+        if len({version.get("exp") for version in usable}) > 1:
+            conflicting.add(kid)
+    _apply_histories(members, branches)
+    _schedule(members, conflicting, now, window)
+    return members
+
+
+def _parse(name: str, content: bytes) -> PublicKey | None:
+    try:
+        return parse_public_key(name, content)
+    except KeyFileError:
+        return None
+
+
+def _apply_histories(members: dict[str, Any], branches: Branches) -> None:
+    """Keep every revocation, and remove what either branch removed."""
+    for event in [event for line in (*branches.main, *sum(branches.others, ())) for event in history.read(line)[0]]:
+        found = members.get(event.kid)
+        if found is not None and event.revoked_at is not None and "revoked" not in found:
+            members[event.kid] = found | {"revoked": {"revoked_at": event.revoked_at, "reason": event.reason}}
+    for branch in ((), *branches.others):
+        events = [event for line in branch or branches.main for event in history.read(line)[0]]
+        kept = history.replay(events)
+        for kid in {event.kid for event in events} - kept.keys():
+            if members.get(kid) is not None and "revoked" not in members[kid]:
+                members[kid] = None
+
+
+def _schedule(members: dict[str, Any], conflicting: set[str], now: int, window: OverlapPolicy) -> None:
+    """Give each key with a successor an end that its last token does not outlive."""
+    live = [key for key in _ring(members).keys.values() if not key.has_ended(now) or key.kid in conflicting]
+    live = [key for key in live if key.revoked_at is None]
+    for number, key in enumerate(live):
+        following = live[number + 1 : number + 2]
+        if not following:
+            if key.kid in conflicting:
+                members[key.kid].pop("exp", None)
+            continue
+        needed = max(following[0].nbf + window.overlap_s, now + window.overlap_s if key.kid in conflicting else 0)
+        if key.exp is None or key.exp < needed or key.kid in conflicting:
+            members[key.kid]["exp"] = needed
+
+
+def _ring(members: Mapping[str, Any]) -> Keyring:
+    return Keyring(
+        parse_public_key(f"{kid}.json", json.dumps(found).encode()) for kid, found in members.items() if found
+    )
+
+
+def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str) -> list[Event]:
+    """Return the lines that record a merge: one for each key that it changed for this branch."""
+    recorded = history.replay([event for line in branches.main for event in history.read(line)[0]])
+    ring, found = _ring(members), []
+    touched = {e.kid for branch in branches.others for line in branch for e in history.read(line)[0]}
+    for kid in dict.fromkeys([*members, *sorted(touched)]):
+        held = members.get(kid)
+        dates: dict[str, Any] = {
+            "nbf": held["nbf"] if held else None,
+            "exp": held.get("exp") if held else None,
+            "revoked_at": held.get("revoked", {}).get("revoked_at") if held else None,
+        }
+        known = recorded.get(kid)
+        same = known is not None and {name: known[name] for name in dates} == dates
+        if (held is None and known is None and kid not in touched) or (same and kid not in touched):
+            continue
+        key = ring.find(kid)
+        new = REMOVED if key is None else str(ring.state(key, now))
+        found.append(
+            Event(at=now, by=by, command="merge", kid=kid, old=ABSENT if known is None else _state(known, now), new=new,
+                  reason=_reason(branches), **dates)
+        )  # fmt: skip
+    merged = tuple(line.decode() for branch in branches.others for line in branch)
+    if found and merged:
+        from dataclasses import replace
+
+        found[0] = replace(found[0], merged=merged)
+    return found
+
+
+def _reason(branches: Branches) -> str:
+    if not branches.others:
+        return "recorded after the history was repaired"
+    heads = ", ".join(
+        f"{len(branch)} line(s) ending in {history.digest(branch[-1])[:12]}" for branch in branches.others
+    )
+    return f"merged another branch: {heads}"
+
+
+def _state(dates: Mapping[str, Any], now: int) -> str:
+    if dates["revoked_at"] is not None:
+        return "revoked"
+    if dates["exp"] is not None and dates["exp"] <= now:
+        return "expired"
+    return "pending" if dates["nbf"] is not None and dates["nbf"] > now else "current"

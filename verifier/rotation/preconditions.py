@@ -1,0 +1,125 @@
+"""When a command must not plan: files that cannot be used, a history that is not valid, or both in conflict."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from verifier.core.times import utc
+from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.rotation import history
+from verifier.storage.key_directory import KeyDirectory
+from verifier.storage.snapshot import MAX_KEY_FILE_BYTES, read_file
+
+_CONFLICT = re.compile(rb"^(<<<<<<<|\|\|\|\|\|\|\||=======|>>>>>>>)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A reason not to plan: what was found where, and how to remove it."""
+
+    found: str
+    remediation: str
+
+
+def has_conflict_markers(content: bytes) -> bool:
+    """Return whether a file contains an unresolved merge of version control."""
+    return _CONFLICT.search(content) is not None
+
+
+def obstacles(directory: KeyDirectory, path: Path, content: bytes, now: int) -> list[Obstacle]:
+    """Return everything that keeps a command from planning on this directory and the content of its history."""
+    found = []
+    for problem in directory.problems:
+        name = problem.partition(": ")[0]
+        found.append(Obstacle(problem, _remedy(Path(name))))
+    events, broken = history.read(content)
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        merge = has_conflict_markers(content) or "does not continue" in broken[0]
+        remedy = "restore the file from version control"
+        if merge:
+            remedy = f"after a merge of two branches: verifier keys merge; otherwise {remedy}"
+        found.append(Obstacle(f"{path}: {broken[0]}{more}", remedy))
+        return found
+    return [*found, *_contradictions(directory, history.replay(events), now)]
+
+
+def _remedy(path: Path) -> str:
+    try:
+        if has_conflict_markers(read_file(path, MAX_KEY_FILE_BYTES)):
+            return f"{path} has conflict markers: verifier keys merge"
+    except OSError:
+        pass
+    return f"repair {path} or restore it (git checkout -- {path})"
+
+
+def _contradictions(
+    directory: KeyDirectory, recorded: Mapping[str, Mapping[str, int | None]], now: int
+) -> list[Obstacle]:
+    """Return where the history and the files disagree about which key is trusted."""
+    found = []
+    for kid, dates in recorded.items():
+        path, key = directory.folder / f"{kid}.json", directory.keyring.find(kid)
+        exp, revoked_at = dates["exp"], dates["revoked_at"]
+        if key is not None and revoked_at is not None and key.revoked_at is None:
+            found.append(
+                Obstacle(
+                    f"{path}: is not revoked, but the history records its revocation of {utc(revoked_at)}",
+                    f"restore the file (git checkout -- {path}), "
+                    f"or revoke it again: verifier keys revoke --kid {kid[:8]} --reason '...'",
+                )
+            )
+        ended = revoked_at is not None or (exp is not None and exp <= now)
+        if key is None and not path.exists() and not ended:
+            found.append(
+                Obstacle(
+                    f"{path}: is missing, but the history records a key that has not ended",
+                    f"restore the file (git checkout -- {path}), "
+                    f"or give the key up: verifier keys revoke --kid {kid[:8]} --reason '...'",
+                )
+            )
+    return found
+
+
+def require_none(found: list[Obstacle]) -> None:
+    """Refuse to plan.
+
+    Raises:
+        ConfigError: there is an obstacle.
+    """
+    if found:
+        hints = list(dict.fromkeys(obstacle.remediation for obstacle in found))
+        raise ConfigError("; ".join(o.found for o in found) + "; nothing was changed", hint="; ".join(hints))
+
+
+def require_later_than(content: bytes, now: int, path: Path, *, revoking: bool = False) -> None:
+    """Refuse to plan by a clock that is behind the last line of the history.
+
+    Raises:
+        UnsafeOperationError: the clock is behind.
+    """
+    last = last_time(content)
+    emergency = "; --force revokes as of the last line" if revoking else ""
+    if now < last:
+        raise UnsafeOperationError(
+            f"the clock ({utc(now)}) is behind the last line of {path} ({utc(last)}); nothing was changed",
+            hint="correct the clock (NTP); if the line is wrong because another machine's clock was ahead, "
+            f"wait until its time or revert the change in version control{emergency}",
+        )
+
+
+def last_time(content: bytes) -> int:
+    """Return the latest time that the history records: the true time is not before it."""
+    return max((line.at for line in history.load(content).lines if line is not None), default=0)
+
+
+def revoked_kids(content: bytes) -> set[str]:
+    """Return every key that was ever revoked, also those whose files were removed since."""
+    events = history.merged_events(history.load(content).events)
+    return {event.kid for event in events if event.revoked_at is not None}
+
+
+def published_times(content: bytes) -> Mapping[str, int]:
+    """Return when each key was published, by kid."""
+    return {event.kid: event.at for event in history.read(content)[0] if event.old == history.ABSENT}

@@ -1,0 +1,202 @@
+"""What becomes of a command that was killed: its change is finished while it is still valid, and undone afterwards."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
+from verifier.core.times import utc
+from verifier.errors import KeyFileError, UnsafeOperationError
+from verifier.rotation import history
+from verifier.rotation.history import ABSENT, Event
+from verifier.rotation.plan import LEAD_S, PROPAGATION_S
+from verifier.rotation.preconditions import last_time
+from verifier.storage.journal import Applied, Directory, FileChange, Record, digest
+
+_HISTORY = "history.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """The outcome of an interrupted command."""
+
+    finished: bool
+    text: str  # for the person who runs the next command
+
+
+def recover(directory: Directory, record: Record, *, now: int, leeway_s: int, undo: bool = False) -> Recovery:
+    """Finish an interrupted command, or abandon it if it is no longer valid or `undo` is set.
+
+    A revocation is always finished. Call it under the lock.
+
+    Raises:
+        UnsafeOperationError: the clock is behind the time at which the command was planned.
+    """
+    what = f"the {record.command} of {utc(record.at)}"
+    if record.revokes:
+        return _finish_revocation(directory, record, what, now)
+    if now < record.at:
+        raise UnsafeOperationError(
+            f"the clock ({utc(now)}) is behind an interrupted change: {what}",
+            hint="correct the clock (NTP), then run the command again",
+        )
+    if directory.history_applied(record) is Applied.YES:
+        directory.finish(record)
+        return Recovery(True, f"finished {what}, which was interrupted")
+    stale = "it was undone on request" if undo else _stale(directory, record, now)
+    if not stale:
+        directory.finish(record)
+        return Recovery(True, f"finished {what}, which was interrupted")
+    return _Abandon(directory, record, now, leeway_s).run(what, stale)
+
+
+def _stale(directory: Directory, record: Record, now: int) -> str:
+    """Return why a plan is no longer valid, or an empty string."""
+    changed = [change.path for change in record.changes if directory.applied(change) is Applied.OTHER]
+    if directory.history_applied(record) is Applied.OTHER:
+        changed.append(_HISTORY)
+    if changed:
+        return f"{', '.join(changed)} changed meanwhile"
+    if directory.others({change.path: change for change in record.changes}) != record.others:
+        return "other files of public/ changed meanwhile"
+    if record.until is not None and now > record.until:
+        return f"it was valid until {utc(record.until)}"
+    return ""
+
+
+def _parse(path: str, text: str | None) -> PublicKey | None:
+    """Return the key of a public file; None if it has none."""
+    if text is None or not path.startswith("public/"):
+        return None
+    try:
+        return parse_public_key(PurePosixPath(path).name, text.encode("utf-8", "surrogateescape"))
+    except KeyFileError:
+        return None
+
+
+def render(members: Any) -> str:
+    """Return the text of a public file."""
+    return json.dumps(members, indent=2) + "\n"
+
+
+def _with_lines(directory: Directory, record: Record, events: Iterable[Event]) -> Record:
+    """Return the record with these events as its lines, continuing the history as it is now."""
+    before, events = directory.read_history(), list(events)
+    if history.read(before)[1]:
+        return replace(record, lines="", history_before=digest(before))
+    at_least = last_time(before)
+    events = [replace(event, at=max(event.at, at_least)) for event in events]
+    lines = history.append(before, events)[len(before) :] if events else b""
+    return replace(record, lines=lines.decode(), history_before=digest(before))
+
+
+def _finish_revocation(directory: Directory, record: Record, what: str, now: int) -> Recovery:
+    if directory.history_applied(record) is Applied.YES or not _stale(directory, record, now):
+        directory.finish(record)
+        return Recovery(True, f"finished {what}, which was interrupted")
+    # Files changed meanwhile: keep what others wrote, except that a revoked key stays revoked.
+    changes = []
+    for change in record.changes:
+        text, wanted = directory.text(change.path), _parse(change.path, change.after)
+        if directory.applied(change) is not Applied.OTHER:
+            changes.append(change)
+        elif wanted is not None and wanted.revoked_at is not None:
+            found = _parse(change.path, text)
+            members = dict(wanted.members if found is None else found.members)
+            after = render({"revoked": wanted.members["revoked"]} | members)
+            changes.append(replace(change, before=text, after=after))
+    record = replace(record, changes=tuple(changes))
+    if directory.history_applied(record) is Applied.OTHER:
+        record = _with_lines(directory, record, [replace(e, at=now) for e in history.read(record.lines.encode())[0]])
+    directory.finish(record)
+    lost = "" if record.lines else "; the history is not valid and has no line of it"
+    return Recovery(True, f"finished {what}, which was interrupted, on files that changed meanwhile{lost}")
+
+
+class _Abandon:
+    """Undo what was applied, except what is in effect: a key that may have signed stays, and ends late enough."""
+
+    def __init__(self, directory: Directory, record: Record, now: int, leeway_s: int) -> None:
+        self.directory, self.record, self.now, self.leeway_s = directory, record, now, leeway_s
+        self.texts = {change.path: directory.text(change.path) for change in record.changes}
+        found = [_parse(path, text) for path, text in self.texts.items()]
+        self.keyring = Keyring(key for key in found if key is not None)
+
+    def run(self, what: str, why: str) -> Recovery:
+        """Write the target of every file; return what was done."""
+        kept = self._kept()
+        targets = {change.path: self._target(change, kept) for change in self.record.changes}
+        changes = []
+        for change in self.record.changes:
+            text, target = self.texts[change.path], targets[change.path]
+            if PurePosixPath(change.path).stem in kept:
+                changes.append(replace(change, before=None, after=target))
+            elif text != target:
+                changes.append(replace(change, before=text, after=target))
+        # In the order in which a restored key is there before another one ends.
+        changes.sort(key=lambda change: change.after is None)
+        events = [event for change in changes for event in self._events(change, kept)]
+        record = replace(
+            self.record,
+            at=self.now,
+            until=self.now + LEAD_S - PROPAGATION_S,
+            changes=tuple(changes),
+            removals=(),
+            others=self.directory.others({change.path: change for change in changes}),
+        )
+        record = _with_lines(self.directory, record, events)
+        self._write(record, events)
+        if kept:
+            return Recovery(
+                True,
+                f"{what} was interrupted halfway ({why}) and its key is active already ({', '.join(sorted(kept))}); "
+                "finished it with a new end for the previous key",
+            )
+        moved = f"; {', '.join(sorted({e.kid for e in events}))} ends later than before" if events else ""
+        return Recovery(False, f"abandoned {what}, which was interrupted: {why}; none of it remains{moved}")
+
+    def _write(self, record: Record, events: list[Event]) -> None:
+        if events:
+            # With a journal of its own: this change has a line in the history, too.
+            self.directory.commit(record, lambda: None)
+            return
+        self.directory.finish(record)
+
+    def _kept(self) -> set[str]:
+        """Return the keys that the command published and that verify by now."""
+        new = {PurePosixPath(c.path).stem for c in self.record.changes if c.before is None and c.after is not None}
+        return {key.kid for key in self.keyring.verification_keys(self.now, self.leeway_s) if key.kid in new}
+
+    def _target(self, change: FileChange, kept: set[str]) -> str | None:
+        text, stem = self.texts[change.path], PurePosixPath(change.path).stem
+        if self.directory.applied(change) is Applied.OTHER or stem in kept:
+            return text
+        before, after = _parse(change.path, change.before), _parse(change.path, change.after)
+        if kept and after is not None and after.exp is not None and (before is None or before.exp != after.exp):
+            end = self.now + LEAD_S + self.record.overlap_s
+            return render({**after.members, "exp": max(after.exp, end)})
+        current = self.keyring.current(self.now)
+        if before is not None and before.exp is not None and current is not None and current.kid == before.kid:
+            # It signed until now, and would end before its last token does.
+            end = self.now + self.record.overlap_s
+            return change.before if before.exp >= end else render({**before.members, "exp": end})
+        return change.before
+
+    def _events(self, change: FileChange, kept: set[str]) -> list[Event]:
+        before, after = _parse(change.path, change.before), _parse(change.path, change.after)
+        stem = PurePosixPath(change.path).stem
+        original = next((c.before for c in self.record.changes if c.path == change.path), None)
+        if after is None or (change.after == original and stem not in kept):
+            return []
+        planned = history.read(self.record.lines.encode())[0]
+        event = next((event for event in planned if event.kid == after.kid), None)
+        if event is None:  # pragma: no cover - every published change has a line
+            return []
+        ring = Keyring([*(k for k in self.keyring.keys.values() if k.kid != after.kid), after])
+        state = ring.state(after, self.now)
+        old = ABSENT if stem in kept else KeyState.CURRENT if before is None else self.keyring.state(before, self.now)
+        reason = f"interrupted {utc(self.record.at)}"
+        dates: dict[str, Any] = {"nbf": after.nbf, "exp": after.exp, "revoked_at": after.revoked_at}
+        return [replace(event, at=self.now, old=str(old), new=str(state), reason=reason, **dates)]
