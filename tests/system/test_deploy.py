@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from verifier.cli.main import cli
+from verifier.errors import Reason
 from verifier.server import metrics, settings
 
 ROOT = Path(__file__).parents[2]
@@ -116,8 +117,7 @@ def variables(text: str) -> set[str]:
 
 
 def test_every_variable_of_deploy_is_a_setting():
-    settings = (ROOT / "verifier" / "server" / "settings.py").read_text()
-    known = variables(settings) | {"VERIFIER_SITE", "VERIFIER_UPSTREAM"}
+    known = {option.variable for option in settings.Settings.options()} | {"VERIFIER_SITE", "VERIFIER_UPSTREAM"}
     for path in DEPLOY.rglob("*"):
         if path.is_file():
             assert variables(path.read_text()) <= known, path
@@ -221,7 +221,7 @@ def test_the_unit_is_valid_and_sandboxed(tmp_path):
     assert score
     assert float(score[1]) <= 1.1
     limit = int((re.search(r"LimitNOFILE=(\d+)", text) or ["", "0"])[1])
-    assert limit > settings.MAX_CONNECTIONS
+    assert limit > settings.Settings(issuer="x").max_connections
     assert "RestartPreventExitStatus=2 3" in text  # usage, could not start
 
 
@@ -287,9 +287,20 @@ def test_the_alert_rules_name_metrics_and_commands_that_exist():
     [document] = read_yaml(DEPLOY / "prometheus" / "rules.yaml")
     for rule in document["groups"][0]["rules"]:
         assert used(rule["expr"]) <= names(), rule["alert"]
-        assert rule["annotations"].keys() == {"summary", "do"}
-        for words in re.findall(r"verifier (keys|applications) (\w+)", rule["annotations"]["do"]):
+        annotations = rule["annotations"]
+        assert annotations.keys() == {"summary", "description", "runbook_url"}
+        for words in re.findall(r"verifier (keys|applications) (\w+)", annotations["description"]):
             assert words[1] in cli.commands[words[0]].commands
+        assert annotations["runbook_url"] == f"docs/alerts.md#{rule['alert'].lower()}"
+        for reason in re.findall(r'reason!?="(\w+)"', rule["expr"]):
+            assert reason in set(Reason)
+
+
+def test_every_alert_rule_has_a_test_in_which_it_fires():
+    [document] = read_yaml(DEPLOY / "prometheus" / "rules.yaml")
+    [tests] = read_yaml(DEPLOY / "prometheus" / "rules_test.yaml")
+    fired = {case["alertname"] for test in tests["tests"] for case in test["alert_rule_test"] if case["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in document["groups"][0]["rules"]}
 
 
 def test_the_dashboard_names_metrics_that_exist():

@@ -46,9 +46,17 @@ class PublicKey:
         """Return whether the signature was made with this key. Dates are checked by `rules`."""
         return self.algorithm.pyjwt.verify(signing_input, self.key, signature)
 
+    def is_expired(self, now: float) -> bool:
+        """Return whether the end of the key has come; there is no leeway, because the end is planned with it."""
+        return self.exp is not None and self.exp <= now
+
     def has_ended(self, now: float) -> bool:
         """Return whether the key has expired or is revoked, so that it never verifies again."""
-        return self.revoked_at is not None or (self.exp is not None and self.exp <= now)
+        return self.revoked_at is not None or self.is_expired(now)
+
+    def has_begun(self, now: float, leeway_s: int) -> bool:
+        """Return whether the key verifies already: the clock of a signer that uses it may be ahead by the leeway."""
+        return self.nbf - leeway_s <= now
 
 
 def parse_public_key(name: str, data: bytes | str) -> PublicKey:
@@ -100,6 +108,16 @@ def _sort_key(key: PublicKey) -> tuple[int, float, str]:
     return key.nbf, math.inf if key.exp is None else key.exp, key.kid
 
 
+def _state(key: PublicKey, now: float, current: PublicKey | None) -> KeyState:
+    if key.revoked_at is not None:
+        return KeyState.REVOKED
+    if key.is_expired(now):
+        return KeyState.EXPIRED
+    if key.nbf > now:
+        return KeyState.PENDING
+    return KeyState.CURRENT if key is current else KeyState.RETIRING
+
+
 class Keyring:
     """An immutable set of keys and its schedule."""
 
@@ -120,17 +138,16 @@ class Keyring:
 
     def state(self, key: PublicKey, now: float) -> KeyState:
         """Return the state of a key at a time."""
-        if key.revoked_at is not None:
-            return KeyState.REVOKED
-        if key.has_ended(now):
-            return KeyState.EXPIRED
-        if key.nbf > now:
-            return KeyState.PENDING
-        return KeyState.CURRENT if key is self.current(now) else KeyState.RETIRING
+        return _state(key, now, self.current(now))
+
+    def states(self, now: float) -> dict[str, KeyState]:
+        """Return the state of every key by its kid."""
+        current = self.current(now)
+        return {key.kid: _state(key, now, current) for key in self.keys.values()}
 
     def verification_keys(self, now: float, leeway_s: int) -> list[PublicKey]:
         """Return the keys that verify now."""
-        return [key for key in self.keys.values() if key.nbf - leeway_s <= now and not key.has_ended(now)]
+        return [key for key in self.keys.values() if key.has_begun(now, leeway_s) and not key.has_ended(now)]
 
     def jwks(self, now: float) -> list[Mapping[str, Any]]:
         """Return the JWKs of all keys that verify now or will, so that anyone can see a pending key arrive.

@@ -79,9 +79,9 @@ def _kid(token: UnverifiedToken, policy: Policy) -> None:
         raise InvalidToken(Reason.UNKNOWN_KEY)
     if key.revoked_at is not None:
         raise InvalidToken(Reason.KEY_REVOKED)
-    if key.has_ended(policy.now):
+    if key.is_expired(policy.now):
         raise InvalidToken(Reason.KEY_EXPIRED)
-    if policy.now < key.nbf - policy.leeway_s:
+    if not key.has_begun(policy.now, policy.leeway_s):
         raise InvalidToken(Reason.KEY_NOT_YET_VALID)
 
 

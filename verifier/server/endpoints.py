@@ -60,27 +60,27 @@ class Service:
 
     def _listen_for_metrics(self) -> Callable[[], None]:
         from verifier.server.metrics import Metrics
+        from verifier.server.scrapes import listen
 
-        telemetry = self.telemetry
+        telemetry, files = self.telemetry, self.files
         metrics = Metrics(
-            self.files.keys,
-            self.files.applications,
+            files,
             self.settings.leeway_s,
             {
-                "verifier_requests_in_flight": ("Requests that have no answer yet.", lambda: telemetry.in_flight),
-                "verifier_reload_timestamp_seconds": ("When files were last read.", lambda: self.files.reloaded_at),
-                "verifier_reload_duration_seconds": ("How long that took.", lambda: self.files.reload_s),
-                "verifier_reload_failures_total": ("Readings that failed.", lambda: telemetry.reload_failures),
-                "verifier_log_lines_dropped_total": ("Log lines that nobody read.", lambda: telemetry.output.dropped),
-                "verifier_clock_timestamp_seconds": ("The clock that tokens are held against.", time.time),
-                "verifier_files_mounted_alone": (
-                    "Files whose changes never arrive.",
-                    lambda: len(self.files.bind_mounted_files),
+                "verifier_requests_in_flight": ("Requests without a response yet.", lambda: telemetry.in_flight),
+                "verifier_config_reload_failures_total": (
+                    "Failed reloads of keys or applications.",
+                    lambda: telemetry.reload_failures,
                 ),
+                "verifier_log_lines_dropped_total": (
+                    "Log lines dropped because standard output blocked.",
+                    lambda: telemetry.output.dropped,
+                ),
+                "verifier_clock_timestamp_seconds": ("Unix time by the clock of this host.", time.time),
             },
         )
         telemetry.metrics = metrics
-        return metrics.listen(self.settings.host, self.settings.metrics_port)
+        return listen(metrics.registry, self.settings.host, self.settings.metrics_port)
 
     async def profile(self, scope: Scope, receive: Receive, request: AccessLogEntry) -> Response:
         """Handle POST /profile: authenticate escs, verify the token, return the profile."""
@@ -189,7 +189,7 @@ class Service:
             pid=os.getpid(),
             settings=self.settings.to_log(),
             applications={a.id: len(a.secrets) for a in applications.by_id.values()},
-            keys={key.kid: keyring.state(key, now) for key in keyring.keys.values()},
+            keys=keyring.states(now),
             key_set_digest=keyring.digest,
         )
         unwatchable = [

@@ -1,6 +1,5 @@
-"""Metrics for Prometheus on a port of their own. Loaded only where that port is set."""
+"""Metrics in the format of Prometheus. Loaded only where a port for them is set."""
 
-import math
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
@@ -10,61 +9,43 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from verifier._version import __version__
 from verifier.core.keyring import KeyState
-from verifier.errors import ConfigError
-from verifier.server.applications_file import ApplicationsFile
-from verifier.storage.key_directory import KeyDirectory
+from verifier.server.reload import Reloader
 
 BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Figures = Mapping[str, tuple[str, Callable[[], float]]]
 
 
 class Metrics(Collector):
-    """What is counted, and what is read from the keys and applications when Prometheus asks.
+    """What is counted, and what is computed from the keys and applications at a scrape.
 
-    No label is of a sender's choosing: outcomes and reasons are fixed phrases, ids are those that are loaded.
+    No label contains what a sender chose: outcomes and reasons are fixed, ids are those that are loaded.
     """
 
-    def __init__(self, keys: KeyDirectory, applications: ApplicationsFile, leeway_s: int, figures: Figures) -> None:
-        self.keys, self.applications = keys, applications
+    def __init__(self, files: Reloader, leeway_s: int, figures: Figures) -> None:
+        self.files = files
         self.leeway_s = leeway_s
-        self.figures = figures  # name -> what it is and how to get it; *_total only grows
+        self.figures = figures  # by name: help and value; *_total are counters
         self.key_used: dict[str, float] = {}
         self.secret_used: dict[tuple[str, bytes], float] = {}
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "verifier_requests", "Answers by outcome and reason.", ["outcome", "reason"], registry=self.registry
+            "verifier_requests", "Responses by outcome and reason.", ["outcome", "reason"], registry=self.registry
         )
         self._children: dict[tuple[str, str], Counter] = {}
         self._seconds = Histogram(
-            "verifier_request_seconds",
-            "From the head of a request to the end of its answer, the sender's pauses included.",
+            "verifier_request_duration_seconds",
+            "Time from the request headers to the end of the response, including pauses of the client.",
             buckets=BUCKETS_S,
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
-    def listen(self, host: str, port: int) -> Callable[[], None]:
-        """Answer Prometheus from a thread; what ends that. Raises ConfigError when the port cannot be had."""
-        try:
-            server, thread = prometheus_client.start_http_server(port, host, self.registry)
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot listen on {host} port {port} for metrics ({exc.strerror})",
-                hint="choose another with --metrics-port",
-            ) from exc
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return close
-
     def count(self, outcome: str, reason: str, seconds: float) -> None:
-        """Take note of an answer."""
+        """Count a response."""
         child = self._children.get((outcome, reason))
         if child is None:
             child = self._children[outcome, reason] = self._requests.labels(outcome, reason)
@@ -72,54 +53,99 @@ class Metrics(Collector):
         self._seconds.observe(seconds)
 
     def record_use(self, application_id: str, slot: int, kid: str) -> None:
-        """Take note of a secret that matched, and of the key of a token that was accepted."""
+        """Record that a secret matched, and that a key verified an accepted token."""
         now = time.time()
-        application = self.applications.applications.by_id.get(application_id)
-        # By its digest: when the older secret is removed, the other one moves to its slot.
+        application = self.files.applications.applications.by_id.get(application_id)
+        # By its digest, because the second secret moves to the first slot when the older one is removed.
         for secret in application.secrets[slot - 1 : slot] if application and slot else ():
             self.secret_used[application_id, secret.digest] = now
         if kid:
             self.key_used[kid] = now
 
     def collect(self) -> Iterator[Metric]:
-        """What is so now."""
-        now, keyring = time.time(), self.keys.keyring
-        last = GaugeMetricFamily(
-            "verifier_key_last_used_timestamp_seconds", "When it last verified a token; 0: never here.", labels=["kid"]
-        )
-        left = GaugeMetricFamily(
-            "verifier_key_seconds_to_exp", "Of keys that verify now or will; +Inf: no end.", labels=["kid"]
-        )
-        states = Tally(keyring.state(key, int(now)) for key in keyring.keys.values())
-        for key in keyring.keys.values():
-            last.add_metric([key.kid], self.key_used.get(key.kid, 0))
-            if not key.has_ended(int(now)):
-                left.add_metric([key.kid], math.inf if key.exp is None else key.exp - now)
-        yield last
-        yield left
-        keys = GaugeMetricFamily("verifier_keys", "By the state of their life.", labels=["state"])
-        for state in KeyState:
-            keys.add_metric([state], states[state])
-        yield keys
-        usable = len(keyring.verification_keys(int(now), self.leeway_s))
-        yield GaugeMetricFamily("verifier_keys_usable", "Keys that verify now.", usable)
-        yield InfoMetricFamily("verifier_key_set", "The same on every replica.", {"digest": keyring.digest})
-        secrets = GaugeMetricFamily(
-            "verifier_secret_last_used_timestamp_seconds",
-            "When it last matched; 0: never here.",
-            labels=["application", "slot"],
-        )
-        for application in self.applications.applications.by_id.values():
-            for slot, secret in enumerate(application.secrets, start=1):
-                record_use = self.secret_used.get((application.id, secret.digest), 0)
-                secrets.add_metric([application.id, str(slot)], record_use)
-        yield secrets
-        problems = GaugeMetricFamily(
-            "verifier_problems", "Files or entries that cannot be record_use.", labels=["what"]
-        )
-        problems.add_metric(["keys"], len(self.keys.problems))
-        problems.add_metric(["applications"], len(self.applications.problems))
-        yield problems
+        """Yield what holds now."""
+        yield InfoMetricFamily("verifier_build", "Version of the package.", {"version": __version__})
+        yield from self._key_metrics(time.time())
+        yield self._secret_metric()
+        yield from self._file_metrics()
         for name, (text, value) in self.figures.items():
             family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             yield family(name, text, value())
+
+    def _key_metrics(self, now: float) -> Iterator[Metric]:
+        keyring = self.files.keys.keyring
+        used = GaugeMetricFamily(
+            "verifier_key_last_used_timestamp_seconds",
+            "Unix time at which the key last verified an accepted token; 0: never in this process.",
+            labels=["kid"],
+        )
+        expiry = GaugeMetricFamily(
+            "verifier_key_expiry_timestamp_seconds", "Unix time at which the key expires; +Inf: never.", labels=["kid"]
+        )
+        for key in keyring.keys.values():
+            used.add_metric([key.kid], self.key_used.get(key.kid, 0))
+            if not key.has_ended(now):
+                expiry.add_metric([key.kid], float("inf") if key.exp is None else key.exp)
+        yield used
+        yield expiry
+        current = keyring.current(now)
+        since = GaugeMetricFamily(
+            "verifier_current_key_since_timestamp_seconds", "Unix time at which the current key became current."
+        )
+        if current:
+            since.add_metric([], current.nbf)
+        yield since
+        tally = Tally(keyring.states(now).values())
+        keys = GaugeMetricFamily("verifier_keys", "Number of keys by lifecycle state.", labels=["state"])
+        for state in KeyState:
+            keys.add_metric([state], tally[state])
+        yield keys
+        usable = len(keyring.verification_keys(now, self.leeway_s))
+        yield GaugeMetricFamily("verifier_keys_usable", "Number of keys that verify now.", usable)
+        yield InfoMetricFamily(
+            "verifier_key_set", "Digest of the key set, equal on every replica.", {"digest": keyring.digest}
+        )
+        yield GaugeMetricFamily(
+            "verifier_revocations_undone",
+            "Number of revoked keys whose file no longer says so; they stay rejected until a restart.",
+            len(self.files.keys.undone_revocations),
+        )
+
+    def _secret_metric(self) -> Metric:
+        used = GaugeMetricFamily(
+            "verifier_secret_last_used_timestamp_seconds",
+            "Unix time at which the secret last matched; 0: never in this process.",
+            labels=["application", "slot"],
+        )
+        for application in self.files.applications.applications.by_id.values():
+            for slot, secret in enumerate(application.secrets, start=1):
+                used.add_metric([application.id, str(slot)], self.secret_used.get((application.id, secret.digest), 0))
+        return used
+
+    def _file_metrics(self) -> Iterator[Metric]:
+        files = self.files
+        invalid = GaugeMetricFamily(
+            "verifier_invalid_files", "Number of files and entries that cannot be used.", labels=["kind"]
+        )
+        invalid.add_metric(["keys"], len(files.keys.problems))
+        invalid.add_metric(["applications"], len(files.applications.problems))
+        yield invalid
+        hung = GaugeMetricFamily(
+            "verifier_hung_reads", "Reads in progress that have taken longer than 10 s.", labels=["kind"]
+        )
+        for kind, overdue in files.overdue.items():
+            hung.add_metric([kind], overdue)
+        yield hung
+        yield GaugeMetricFamily(
+            "verifier_unwatchable_files",
+            "Number of files mounted so that changes never arrive.",
+            len(files.bind_mounted_files),
+        )
+        yield GaugeMetricFamily(
+            "verifier_config_last_reload_success_timestamp_seconds",
+            "Unix time of the last completed read of keys and applications.",
+            files.reloaded_at,
+        )
+        yield GaugeMetricFamily(
+            "verifier_config_reload_duration_seconds", "Duration of the last completed read.", files.reload_s
+        )
