@@ -1,13 +1,10 @@
 """The command line: what it prints, where, and with which exit status."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -183,78 +180,3 @@ def test_a_command_that_does_not_sign_loads_nothing_that_signs(command):
     )
     output = subprocess.check_output([sys.executable, "-c", code], stderr=subprocess.DEVNULL, text=True)
     assert output.splitlines()[-1] == "[]"
-
-
-def verifier(*arguments: str, **options) -> "subprocess.Popen[str]":
-    inherited = {n: v for n, v in os.environ.items() if not n.startswith("VERIFIER_")}
-    command = [sys.executable, "-m", "verifier", *arguments]
-    return subprocess.Popen(
-        command, env=inherited, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
-
-
-def test_dev_shows_a_profile(tmp_path):
-    port = free_port()
-    first = verifier("dev", "--once", "--port", str(port), cwd=tmp_path)
-    out, _ = first.communicate(timeout=30)
-    assert first.returncode == 0
-    assert f"POST http://127.0.0.1:{port}/profile\n" in out
-    assert "\n  200 OK\n" in out
-    assert '\n  {"_id":"player-42","email":"ann@example.com","username":"ann"}\n' in out
-    assert f"curl -sS http://127.0.0.1:{port}/profile -H 'Content-Type: application/json' -d '{{" in out
-    kids = sorted((tmp_path / ".verifier-dev/keys/public").iterdir())
-    second = verifier("dev", "--once", "--port", str(port), cwd=tmp_path)
-    second.communicate(timeout=30)
-    assert sorted((tmp_path / ".verifier-dev/keys/public").iterdir()) == kids
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_dev_takes_the_next_free_port_and_serves_until_it_is_stopped(tmp_path, number):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        process = verifier("dev", "--port", str(port), cwd=tmp_path)
-        assert process.stdout.readline().startswith(f"Port {port} is taken, using ")
-        for line in process.stdout:
-            if "A fresh token" in line:
-                break
-        time.sleep(0.1)
-        assert process.poll() is None
-        process.send_signal(number)
-        process.communicate(timeout=15)
-        assert process.returncode == 0
-
-
-def test_dev_says_when_no_port_is_free(run, monkeypatch):
-    from verifier.cli import dev
-    from verifier.errors import ConfigError
-
-    def listen(*_):
-        raise ConfigError("taken")
-
-    monkeypatch.setattr("verifier.server.run.listen", listen)
-    with pytest.raises(ConfigError, match=r"^ports 8000 to 8099 are all taken$"):
-        dev._free_port(8000)
-
-
-def test_dev_says_when_the_server_does_not_start(tmp_path):
-    (tmp_path / ".verifier-dev").mkdir()
-    (tmp_path / ".verifier-dev" / "secret").write_text("\n")
-    process = verifier("dev", "--once", "--port", str(free_port()), cwd=tmp_path)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 3
-    assert err.endswith("verifier: error: the server did not start\nverifier: hint: its own lines above say why\n")
-    assert "verifier: error: .verifier-dev/secret: the secret is empty or not UTF-8" in err
-
-
-def test_dev_says_when_its_server_ends(tmp_path):
-    process = verifier("dev", "--port", str(free_port()), cwd=tmp_path)
-    for line in process.stdout:
-        if "A fresh token" in line:
-            break
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True, capture_output=True)
-    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
-    _, err = process.communicate(timeout=15)
-    assert process.returncode == 3
-    assert err.endswith("verifier: error: the server ended\nverifier: hint: its own lines above say why\n")

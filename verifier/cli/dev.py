@@ -3,18 +3,24 @@
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from http import HTTPStatus
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from types import FrameType
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import click
 
+from verifier.cli.output import echo
+from verifier.cli.program import command
 from verifier.conformance import NoResponseError, Request, Url, get, send
 from verifier.errors import ConfigError
 
@@ -23,6 +29,8 @@ from verifier.errors import ConfigError
 ISSUER = "https://game.example"
 APPLICATION_ID = "dev-application"
 _START_S = 15.0
+_MAX_LOG_LINES = 100
+_MAX_LINE_BYTES = 65_536
 
 
 @click.command()
@@ -31,7 +39,7 @@ _START_S = 15.0
     type=click.Path(path_type=Path),
     default=".verifier-dev",
     show_default=True,
-    help="Where to keep the throwaway keys.",
+    help="Folder for the throwaway keys and secret.",
 )
 @click.option(
     "--port",
@@ -39,21 +47,32 @@ _START_S = 15.0
     envvar="VERIFIER_PORT",
     default=8000,
     show_default=True,
-    help="The next free one is used.",
+    show_envvar=True,
+    help="First port to try.",
 )
-@click.option("--once", is_flag=True, help="Stop after the answer.")
-def dev(folder: Path, port: int, once: bool) -> None:
-    """Make throwaway keys, serve on 127.0.0.1, ask once as escs would, and keep serving until Ctrl-C."""
-    run(folder, port, once=once, say=click.echo)
+@click.option("--once", is_flag=True, help="Stop after the first response.")
+@click.option("--verbose", is_flag=True, help="Show the log of the server.")
+def dev(folder: Path, port: int, once: bool, verbose: bool) -> None:
+    """Serve with throwaway keys and send one sample request.
 
-
-def run(folder: Path, first_port: int, *, once: bool, say: Callable[[str], None]) -> None:
-    """Serve from `folder` until Ctrl-C, or until the answer is shown; raises ConfigError when it cannot start."""
+    Listens on 127.0.0.1 until Ctrl-C. The keys and the secret are kept for the next run; never use them for players.
+    """
     keys, secret = _prepare(folder)
-    port = _free_port(first_port)
-    if port != first_port:
-        say(f"Port {first_port} is taken, using {port}.")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")} | {
+    free = _free_port(port)
+    # A process of its own: the one that serves holds no private key.
+    with _server(_environment(folder, keys, free), verbose) as server:
+        try:
+            signal.signal(signal.SIGTERM, _interrupt)
+            _wait_until_ready(server, free)
+            _show(folder, free, secret, taken=port if port != free else None, once=once)
+            if not once and server.wait() != 0:
+                raise ConfigError("the server ended", hint="its log is above")
+        except KeyboardInterrupt:
+            pass
+
+
+def _environment(folder: Path, keys: Path, port: int) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("VERIFIER_")} | {
         "VERIFIER_ISSUER": ISSUER,
         "VERIFIER_KEYS": str(keys),
         "VERIFIER_APPLICATION_ID": APPLICATION_ID,
@@ -61,19 +80,35 @@ def run(folder: Path, first_port: int, *, once: bool, say: Callable[[str], None]
         "VERIFIER_HOST": "127.0.0.1",
         "VERIFIER_PORT": str(port),
     }
-    # A process of its own: the one that serves holds no private key.
-    server = subprocess.Popen([sys.executable, "-m", "verifier", "serve"], env=environment, stdout=2)
-    try:
-        signal.signal(signal.SIGTERM, _interrupt)
-        _wait_until_ready(server, port)
-        _show(folder, port, secret, say)
-        if not once and server.wait() != 0:
-            raise ConfigError("the server ended", hint="its own lines above say why")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.terminate()
-        server.wait()
+
+
+@contextmanager
+def _server(environment: dict[str, str], verbose: bool) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run `verifier serve`; its log is shown at once, or else the end of it if something fails."""
+    tail: deque[bytes] = deque(maxlen=_MAX_LOG_LINES)
+    with subprocess.Popen(
+        [sys.executable, "-m", "verifier", "serve"],
+        env=environment,
+        stdout=2 if verbose else subprocess.PIPE,
+        stderr=None if verbose else subprocess.STDOUT,
+    ) as server:
+        reader = Thread(target=_keep, args=(server.stdout or BytesIO(), tail))
+        reader.start()
+        try:
+            yield server
+        except ConfigError:
+            server.terminate()
+            reader.join()
+            click.echo(b"".join(tail), err=True, nl=False)
+            raise
+        finally:
+            server.terminate()
+            reader.join()
+
+
+def _keep(stream: IO[bytes], tail: deque[bytes]) -> None:
+    for line in iter(lambda: stream.readline(_MAX_LINE_BYTES), b""):
+        tail.append(line)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -81,7 +116,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _prepare(folder: Path) -> tuple[Path, str]:
-    """The keys and the secret, made on the first run and kept for the next."""
+    """Return the key directory and the secret, created on the first run and kept for the next."""
     from verifier.rotation import plan
     from verifier.signing.keystore import Keystore
     from verifier.storage import atomic
@@ -107,7 +142,7 @@ def _free_port(first: int) -> int:
         except ConfigError:
             continue
         return port
-    raise ConfigError(f"ports {first} to {first + 99} are all taken", hint="choose another with --port")
+    raise ConfigError(f"ports {first} to {first + 99} are all in use", hint="choose another with --port")
 
 
 def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
@@ -119,10 +154,11 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
             time.sleep(0.05)
         else:
             return
-    raise ConfigError("the server did not start", hint="its own lines above say why")
+    raise ConfigError("the server did not start", hint="its log is above")
 
 
-def _show(folder: Path, port: int, secret: str, say: Callable[[str], None]) -> None:
+def _show(folder: Path, port: int, secret: str, *, taken: int | None, once: bool) -> None:
+    """Send one request, and print it with its response and what to do next: six lines."""
     from verifier.signing.issuer import TokenIssuer
 
     issuer = TokenIssuer.from_directory(folder / "keys", issuer=ISSUER, application_id=APPLICATION_ID)
@@ -130,13 +166,14 @@ def _show(folder: Path, port: int, secret: str, say: Callable[[str], None]) -> N
     body = json.dumps({"code": token, "secretKey": secret, "applicationId": APPLICATION_ID})
     url = f"http://127.0.0.1:{port}/profile"
     response = send(Url.parse(url), Request(body.encode()), timeout_s=10)
-    say(f"\nKeys and secret: {folder} (throwaway; never use them for players)\n")
-    say(f"escs asks:\n\n  POST {url}\n  Content-Type: application/json\n\n  {body}\n")
-    headers = "".join(f"\n  {name}: {value}" for name, value in response.headers.items())
-    phrase = HTTPStatus(response.status).phrase
-    say(f"verifier answers:\n\n  {response.status} {phrase}{headers}\n\n  {response.body.decode()}\n")
-    say(f"Ask yourself, within 5 minutes:\n\n  curl -sS {url} -H 'Content-Type: application/json' -d '{body}'\n")
-    say(
-        f"A fresh token:\n\n  verifier token player-42 --keys {folder / 'keys'} --issuer {ISSUER}"
-        f" --application-id {APPLICATION_ID}\n"
-    )
+    curl = shlex.join(["curl", "-sS", url, "-H", "Content-Type: application/json", "-d", body])
+    options = ["--keys", folder / "keys", "--issuer", ISSUER, "--application-id", APPLICATION_ID]
+    echo(f"serving   {url}" + (f" (port {taken} is in use)" if taken else ""))
+    echo(f"request   {curl}")
+    echo(f"response  {response.status} {response.body.decode()}")
+    echo(f"token     {command('token', 'player-42', *options)}")
+    if once:
+        echo(f"next      {command('dev', '--folder', folder)}")
+        return
+    echo(f"next      {command('check', url, '--secret-file', folder / 'secret', *options)}")
+    echo("stop      Ctrl-C")
