@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.fuzz import seeds
 
 HERE = Path(__file__).parent
-TARGETS = ("request", "token", "header", "claims", "json", "base64url", "key", "applications")
+TARGETS = ("connection", "request", "token", "header", "claims", "json", "base64url", "key", "applications")
 
 
 def run(target: str, seconds: int, folder: Path) -> tuple[int, str]:

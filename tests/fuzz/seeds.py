@@ -9,12 +9,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import test_vectors
+from tests.core import test_vectors
 from tests.support.contract import APPLICATION_ID, SECRET
 
 CORPUS = Path(__file__).parent / "corpus"
 MOST_BYTES, MOST_FOUND = 600, 160
 GOOD = b'{"code":"$token","secretKey":"%s","applicationId":"%s"}' % (SECRET.encode(), APPLICATION_ID.encode())
+
+GET = b"GET /%b HTTP/1.1\r\nHost: x\r\n%b\r\n"
+CHUNKED = b"POST /%b HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n%b\r\n"
+SIZED = b"POST /%b HTTP/1.1\r\nHost: x\r\n%bContent-Length: 5\r\n\r\nhello"
+UPGRADE, EXPECT = b"Connection: upgrade\r\nUpgrade: h2c\r\n", b"Expect: 100-continue\r\n"
+STREAMS = (
+    GET % (b"", b"") * 6,
+    GET % (b"", b"a:\r\n" * 9),
+    GET % (b"aaa", b"Connection: close\r\n") + GET % (b"", b""),
+    GET % (b"", b"X: " + b"y" * 500 + b"\r\n"),
+    b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.0\r\n\r\n",
+    b"\r\n\r\n" + SIZED % (b"", b"") * 3,
+    SIZED % (b"a", EXPECT) + GET % (b"", b""),
+    SIZED % (b"aaa", UPGRADE) + GET % (b"", b""),
+    CHUNKED % (b"", b"", b"Connection: close\r\n") + GET % (b"", b""),
+    CHUNKED % (b"aaa", b"", b"Proxy-Connection: close\r\n") + GET % (b"", b""),
+    CHUNKED % (b"aa", UPGRADE, b"X: y\r\n") * 2,
+    CHUNKED % (b"", EXPECT, b"") + b"nonsense\r\n\r\n",
+    CHUNKED[:-4] % (b"", b"") + b"X: " + b"y" * 200,
+    b"OPTIONS * RTSP/1.0\r\n\r\n" + b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+)
 
 
 def seeds() -> dict[str, set[bytes]]:
@@ -35,6 +56,7 @@ def seeds() -> dict[str, set[bytes]]:
     found["base64url"] = {b"", b"AA", b"AAA", b"AAAA", b"AB", b"-_", b"+/", b"A", b"AA==", b"A A"}
     found["request"] = {GOOD, GOOD + b" ", GOOD.replace(b"code", b"c\\u006fde"), GOOD[:-1] + b',"code":1}', b"[]"}
     slots = [{"sha256": "ab" * 32}, {"sha256": "cd" * 32, "weakness": "short"}]
+    found["connection"] = {chosen + stream for chosen in (b"\0\0\0\0", b"abcd", b"2017") for stream in STREAMS}
     for entries in ([], [{"id": "a", "secrets": slots}], [{"id": "a", "secrets": slots[:1]}] * 2, [1], {}):
         found.setdefault("applications", set()).add(json.dumps({"applications": entries}).encode())
     return found

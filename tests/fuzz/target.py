@@ -14,6 +14,7 @@ Mutated bytes never carry a good signature, so most targets sign after the mutat
     base64url   encoding.b64url_decode
     key         a file of keys/public, and `key_import.read_document`
     applications  an applications file
+    connection  what a client sends to a connection (tests/fuzz/connection.py)
 """
 
 import json
@@ -34,6 +35,7 @@ with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontex
     from verifier.errors import ConfigError, KeyFileError
     from verifier.server import endpoints  # noqa: F401
 
+from tests.fuzz import connection
 from tests.support import contract, forge
 from tests.support.contract import APPLICATION_ID, ISSUER, NOW, SECRET, World
 
@@ -107,7 +109,12 @@ def targets(world: World) -> dict[str, Callable[[bytes], None]]:
             assert applications.parse(found[0].dump())[0].by_id == found[0].by_id
             found[0].weaknesses()
 
+    def connection_(data: bytes) -> None:
+        with connection.small_limits():
+            connection.target(data)
+
     return {
+        "connection": connection_,
         "request": request,
         "token": token,
         "header": header,

@@ -26,8 +26,12 @@ class Transport(asyncio.Transport):
     # What the client does.
 
     def receive(self, *pieces: bytes | None) -> None:
-        """Deliver pieces, or keep them in order while reading is paused."""
-        self.incoming.extend(pieces)
+        """Deliver pieces; while reading is paused they become one, as in the buffer of a socket."""
+        for piece in pieces:
+            if piece is not None and self.paused and self.incoming and self.incoming[-1] is not None:
+                self.incoming[-1] += piece
+            else:
+                self.incoming.append(piece)
         while self.incoming and not (self.paused or self.closing or self.lost):
             piece = self.incoming.popleft()
             if piece is not None:

@@ -136,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self.closing_since is None and not self._awaits_response():
+        if not (self.closing_since is not None or self.transport.is_closing() or self._awaits_response()):
             self._take_backlog()
         self._resume_reading()
 
@@ -218,12 +218,13 @@ class HttpConnection(asyncio.Protocol):
         return cycle is not None and not cycle.response_complete and cycle.request_complete
 
     def _release(self) -> None:
-        """Drop everything that belongs to the current request."""
+        """Drop the current request and what was received behind it."""
         if self.request is not None:
             self.request.release()
         if self.cycle is not None:
             self.cycle.disconnect()
         self.request = self.cycle = None
+        self.backlog = b""
 
     def _pause_reading(self) -> None:
         if not self.read_paused:
@@ -334,7 +335,7 @@ class HttpConnection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Stop at the request of uvicorn: requests that have been received in part are still completed."""
         self.shutting_down = True
-        if self.closing_since is not None:
+        if self.closing_since is not None or self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.response_complete:  # the rest of its body is still to come
             self.start_lingering_close()
@@ -347,6 +348,8 @@ class HttpConnection(asyncio.Protocol):
         self.stalled_checks = self.stalled_checks + 1 if self.transport.get_write_buffer_size() else 0
         if self.stalled_checks > settings.header_timeout_s:
             self.transport.abort()
+        elif self.transport.is_closing():
+            return
         elif self.closing_since is not None:
             if now - self.closing_since >= LINGER_TIMEOUT_S:
                 self.transport.close()
@@ -391,7 +394,6 @@ class HttpConnection(asyncio.Protocol):
         """
         self.closing_since = self.loop.time()
         self._release()
-        self.backlog = b""
         self._resume_reading()
         if self.half_closed:
             self.transport.close()

@@ -61,10 +61,11 @@ class RequestResponseCycle:
 
     async def receive(self) -> dict[str, Any]:
         """Return the body in one message when it is complete or too large, or http.disconnect (ASGI)."""
-        request = self.request
-        if request.expects_continue and not (self.continue_sent or self.disconnected or self.response_complete):
+        request, transport = self.request, self.connection.transport
+        finished = self.disconnected or self.response_complete or transport.is_closing()
+        if request.expects_continue and not (self.continue_sent or finished):
             self.continue_sent = True
-            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.disconnected or self.response_complete or (self.request_complete and not self.body_delivered)):
             self.waiter = self.connection.loop.create_future()
             await self.waiter
