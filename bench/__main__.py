@@ -27,7 +27,7 @@ from bench.servers import BARE, RAW, command
 from bench.tables import SLOW, TABLES, TARGETS, Row
 from bench.world import World, prepare
 
-WARM_S = 1.0
+WARM_UP, WARM_UP_S = 10_000, 8.0  # requests, and the time for them: compilers of the peers need as many
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def measure(row: Row, line: list[str], port: int, world: World, seconds: float) 
             raise SystemExit(f"{row.server} responds {first.body!r}")
         expected = {"status": status, "length": len(first.body), "core": CLIENT_CORE}
         warm_up = Load("keep", row.load.connections) if row.load.mode == "open" else row.load
-        most = client.run(port, world.bodies, warm_up, seconds=WARM_S, **expected)
+        most = client.run(port, world.bodies, warm_up, seconds=WARM_UP_S, count=WARM_UP, **expected)
         load = row.load._replace(rate=most.requests / most.seconds * row.share)
         pids = tree(process.pid)
         with slow_senders(port, row.slow):

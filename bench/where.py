@@ -52,6 +52,9 @@ class Transport(asyncio.Transport):
 
     pause_reading = resume_reading = close
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
 
 def requests(bodies: Path) -> list[bytes]:
     head = "POST /profile HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
@@ -77,8 +80,9 @@ async def drive(settings: Settings, sent: list[bytes], profiler: cProfile.Profil
             for first in range(start, start + BATCH, CONNECTIONS):
                 for connection, request in zip(connections, sent[first : first + CONNECTIONS], strict=True):
                     connection.data_received(request)
-                await asyncio.sleep(0)  # the responses of the iteration
-                await asyncio.sleep(0)  # its log lines
+                while transport.statuses.total() < first + CONNECTIONS:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the log lines of the iteration
             times.append((time.process_time() - before) / BATCH * 1e6)
             if profiler:
                 profiler.disable()

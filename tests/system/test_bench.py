@@ -348,6 +348,15 @@ def test_every_peer_gives_the_same_profile_and_rejects_the_same(server, alg, tmp
             assert response(bad, 401)["error"] == code
 
 
+@pytest.mark.parametrize("load", ["good", "wrong secret"])
+def test_the_profile_shows_the_modules_that_a_request_passes(load):
+    line = [sys.executable, "-m", "bench.where", "--count", "200", "--load", load]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=FOLDER.parent, check=True)
+    status = 200 if load == "good" else 401
+    assert re.match(rf"[\d.]+ µs of processor time per request; responses \{{b'{status}': 200\}}\n", done.stdout)
+    assert {"verifier.server.connection", "verifier.core.applications"} <= set(done.stdout.split())
+
+
 KINDS = {group.__module__.rpartition(".")[2] + "." + group.__name__: group for group in inputs.LIST}
 
 
