@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.conftest import SECRET, Done, free_port
 from verifier.core.applications import parse
+from verifier.rotation import history
 
 
 def digest(secret: str) -> str:
@@ -24,11 +26,11 @@ def add(run, application_id, secret, path):
 def test_applications_come_and_secrets_go(run, tmp_path):
     path = tmp_path / "new" / "applications.json"
     assert add(run, "one", f"{SECRET}\r\n", path) == Done(
-        0, f"{path}: application one has 1 live secret(s)\none  secret 1  sha256 {digest(SECRET)}...\n"
+        0, f"{path}: application one has 1 active secret\none  secret 1  sha256 {digest(SECRET)}...\n"
     )
     assert add(run, "two", "short", path) == Done(
         0,
-        f"{path}: application two has 1 live secret(s)\n"
+        f"{path}: application two has 1 active secret\n"
         f"two  secret 1  sha256 {digest('short')}...  weak: shorter than 16 characters\n",
     )
     assert add(run, "one", "another secret of one", path).status == 0
@@ -51,7 +53,7 @@ def test_applications_come_and_secrets_go(run, tmp_path):
         ],
     }
     removed = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
-    assert removed.out.startswith(f"{path}: application one has 1 live secret(s)\n")
+    assert removed.out.startswith(f"{path}: application one has 1 active secret\n")
     assert parse(path.read_bytes())[0].authenticate(application_id="one", secret="another secret of one") == 0
 
 
@@ -70,7 +72,7 @@ def test_a_third_secret_and_the_last_one_are_refused(run, tmp_path):
     assert add(run, "one", "third secret, long", path) == Done(
         1,
         "",
-        "verifier: error: application one has 2 live secrets already\n"
+        "verifier: error: application one has 2 active secrets already\n"
         "verifier: hint: remove one first: verifier applications remove-secret one --slot 1\n",
     )
     assert run("applications", "remove-secret", "one", "--slot", 2, "--file", path).status == 0
@@ -120,7 +122,7 @@ def test_rotate_secret_accepts_a_second_secret(run, tmp_path):
     done = run("applications", "rotate-secret", "one", "--file", path, stdin="the next secret\n")
     assert done == Done(
         0,
-        f"{path}: application one has 2 live secret(s)\n"
+        f"{path}: application one has 2 active secrets\n"
         f"one  secret 1  sha256 {digest(SECRET)}...\n"
         f"one  secret 2  sha256 {digest('the next secret')}...  weak: shorter than 16 characters\n"
         "Enter the new secret in the escs dashboard. When secret 1 is no longer used:\n"
@@ -195,3 +197,75 @@ def test_metrics_that_do_not_answer_change_nothing(run, tmp_path, url, says):
     arguments = ("applications", "rotate-secret", "one", "--metrics", url.format(port), "--file", path)
     assert run(*arguments, stdin="the next secret\n") == Done(3, "", f"verifier: {says.format(port)}")
     assert path.read_bytes() == before
+
+
+def test_a_change_is_a_line_in_the_history_where_the_key_directory_is(run, tmp_path):
+    assert run("keys", "generate").status == 0
+    path = tmp_path / "applications.json"
+    assert add(run, "one", SECRET, path).status == 0
+    assert run("applications", "rotate-secret", "one", "--file", path, stdin="short\n").status == 0
+    assert run("applications", "remove-secret", "one", "--slot", 1, "--file", path).status == 0
+    found = history.load((tmp_path / "keys" / "history.jsonl").read_bytes())
+    assert found.problems == ()
+    lines = [(e.command, e.application, e.slot, e.sha256, e.old, e.new, e.weakness) for e in found.secrets]
+    assert lines == [
+        ("add", "one", 1, digest(SECRET), "none", "active", ""),
+        ("rotate-secret", "one", 2, digest("short"), "none", "active", "shorter than 16 characters"),
+        ("remove-secret", "one", 1, digest(SECRET), "active", "gone", ""),
+    ]
+
+
+def test_a_secret_is_removed_beside_a_damaged_history(run, tmp_path):
+    assert run("keys", "generate").status == 0
+    path, trail = tmp_path / "applications.json", tmp_path / "keys" / "history.jsonl"
+    for secret in (SECRET, SECRET * 2):
+        assert add(run, "one", secret, path).status == 0
+    trail.write_bytes(b"<<<<<<< HEAD\n")
+    done = run("applications", "remove-secret", "one", "--slot", 1, "--file", path)
+    assert (done.status, trail.read_bytes()) == (0, b"<<<<<<< HEAD\n")
+    assert done.err == (
+        "verifier: warning: keys/history.jsonl is damaged and has no line of this; "
+        "repair it, then verifier keys merge\n"
+    )
+    assert [secret.digest.hex()[:12] for secret in parse(path.read_bytes())[0].by_id["one"].secrets] == [
+        digest(SECRET * 2)
+    ]
+
+
+def test_a_link_is_followed_and_locked_where_it_leads(run, tmp_path):
+    (tmp_path / "real").mkdir()
+    path, target = tmp_path / "applications.json", tmp_path / "real" / "file.json"
+    path.symlink_to(target)
+    for secret in (SECRET, SECRET * 2):
+        assert add(run, "one", secret, path).status == 0
+    assert run("applications", "remove-secret", "one", "--slot", 1, "--file", path).status == 0
+    assert (path.is_symlink(), parse(target.read_bytes())[0].authenticate(application_id="one", secret=SECRET * 2)) == (
+        True,
+        0,
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["applications.json", "real"]
+    assert sorted(file.name for file in target.parent.iterdir()) == [".file.json.lock", "file.json"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("pipe", "is a pipe"), ("folder", "Is a directory"), ("huge", "is larger")]
+)
+def test_a_file_that_cannot_be_read_to_its_end_is_named_at_once(run, tmp_path, kind, cause):
+    path = tmp_path / "applications.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(200_000_000)
+    for command in (("list",), ("remove-secret", "one", "--slot", 1)):
+        done = run("applications", *command, "--file", path)
+        assert done.status == 3
+        assert done.err.startswith(f"verifier: error: {path}: cannot be read ({cause}")
+
+
+def test_a_secret_on_standard_input_has_an_end(run, tmp_path):
+    assert add(run, "one", "x" * 20_000, tmp_path / "applications.json") == Done(
+        3, "", "verifier: error: the secret is longer than 16384 characters\n"
+    )

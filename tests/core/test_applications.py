@@ -163,7 +163,7 @@ def test_a_secret_changes_without_a_refused_player():
         pytest.param(
             "game",
             "third",
-            "application game has 2 live secrets already",
+            "application game has 2 active secrets already",
             "remove one first: verifier applications remove-secret game --slot 1",
             id="third",
         ),

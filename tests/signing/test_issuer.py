@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import os
 import queue
 import re
 import shutil
+import signal
 import threading
+import warnings
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -16,7 +19,7 @@ import verifier
 from tests.conftest import APPLICATION_ID, ISSUER, NOW
 from verifier import ConfigError, IssueError, TokenIssuer, errors
 from verifier.core import rules, tokens
-from verifier.signing import issuer
+from verifier.signing import issuer, keystore
 from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory
 
@@ -98,7 +101,7 @@ def test_a_minted_token_says_this_and_nothing_more(directory, pairs):
         "client_id": APPLICATION_ID,
         "sub": "42",
         "iat": NOW,
-        "exp": NOW + 300,
+        "exp": NOW + 120,
         "email": "ann@example.com",
         "username": "ann",
     }
@@ -137,15 +140,28 @@ def test_a_lifetime_from_1_to_300_seconds_is_minted(hsm, verify, keys, lifetime_
         pytest.param({}, {"email": "a" * 321}, "email is longer than 320 characters", id="email-321"),
         pytest.param({}, {"username": "a" * 256}, "username is longer than 255 characters", id="username-256"),
         pytest.param({}, {"email": 1}, "email must be a string", id="email-number"),
-        pytest.param({"lifetime_s": 301}, {}, "token lifetime exceeds the maximum of 300 s", id="lifetime-301"),
-        pytest.param({"lifetime_s": 0}, {}, "token has expired (exp)", id="lifetime-0"),
-        pytest.param({"lifetime_s": -1}, {}, "token has expired (exp)", id="lifetime-negative"),
     ],
 )
 def test_a_token_that_the_verifier_would_refuse_is_not_minted(hsm, verify, changes, player, says):
     assert verify(hsm().issue("42")).id == "42"
     with pytest.raises(IssueError, match=f"^{re.escape(says)}$"):
         hsm(**changes).issue(**({"player_id": "42"} | player))
+
+
+@pytest.mark.parametrize("lifetime_s", [-1, 0, 301])
+def test_a_lifetime_that_the_verifier_would_reject_is_refused_at_once(hsm, keys, clock, lifetime_s):
+    says = f"^lifetime_s must be from 1 to max_lifetime_s \\(found {lifetime_s}, max 300\\)$"
+    with pytest.raises(IssueError, match=says):
+        hsm(lifetime_s=lifetime_s)
+    with pytest.raises(IssueError, match=says):
+        TokenIssuer.from_directory(keys, issuer=ISSUER, application_id=APPLICATION_ID, lifetime_s=lifetime_s)
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("max_lifetime_s", "expected"), [(119, 119), (120, 120), (121, 120), (300, 120)])
+def test_the_default_lifetime_is_120_seconds_or_the_maximum(hsm, max_lifetime_s, expected):
+    claims = tokens.parse(hsm(max_lifetime_s=max_lifetime_s).issue("42")).claims
+    assert claims["exp"] - claims["iat"] == expected
 
 
 @pytest.mark.usefixtures("clock")
@@ -167,15 +183,15 @@ def test_an_empty_issuer_or_application_id_is_refused_at_once(hsm, keys, clock, 
 def test_a_key_that_ends_before_the_token_does_not_sign_it(hsm, pairs, verify):
     signer = Hsm(pairs["ES256"])
     mint = TokenIssuer(signer, issuer=ISSUER, application_id=APPLICATION_ID)
-    signer.exp = NOW + 300
+    signer.exp = NOW + 120
     assert verify(mint.issue("42")).id == "42"
-    signer.exp = NOW + 299
+    signer.exp = NOW + 119
     with pytest.raises(IssueError, match=r"^the key expires before the token would$"):
         mint.issue("42")
 
 
 def test_a_key_of_the_folder_that_ends_before_the_token_does_not_sign_it(directory, keys, pairs, clock):
-    change(keys, pairs["ES256"].kid, exp=NOW + 301)
+    change(keys, pairs["ES256"].kid, exp=NOW + 121)
     clock.move_to(utc(NOW + 1))
     assert kid_of(directory.issue("42")) == pairs["ES256"].kid
     clock.move_to(utc(NOW + 2))
@@ -188,7 +204,7 @@ def test_a_key_of_the_folder_that_ends_before_the_token_does_not_sign_it(directo
 @pytest.mark.parametrize("size", [0, 63, 65, 71])
 def test_a_signature_of_another_length_is_refused(hsm, alg, size):
     assert hsm(alg, sign=lambda _: b"0" * 64).issue("42")
-    says = f"the signer gave {size} bytes (expected 64, for ES256 raw r and s and not DER)"
+    says = f"the signer returned {size} bytes (expected 64, for ES256 raw r and s and not DER)"
     with pytest.raises(IssueError, match=f"^{re.escape(says)}$"):
         hsm(alg, sign=lambda _: b"0" * size).issue("42")
 
@@ -198,7 +214,7 @@ def test_a_signer_that_gives_der_is_refused(hsm, pairs):
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    with pytest.raises(IssueError, match=r"^the signer gave (6\d|7[0-2]) bytes \(expected 64, for ES256 raw r and s"):
+    with pytest.raises(IssueError, match=r"^the signer returned (6\d|7[0-2]) bytes \(expected 64, for ES256 raw"):
         hsm(sign=lambda data: pairs["ES256"].key.sign(data, ec.ECDSA(hashes.SHA256()))).issue("42")
 
 
@@ -308,3 +324,47 @@ def test_threads_mint_good_tokens_through_a_rotation(keys, pairs, monkeypatch):
         assert kid_of(token) == ring.current(iat).kid
         assert tokens.verify(token, rules.Policy(ISSUER, APPLICATION_ID, ring, iat)).id == "42"
     assert {kid_of(token) for token in found} == {pairs["ES256"].kid, pairs["EdDSA"].kid}
+
+
+def test_a_missing_private_key_of_the_next_key_is_logged_once_and_well_before_the_switch(keys, pairs, clock, caplog):
+    change(keys, pairs["EdDSA"].kid, nbf=NOW + 3600)
+    path = keys / "private" / f"{pairs['EdDSA'].kid}.pem"
+    path.rename(keys / "aside")
+    directory = TokenIssuer.from_directory(keys, issuer=ISSUER, application_id=APPLICATION_ID)
+    for later in (1, 2, 3):
+        clock.move_to(utc(NOW + later))
+        assert kid_of(directory.issue("42")) == pairs["ES256"].kid
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "verifier.signing",
+            "WARNING",
+            f"{path} is missing, and {pairs['EdDSA'].kid} signs from 2027-01-15 09:00:00 UTC: no token can be issued "
+            "here then; copy the file from where the key was made",
+        )
+    ]
+
+
+def test_an_issuer_works_in_a_child_that_was_forked_while_another_thread_used_it(keys):
+    store = keystore.Keystore(keys)
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with store._lock:
+            held.set()
+            release.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert held.wait(10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+            child = os.fork()
+        if child == 0:  # pragma: no cover - in a child
+            signal.alarm(10)
+            os._exit(0 if store.signer(NOW).sign(b"message") else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        release.set()
+        thread.join()
+    assert store.signer(NOW).kid

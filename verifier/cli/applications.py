@@ -1,4 +1,4 @@
-"""The commands about applications: a secret changes without one refused player."""
+"""The commands about applications: a secret changes without a rejected sign-in."""
 
 import json
 import sys
@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from verifier.cli.options import file_option, json_option
+from verifier.cli.options import file_option, json_option, keys_option
+from verifier.cli.output import echo, warn
 from verifier.core.applications import Secret
 from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
 
 if TYPE_CHECKING:
     from verifier.core.applications import Applications
+    from verifier.rotation.history import SecretEvent
 
 metrics_option = click.option(
-    "--metrics", metavar="URL", help="Ask this metrics page (http://host:port/metrics) when each secret was last used."
+    "--metrics",
+    metavar="URL",
+    help="Read from this metrics page (http://host:port/metrics) when each secret was last used.",
 )
 
 
@@ -31,12 +35,15 @@ def applications() -> None:
 @click.argument("application_id")
 @json_option
 @file_option
-def add(application_id: str, as_json: bool, path: Path) -> None:
+@keys_option
+def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
     """Add APPLICATION_ID, or a second secret to it. The secret is asked for, or read from standard input."""
     secret = _read_secret()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
-        _write(path, _read(path, missing_ok=True).with_secret(application_id, secret), application_id, as_json)
+        before = _read(path, missing_ok=True)
+        changed = before.with_secret(application_id, secret)
+        _write(path, keys, "add", before, changed, application_id)
+    _print_change(path, changed, application_id, as_json)
 
 
 @applications.command("rotate-secret")
@@ -44,7 +51,8 @@ def add(application_id: str, as_json: bool, path: Path) -> None:
 @metrics_option
 @json_option
 @file_option
-def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path: Path) -> None:
+@keys_option
+def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path: Path, keys: Path) -> None:
     """Accept a second secret of APPLICATION_ID beside the first. It is asked for, or read from standard input.
 
     Then enter it in the escs dashboard, and remove the old one when it is no longer used.
@@ -52,9 +60,12 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
     _find(_read(path), application_id)
     secret = _read_secret()
     with _locked(path):
-        known = _read(path)
-        _find(known, application_id)
-        _write(path, known.with_secret(application_id, secret), application_id, as_json, metrics)
+        before = _read(path)
+        _find(before, application_id)
+        changed = before.with_secret(application_id, secret)
+        used = _last_use(metrics, application_id)
+        _write(path, keys, "rotate-secret", before, changed, application_id)
+    _print_change(path, changed, application_id, as_json, used)
     if not as_json:
         click.echo(
             f"Enter the new secret in the escs dashboard. When secret 1 is no longer used:\n"
@@ -67,11 +78,15 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
 @click.option("--slot", type=click.IntRange(1, 2), required=True, help="As `list` shows it; 1 is the older.")
 @json_option
 @file_option
-def remove_secret(application_id: str, slot: int, as_json: bool, path: Path) -> None:
-    """Remove one of two live secrets of APPLICATION_ID."""
-    _read(path)  # where there is none, none is locked
+@keys_option
+def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, keys: Path) -> None:
+    """Remove one of two active secrets of APPLICATION_ID."""
+    _read(path)  # because a lock file must not appear beside a file that does not exist
     with _locked(path):
-        _write(path, _read(path).without_secret(application_id, slot), application_id, as_json)
+        before = _read(path)
+        changed = before.without_secret(application_id, slot)
+        _write(path, keys, "remove-secret", before, changed, application_id)
+    _print_change(path, changed, application_id, as_json)
 
 
 @applications.command("list")
@@ -81,13 +96,19 @@ def remove_secret(application_id: str, slot: int, as_json: bool, path: Path) -> 
 def list_(metrics: str | None, as_json: bool, path: Path) -> None:
     """Show every application and its secrets, by the beginning of their digests."""
     known = _read(path)
-    _show([_row(known, application_id, metrics) for application_id in known.by_id], as_json)
+    _show([_row(known, application_id, _last_use(metrics, application_id)) for application_id in known.by_id], as_json)
 
 
 def _read_secret() -> Secret:
+    """Read a secret from the terminal, or one line of bounded length from standard input."""
     if sys.stdin.isatty():
         return Secret.of(click.prompt("Secret key", hide_input=True, confirmation_prompt=True))
-    return Secret.of(sys.stdin.readline().rstrip("\r\n"))
+    from verifier.storage.snapshot import MAX_SECRET_BYTES
+
+    text = sys.stdin.readline(MAX_SECRET_BYTES + 1)
+    if len(text) > MAX_SECRET_BYTES:
+        raise ConfigError(f"the secret is longer than {MAX_SECRET_BYTES} characters")
+    return Secret.of(text.rstrip("\r\n"))
 
 
 def _find(known: "Applications", application_id: str) -> None:
@@ -98,51 +119,119 @@ def _find(known: "Applications", application_id: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    from verifier.storage.atomic import locked
+def _locked(path: Path) -> Iterator[Path]:
+    """Lock the file that a path leads to; yield it: another link to it must have the same lock."""
+    from verifier.storage.atomic import locked, make_folder, resolve
 
-    # Beside the file, which itself is replaced at every change.
-    with locked(path.with_name(f".{path.name}.lock")):
-        yield
+    target = resolve(path)
+    make_folder(target.parent, 0o755)
+    # Beside the file, which itself is replaced by every change.
+    with locked(target.with_name(f".{target.name}.lock")):
+        yield target
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> "Applications":
-    """The applications of a file in which everything is good; raises ConfigError."""
+    """Return the applications of a file in which every entry is valid.
+
+    Raises:
+        ConfigError: the file cannot be read, or an entry is not valid.
+    """
     from verifier.core.applications import Applications, parse
+    from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, read_file
 
     if missing_ok and not path.exists():
         return Applications()
     try:
-        found, problems = parse(path.read_bytes())
+        found, problems = parse(read_file(path, MAX_APPLICATIONS_BYTES))
     except OSError as exc:
-        hint = "verifier applications add ID makes it"
+        missing = isinstance(exc, FileNotFoundError)
+        hint = "create it: verifier applications add ID" if missing else "repair or restore the file"
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint=hint) from exc
     except ConfigError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+        raise ConfigError(f"{path}: {exc}", hint="repair the file, or restore it from version control") from exc
     if problems:
         # Writing the file again would lose those entries.
-        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="mend the file by hand")
+        raise ConfigError(
+            f"{path}: {'; '.join(problems)}", hint="repair the entry, or restore the file from version control"
+        )
     return found
 
 
-def _write(path: Path, changed: "Applications", application_id: str, as_json: bool, metrics: str | None = None) -> None:
+def _write(
+    path: Path, keys: Path, command: str, before: "Applications", changed: "Applications", application_id: str
+) -> None:
+    """Write the file and, where the key directory is, the line of the change in the history."""
     from verifier.storage.atomic import write_atomic
 
-    row = _row(changed, application_id, metrics)
     # The mode stays as it was set for the user of the server.
-    write_atomic(path, changed.dump(), path.stat().st_mode & 0o777 if path.exists() else 0o640)
+    mode, content = path.stat().st_mode & 0o777 if path.exists() else 0o640, changed.dump()
+    if not (keys / "public").is_dir():
+        write_atomic(path, content, mode)
+        return
+    from verifier.signing.keystore import Keystore
+
+    store = Keystore(keys)
+    # As a revocation: a secret that leaked is removed whatever the state of the keys is.
+    with store.transaction(revoking=True):
+        old, new = _digests(before, application_id), _digests(changed, application_id)
+        store.record(
+            path, content, mode, _lines(command, application_id, old, new, store.now), f"applications {command}"
+        )
+    for text in store.notes:
+        warn(text)
+
+
+def _digests(known: "Applications", application_id: str) -> dict[str, tuple[int, str]]:
+    found = known.by_id.get(application_id)
+    secrets = enumerate(found.secrets, start=1) if found else ()
+    return {secret.digest.hex()[:12]: (slot, secret.weakness) for slot, secret in secrets}
+
+
+def _lines(
+    command: str, application_id: str, old: dict[str, tuple[int, str]], new: dict[str, tuple[int, str]], now: int
+) -> "list[SecretEvent]":
+    from verifier._version import __version__
+    from verifier.rotation.history import SecretEvent
+    from verifier.signing.events import user_name
+
+    return [
+        SecretEvent(
+            at=now,
+            by=user_name(),
+            command=command,
+            application=application_id,
+            slot=slot,
+            sha256=sha256,
+            old="none" if sha256 in new else "active",
+            new="active" if sha256 in new else "gone",
+            weakness=weakness,
+            version=__version__,
+        )
+        for sha256, (slot, weakness) in (old | new).items()
+        if (sha256 in old) != (sha256 in new)
+    ]
+
+
+def _print_change(
+    path: Path, changed: "Applications", application_id: str, as_json: bool, used: dict[int, float] | None = None
+) -> None:
+    row = _row(changed, application_id, used or {})
     if not as_json:
-        click.echo(f"{path}: application {application_id} has {len(row['secrets'])} live secret(s)")
+        count = len(row["secrets"])
+        echo(f"{path}: application {application_id} has {count} active secret{'s' if count > 1 else ''}")
     _show([row], as_json)
 
 
-def _row(known: "Applications", application_id: str, metrics: str | None) -> dict[str, Any]:
+def _last_use(metrics: str | None, application_id: str) -> dict[int, float]:
     from verifier.rotation.replicas import last_use
 
-    used = {} if metrics is None else last_use(metrics, application_id)
-    live = enumerate(known.by_id[application_id].secrets, start=1)
+    return {} if metrics is None else last_use(metrics, application_id)
+
+
+def _row(known: "Applications", application_id: str, used: dict[int, float]) -> dict[str, Any]:
+    secrets = enumerate(known.by_id[application_id].secrets, start=1)
     rows = [
-        {"slot": n, "sha256": s.digest.hex()[:12], "weakness": s.weakness, "last_used": used.get(n)} for n, s in live
+        {"slot": n, "sha256": s.digest.hex()[:12], "weakness": s.weakness, "last_used": used.get(n)} for n, s in secrets
     ]
     return {"id": application_id, "secrets": rows}
 
@@ -155,4 +244,4 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
         for secret in row["secrets"]:
             weakness = f"  weak: {secret['weakness']}" if secret["weakness"] else ""
             used = f"  last used {when(secret['last_used'])}" if secret["last_used"] else ""
-            click.echo(f"{row['id']}  secret {secret['slot']}  sha256 {secret['sha256']}...{weakness}{used}")
+            echo(f"{row['id']}  secret {secret['slot']}  sha256 {secret['sha256']}...{weakness}{used}")

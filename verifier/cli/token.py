@@ -9,21 +9,21 @@ import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import json_option, max_lifetime_option, token_options, window_options
-from verifier.core.rules import MAX_LIFETIME_S
+from verifier.core.rules import DEFAULT_LIFETIME_S
 
 
 @click.command()
 @click.argument("player_id")
 @click.option("--email", help="Leave out what the player did not agree to share.")
 @click.option("--username")
-@click.option("--lifetime", type=int, default=MAX_LIFETIME_S, show_default=True, help="Seconds until it expires.")
+@click.option("--lifetime", type=int, help=f"Seconds until it expires.  [default: {DEFAULT_LIFETIME_S}]")
 @max_lifetime_option
 @token_options
 def token(
     player_id: str,
     email: str | None,
     username: str | None,
-    lifetime: int,
+    lifetime: int | None,
     max_lifetime: int,
     issuer: str,
     application_id: str,

@@ -119,7 +119,7 @@ class Applications:
             raise UnsafeOperationError(f"application {application_id} has this secret already")
         if len(application.secrets) == MAX_SECRETS:
             raise UnsafeOperationError(
-                f"application {application_id} has {MAX_SECRETS} live secrets already",
+                f"application {application_id} has {MAX_SECRETS} active secrets already",
                 hint=f"remove one first: verifier applications remove-secret {application_id} --slot 1",
             )
         changed = replace(application, secrets=(*application.secrets, secret))

@@ -15,6 +15,7 @@ from verifier.core.keyring import Keyring, PublicKey
 from verifier.errors import InvalidToken, Reason
 
 MAX_LIFETIME_S = 300
+DEFAULT_LIFETIME_S = 120  # of issued tokens, because with the maximum, rounding would cause rejections
 LEEWAY_S = 30
 TYPE = "at+jwt"  # RFC 9068 §2.1
 MAX_SUB_CHARACTERS = 255

@@ -1,21 +1,25 @@
-"""Minting tokens in a Python game backend."""
+"""Issue tokens in a Python game backend."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from verifier.core import tokens
-from verifier.core.rules import MAX_LIFETIME_S
+from verifier.core.rules import DEFAULT_LIFETIME_S, MAX_LIFETIME_S
 from verifier.errors import IssueError
 from verifier.signing.keystore import Keystore
 
 
 class TokenIssuer:
-    """Mints tokens for one application; thread-safe.
+    """Issues tokens for one application; thread-safe, and usable in a child after a fork.
 
-    `signer` is any object with `kid`, `alg` and `sign(bytes) -> bytes`, so the key can stay in an HSM
-    or a cloud KMS. `max_lifetime_s` is what the verifier is set to accept.
-    Raises IssueError for an empty issuer or application id.
+    `signer` is any object with `kid`, `alg` and `sign(bytes) -> bytes`, so the key can stay in an HSM or a cloud KMS.
+    `lifetime_s` is 120 by default; `max_lifetime_s` is what the verifier is set to accept.
+    A key directory is read at most once per second. With asyncio, run `issue` in a thread (`asyncio.to_thread`) if the
+    directory is on a network file system or the signer is remote.
+
+    Raises:
+        IssueError: the issuer or application id is empty, or `lifetime_s` is not from 1 to `max_lifetime_s`.
     """
 
     def __init__(
@@ -24,11 +28,15 @@ class TokenIssuer:
         *,
         issuer: str,
         application_id: str,
-        lifetime_s: int = MAX_LIFETIME_S,
+        lifetime_s: int | None = None,
         max_lifetime_s: int = MAX_LIFETIME_S,
     ) -> None:
         if not issuer or not application_id:
             raise IssueError("issuer and application_id must not be empty")
+        if lifetime_s is None:
+            lifetime_s = min(DEFAULT_LIFETIME_S, max_lifetime_s)
+        if not 1 <= lifetime_s <= max_lifetime_s:
+            raise IssueError(f"lifetime_s must be from 1 to max_lifetime_s (found {lifetime_s}, max {max_lifetime_s})")
         self._signer_at: Callable[[int], tokens.Signer] = lambda _: signer
         self._issuer, self._application_id = issuer, application_id
         self._lifetime_s, self._max_lifetime_s = lifetime_s, max_lifetime_s
@@ -40,13 +48,16 @@ class TokenIssuer:
         *,
         issuer: str,
         application_id: str,
-        lifetime_s: int = MAX_LIFETIME_S,
+        lifetime_s: int | None = None,
         max_lifetime_s: int = MAX_LIFETIME_S,
     ) -> "TokenIssuer":
-        """An issuer that signs with the current key of a key directory (`public/` and `private/`).
+        """Return an issuer that signs with the current key of a key directory (`public/` and `private/`).
 
-        It reads the directory again, at most once a second, so it switches at a rotation's moment by
-        itself. Raises ConfigError when there is no current key or its private half is missing.
+        It reads the directory at most once per second, so it switches by itself when a rotation takes effect. It logs
+        a warning (logger `verifier.signing`) when the private key of a pending key is missing.
+
+        Raises:
+            ConfigError: there is no current key, or its private key is missing.
         """
         keystore = Keystore(Path(keys))
         first = keystore.signer(int(time.time()))
@@ -61,10 +72,13 @@ class TokenIssuer:
         return self
 
     def issue(self, player_id: str, *, email: str | None = None, username: str | None = None) -> str:
-        """A token for one sign-in, valid `lifetime_s` seconds from now.
+        """Return a token for one sign-in, valid for `lifetime_s` seconds from now.
 
-        What the player did not agree to share is left out: it is not in the token at all.
-        Raises IssueError for what the verifier would refuse, ConfigError when no key can sign.
+        Omit the e-mail or username without the player's consent: it is then not in the token at all.
+
+        Raises:
+            IssueError: the verifier would reject the token.
+            ConfigError: no key can sign.
         """
         now = int(time.time())
         return tokens.issue(

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
-from verifier.rotation.history import Event
+from verifier.rotation.history import Event, Line, SecretEvent
 from verifier.rotation.plan import LEAD_S, PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
 from verifier.signing import recovery
 from verifier.signing.events import make_event
@@ -251,7 +251,7 @@ class Keystore:
         window: OverlapPolicy,
         changes: list[FileChange],
         removals: list[str],
-        events: list[Event],
+        events: "Sequence[Line]",
         whole: str | None = None,
     ) -> None:
         content, lines = self._append(events, revokes) if whole is None else (self.read_history(), b"")
@@ -276,7 +276,7 @@ class Keystore:
         if not revokes:
             self._extend_late_ends(record, events, window)
 
-    def _append(self, events: list[Event], revokes: bool) -> tuple[bytes, bytes]:
+    def _append(self, events: "Sequence[Line]", revokes: bool) -> tuple[bytes, bytes]:
         """Return the history and the lines to append: none to a history that is damaged, which a revocation skips."""
         try:
             content = self.read_history()
@@ -289,17 +289,26 @@ class Keystore:
             return content, b""
         return content, history.append(content, events)[len(content) :]
 
+    def record(self, path: Path, content: bytes, mode: int, lines: list[SecretEvent], command: str) -> None:
+        """Replace a file outside the key directory together with its lines in the history.
+
+        Call it within `transaction(revoking=True)`.
+        """
+        file = str(path.absolute())
+        change = FileChange(file, self._files.text(file), content.decode(), mode)
+        self._commit(command, self.now, None, True, OverlapPolicy(), [change], [], lines)
+
     def merge(self, changes: list[FileChange], events: list[Event], lines: bytes, *, now: int) -> None:
         """Replace a history with two branches by one that continues `lines`; call it within `transaction`."""
         whole = history.append(lines, events).decode()
         self._commit("merge", now, now + PROPAGATION_S, False, OverlapPolicy(), changes, [], events, whole)
 
-    def _extend_late_ends(self, record: Record, events: list[Event], window: OverlapPolicy) -> None:
+    def _extend_late_ends(self, record: Record, events: Sequence[Line], window: OverlapPolicy) -> None:
         """Move the ends that the command set if the process was suspended during its last write."""
         now = int(self._clock()) + self._skew
         if now <= self.now + MAX_PLANNING_S:
             return
-        keys = [self.public.keyring.find(event.kid) for event in events if event.exp is not None]
+        keys = [self.public.keyring.find(e.kid) for e in events if isinstance(e, Event) and e.exp is not None]
         end = now + LEAD_S + window.overlap_s
         plan = []
         for key in keys:
