@@ -130,20 +130,20 @@ class Run:
         self.calls += 1
         number, kind = self.calls, 1 if self.always_reads else len(scope["path"]) % 4
         self.heads.append(scope["method"] == "HEAD")
-        size = 0
+        size, too_large = 0, False
         if kind == 1:
             if (body := scope.get("verifier.body")) is None:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return
-                body = message["body"]
+                body, too_large = message["body"], message["more_body"]
             size = len(body)
-            assert size <= MAX_BODY or message["more_body"]
+            assert too_large is (size > MAX_BODY)
         elif kind == 2 and "verifier.body" not in scope:
             await receive()
         data = b"%d %d" % (number, size)
         headers = [(b"content-length", b"%d" % len(data))]
-        await send({"type": "http.response.start", "status": 200 + kind, "headers": headers})
+        await send({"type": "http.response.start", "status": 413 if too_large else 200 + kind, "headers": headers})
         await send({"type": "http.response.body", "body": data})
 
     def check(self) -> None:
