@@ -385,3 +385,33 @@ def test_openapi_names_every_status_and_path(ask):
     assert document["paths"].keys() == {"/profile", "/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"}
     profile = document["paths"]["/profile"]["post"]["responses"].keys()
     assert profile == {"200", "400", "401", "408", "413", "415", "431", "503"}
+
+
+def check_schema(value: Any, schema: dict[str, Any], schemas: dict[str, Any], path: str = "") -> None:
+    """Check a response against the part of JSON Schema that the document uses."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+    if "type" in schema:
+        assert isinstance(value, kinds[schema["type"]]), path
+    if "enum" in schema:
+        assert value in schema["enum"], path
+    if isinstance(value, dict):
+        assert set(schema.get("required", ())) <= value.keys() <= schema.get("properties", {}).keys(), path
+        for name, inner in value.items():
+            check_schema(inner, schema["properties"][name], schemas, f"{path}/{name}")
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_readiness_agrees_with_its_schema(environment, keys, key_files, request, ready):
+    if not ready:
+        for name, data in key_files.items():
+            (keys / "public" / name).write_text(json.dumps(json.loads(data) | {"nbf": NOW + 31}))
+    ask = request.getfixturevalue("ask")
+    document = ask(method="GET", path="/openapi.json").body
+    found = ask(method="GET", path="/readyz")
+    schema = document["components"]["schemas"]["Readiness"]
+    assert found.status == (200 if ready else 503)
+    assert list(found.body) == schema["required"] == list(schema["properties"])
+    check_schema(found.body, schema, document["components"]["schemas"])
+    assert found.headers["cache-control"] == "no-store"

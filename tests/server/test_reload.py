@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +21,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from tests.conftest import APPLICATION_ID, SECRET
+from tests.conftest import APPLICATION_ID, SECRET, Server, start
 from verifier.errors import ConfigError
 from verifier.server import reader, reload
 from verifier.server.endpoints import Service, create_app
@@ -456,3 +458,95 @@ def test_a_revocation_that_is_undone_is_an_error_and_is_not_accepted(settings, s
     assert [line for line in told() if line["event"] == "revocation_undone"] == [
         {"event": "revocation_undone", "level": "error", "kid": path.stem, "path": str(path)}
     ]
+
+
+# --- whole processes
+
+HANGING = """
+import sys, threading, time
+from verifier.storage import snapshot
+from verifier.server import applications_file, reader
+read_file, began = snapshot.read_file, time.monotonic()
+reader.READ_TIMEOUT_S = 0.5
+snapshot.SETTLED_S = 1e9  # nothing is taken from the cache
+def hang(path, max_bytes):
+    if time.monotonic() - began > 2:
+        threading.Event().wait()
+    return read_file(path, max_bytes)
+snapshot.read_file = applications_file.read_file = hang
+from verifier.cli import main
+main.main()
+"""
+
+
+def log_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_read_that_hangs_does_not_delay_the_exit(environment, tmp_path, sign_in):
+    server = start(environment, tmp_path / "server.log", program=("-c", HANGING))
+    until(lambda: any(line["event"] == "config_problem" for line in log_of(tmp_path / "server.log")))
+    assert server.ask(sign_in).status == 200
+    assert server.ask(method="GET", path="/readyz").body["hung_reads"] == 1
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 5
+    assert log_of(tmp_path / "server.log")[-1]["event"] == "stop"
+
+
+def test_workers_log_every_request_once_and_correctly(environment, tmp_path, sign_in, pairs):
+    server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "server.log")
+    with ThreadPoolExecutor(8) as threads:
+        good = list(threads.map(server.ask, [sign_in] * 60))
+        bad = list(threads.map(server.ask, [b"{"] * 40))
+    assert ({a.status for a in good}, {a.status for a in bad}) == ({200}, {400})
+    assert server.stop() == 0
+    lines = log_of(tmp_path / "server.log")
+    requests = [line for line in lines if line["event"] == "request"]
+    for line in requests:
+        assert 0 < line.pop("duration_ms") < 10_000
+        assert line.pop("time")
+    signed_in = {"event": "request", "level": "info", "outcome": "ok", "status": 200, "path": "/profile", "slot": 1}
+    signed_in |= {"application": APPLICATION_ID, "kid": pairs["ES256"].kid}
+    rejected = {"event": "request", "level": "info", "outcome": "invalid_request", "status": 400, "path": "/profile"}
+    assert [line for line in requests if line == signed_in] == [signed_in] * 60
+    assert [line for line in requests if line != signed_in] == [rejected | {"reason": "body_not_json"}] * 40
+    starts = [line for line in lines if line["event"] == "start"]
+    assert len({line["pid"] for line in starts}) == 2
+    assert sorted(line["pid"] for line in starts) == sorted(line["pid"] for line in lines if line["event"] == "stop")
+    assert {line["settings"]["port"] for line in starts} == {server.port}
+
+
+def test_each_worker_sees_a_revocation(environment, tmp_path, sign_in, keys, pairs):
+    server = start(environment | {"VERIFIER_WORKERS": "2"}, tmp_path / "server.log")
+    assert server.ask(sign_in).status == 200
+    revoke(keys, pairs)
+    began = time.monotonic()
+    until(lambda: {server.ask(sign_in).status for _ in range(20)} == {401}, 2)
+    assert time.monotonic() - began < 2
+    assert server.stop() == 0
+
+
+def test_the_start_names_the_actual_port(environment, tmp_path):
+    log = tmp_path / "server.log"
+    command = [sys.executable, "-m", "verifier", "serve", "--port", "0"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
+    try:
+        until(lambda: any(line["event"] == "start" for line in log_of(log)))
+        [port] = [line["settings"]["port"] for line in log_of(log) if line["event"] == "start"]
+        assert port > 0
+        assert Server(port, process).ask(method="GET", path="/healthz").status == 200
+    finally:
+        process.terminate()
+        assert process.wait(timeout=15) == 0
+
+
+def test_a_pipe_of_the_shell_as_secret_aborts_the_start_with_two_workers(environment, tmp_path):
+    secret = environment.pop("VERIFIER_SECRET_KEY")
+    script = f"exec {sys.executable} -m verifier serve --workers 2"
+    command = ["bash", "-c", f"exec 3< <(echo {secret}); {script}"]
+    environment |= {"VERIFIER_SECRET_KEY_FILE": "/dev/fd/3", "VERIFIER_PORT": "0"}
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 3
+    assert "/dev/fd/3: cannot be read (is a pipe, not a regular file)" in done.stderr
