@@ -491,7 +491,7 @@ def test_a_read_that_hangs_does_not_delay_the_exit(environment, tmp_path, sign_i
     began = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - began < 5
-    assert log_of(tmp_path / "server.log")[-1]["event"] == "stop"
+    assert "stop" in [line["event"] for line in log_of(tmp_path / "server.log")]
 
 
 def test_workers_log_every_request_once_and_correctly(environment, tmp_path, sign_in, pairs):
