@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,11 @@ def option_row(option: click.Option, context: click.Context) -> str:
 def help_paragraphs(command: click.Command) -> list[str]:
     """The help of a command; what click is told not to rewrap (examples) as a block."""
     paragraphs = []
-    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+    for paragraph in [*inspect.cleandoc(command.help or "").split("\n\n"), command.epilog or ""]:
         if paragraph.startswith("\b\n"):
-            lines = [line.strip().removeprefix("$ ") for line in paragraph.removeprefix("\b\n").splitlines()]
-            if lines[0].endswith(":"):
-                paragraphs.append(lines.pop(0))
-            paragraphs.append("\n".join(["```text", *lines, "```"]))
-        else:
+            heading, *lines = paragraph.removeprefix("\b\n").splitlines()
+            paragraphs.append(f"{heading}\n\n```text\n{textwrap.dedent(chr(10).join(lines))}\n```")
+        elif paragraph:
             paragraphs.append(clean(paragraph))
     return paragraphs
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from verifier.cli.help import CommandGroup
 from verifier.cli.options import file_option, json_option, keys_option
 from verifier.cli.output import echo, warn
 from verifier.core.applications import Secret
@@ -26,7 +27,7 @@ metrics_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def applications() -> None:
     """The applications of the escs dashboard, and the digests of their secrets."""
 
@@ -37,7 +38,7 @@ def applications() -> None:
 @file_option
 @keys_option
 def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
-    """Add APPLICATION_ID, or a second secret to it. The secret is asked for, or read from standard input."""
+    """Add APPLICATION_ID, or a second secret to it. The secret is prompted for, or read from standard input."""
     secret = _read_secret()
     with _locked(path):
         before = _read(path, missing_ok=True)
@@ -53,7 +54,7 @@ def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
 @file_option
 @keys_option
 def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path: Path, keys: Path) -> None:
-    """Accept a second secret of APPLICATION_ID beside the first. It is asked for, or read from standard input.
+    """Accept a second secret of APPLICATION_ID beside the first. It is prompted for, or read from standard input.
 
     Then enter it in the escs dashboard, and remove the old one when it is no longer used.
     """
@@ -94,7 +95,7 @@ def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, key
 @json_option
 @file_option
 def list_(metrics: str | None, as_json: bool, path: Path) -> None:
-    """Show every application and its secrets, by the beginning of their digests."""
+    """List every application and its secrets, by the beginning of their digests."""
     known = _read(path)
     _show([_row(known, application_id, _last_use(metrics, application_id)) for application_id in known.by_id], as_json)
 

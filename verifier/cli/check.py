@@ -38,8 +38,9 @@ from verifier.core.applications import BYTE_ORDER_MARK, secret_of_file
 @click.option("--junit", type=click.File("wb", lazy=True), help="File to write JUnit XML to.")
 @json_option
 def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, **options: Any) -> None:
-    """Run conformance checks against any Game API URL: send valid and hostile requests, grade the responses.
+    """Run conformance checks against any Game API URL.
 
+    Sends valid and hostile requests and grades the responses.
     Tokens are signed during the run (--keys, or --private-key and --kid), or derived from one valid token (--token).
     "must": the interface of escs, and no unauthorized sign-in. "should": how verifier responds beyond that.
     """

@@ -10,6 +10,7 @@ import click
 
 from verifier.cli.changes import Context, begin, print_events, text_argument
 from verifier.cli.exit_codes import EXIT_REFUSED
+from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Duration, json_option, keys_option, leeway_option, print_json, window_options
 from verifier.cli.output import echo, warn
 from verifier.core.times import duration, utc
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from verifier.signing.keystore import Keystore
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def keys() -> None:
     """Generate, rotate, revoke and review keys."""
 
 
-alg_option = click.option("--alg", type=click.Choice(["ES256", "EdDSA", "RS256"]), help="[default: as the current key]")
+ALGORITHMS = click.Choice(["ES256", "EdDSA", "RS256"])
+alg_option = click.option("--alg", type=ALGORITHMS, help="Signature algorithm.  [default: as the current key]")
 lead_option = click.option(
     "--lead",
     type=Duration(),
@@ -43,7 +45,13 @@ def force_option(text: str) -> Callable[[Command], Command]:
 
 
 @keys.command("generate")
-@click.option("--alg", type=click.Choice(["ES256", "EdDSA", "RS256"]), default="ES256", show_default=True)
+@click.option(
+    "--alg",
+    type=ALGORITHMS,
+    default="ES256",
+    show_default=True,
+    help="Signature algorithm.",
+)
 @json_option
 @keys_option
 def generate(alg: str, as_json: bool, keys: Path) -> None:
@@ -204,7 +212,13 @@ def cancel(prefix: str | None, force: bool, max_lifetime: int, leeway: int, as_j
 
 
 @keys.command("prune")
-@click.option("--retention", type=Duration(), default=duration(RETENTION_S), show_default=True)
+@click.option(
+    "--retention",
+    type=Duration(),
+    default=duration(RETENTION_S),
+    show_default=True,
+    help="How long public files are kept after the end of the key.",
+)
 @leeway_option
 @json_option
 @keys_option

@@ -1,15 +1,18 @@
 """The command group, and the one place where errors become messages and exit statuses."""
 
 import sys
+from typing import NoReturn
 
 import click
 
 from verifier._version import __version__
 from verifier.cli.applications import applications
 from verifier.cli.check import check
+from verifier.cli.completion import completion
 from verifier.cli.dev import dev
 from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
+from verifier.cli.help import CommandGroup, add_examples
 from verifier.cli.keys import keys
 from verifier.cli.serve import healthcheck, serve
 from verifier.cli.token import explain, token
@@ -22,7 +25,7 @@ SERVER_MODULES = {"httptools", "jinja2", "prometheus_client", "starlette", "stru
 # Each command imports what it needs when it runs, because `serve` must never load what signs.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="verifier")
 def cli() -> None:
     """The Game API URL for escs, without a database: a signed token in, the player's profile out.
@@ -31,31 +34,50 @@ def cli() -> None:
     """
 
 
-for command in (serve, token, explain, healthcheck, dev, keys, applications, check):
+for command in (serve, token, explain, healthcheck, dev, keys, applications, check, completion):
     cli.add_command(command)
 for command in (confirm, audit, report):
     keys.add_command(command)
+add_examples(cli)
 
 
 def main() -> None:
-    """The `verifier` command."""
+    """Run the `verifier` command."""
     try:
-        cli.main(prog_name="verifier")
+        sys.exit(cli.main(prog_name="verifier", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except click.UsageError as exc:
+        command = exc.ctx.command_path if exc.ctx else "verifier"
+        _fail(_sentence(exc), f"{command} --help shows the usage and examples", exc.exit_code)
+    except click.ClickException as exc:
+        _fail(_sentence(exc), "", EXIT_CONFIG_ERROR)
+    except click.Abort:
+        _fail("aborted", "", EXIT_REFUSED)
     except ModuleNotFoundError as exc:
         module = (exc.name or "").partition(".")[0]
         if module not in SERVER_MODULES:
             raise
-        click.echo(f"verifier: error: this command needs the module {module}, which is not installed", err=True)
-        click.echo("verifier: hint: pip install 'escs-verifier[server]'", err=True)
-        sys.exit(EXIT_CONFIG_ERROR)
+        text = f"this command needs the module {module}, which is not installed"
+        _fail(text, "pip install 'escs-verifier[server]'", EXIT_CONFIG_ERROR)
     except (OSError, UnicodeError) as exc:
         where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
-        click.echo(f"verifier: error: {printable(where)}{getattr(exc, 'strerror', None) or 'not UTF-8'}", err=True)
-        sys.exit(EXIT_CONFIG_ERROR)
+        _fail(f"{where}{getattr(exc, 'strerror', None) or 'not UTF-8'}", "", EXIT_CONFIG_ERROR)
     except (IssueError, ConfigError) as exc:
-        # File names, reasons and the like come from outside.
-        click.echo(f"verifier: error: {printable(str(exc))}", err=True)
-        hint = getattr(exc, "hint", "")
-        if hint:
-            click.echo(f"verifier: hint: {printable(hint)}", err=True)
-        sys.exit(EXIT_REFUSED if isinstance(exc, IssueError | UnsafeOperationError) else EXIT_CONFIG_ERROR)
+        status = EXIT_REFUSED if isinstance(exc, IssueError | UnsafeOperationError) else EXIT_CONFIG_ERROR
+        _fail(str(exc), getattr(exc, "hint", ""), status)
+
+
+def _sentence(exc: click.ClickException) -> str:
+    """Return the message of click in the form of the other errors: one line, no capital, no full stop."""
+    text = " ".join(exc.format_message().split()).removesuffix(".")
+    return text[:1].lower() + text[1:]
+
+
+def _fail(error: str, hint: str, status: int) -> NoReturn:
+    # File names, reasons and the like come from outside.
+    click.echo(f"verifier: error: {printable(error)}", err=True)
+    if hint:
+        click.echo(f"verifier: hint: {printable(hint)}", err=True)
+    sys.exit(status)

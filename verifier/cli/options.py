@@ -40,7 +40,7 @@ def keys_option(function: Command) -> Command:
 
 
 def token_options(function: Command) -> Command:
-    """What a token is minted for and checked against."""
+    """Add the options for the issuer and the application of a token."""
     for option in (
         click.option("--issuer", envvar="VERIFIER_ISSUER", required=True, show_envvar=True, help="iss of the token."),
         click.option(
@@ -80,7 +80,7 @@ def window_options(function: Command) -> Command:
 
 def json_option(function: Command) -> Command:
     """`--json`, for every command that prints a table."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Output JSON.")(function)
 
 
 def file_option(function: Command) -> Command:

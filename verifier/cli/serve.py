@@ -39,7 +39,7 @@ def _click_type(option: Option) -> click.ParamType[Any]:
 @click.command()
 @settings_options
 def serve(**options: Any) -> None:
-    """Run the endpoint.
+    """Run the endpoint until SIGTERM or Ctrl-C.
 
     Settings come from the environment (VERIFIER_*); an option here wins over its variable.
     """
@@ -53,10 +53,28 @@ def serve(**options: Any) -> None:
 
 
 @click.command()
-@click.option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", show_default=True, show_envvar=True)
-@click.option("--port", type=int, envvar=["VERIFIER_PORT", "PORT"], default=8000, show_default=True, show_envvar=True)
+@click.option(
+    "--host",
+    envvar="VERIFIER_HOST",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Address the server listens on.",
+)
+@click.option(
+    "--port",
+    type=int,
+    envvar=["VERIFIER_PORT", "PORT"],
+    default=8000,
+    show_default=True,
+    show_envvar=True,
+    help="Port the server listens on.",
+)
 def healthcheck(host: str, port: int) -> None:
-    """Query whether the server on this machine is ready; for containers."""
+    """Query whether the server on this machine is ready; for containers.
+
+    Exit 1 if it is not.
+    """
     from verifier.conformance import NoResponseError, escape, get_json
 
     # A server that listens on every address is queried on the loopback address.

@@ -14,9 +14,9 @@ from verifier.core.rules import DEFAULT_LIFETIME_S
 
 @click.command()
 @click.argument("player_id")
-@click.option("--email", help="Leave out what the player did not agree to share.")
-@click.option("--username")
-@click.option("--lifetime", type=int, help=f"Seconds until it expires.  [default: {DEFAULT_LIFETIME_S}]")
+@click.option("--email", help="Omit it without the player's consent.")
+@click.option("--username", help="Omit it without the player's consent.")
+@click.option("--lifetime", type=int, help=f"Lifetime of the token in seconds.  [default: {DEFAULT_LIFETIME_S}]")
 @max_lifetime_option
 @token_options
 def token(
@@ -29,7 +29,7 @@ def token(
     application_id: str,
     keys: Path,
 ) -> None:
-    """Mint a token for PLAYER_ID with the current key and print it."""
+    """Issue a token for PLAYER_ID with the current key."""
     from verifier.signing.issuer import TokenIssuer
 
     minter = TokenIssuer.from_directory(
@@ -43,13 +43,9 @@ def token(
 @token_options
 @json_option
 def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, keys: Path, as_json: bool) -> None:
-    """Validate the token on standard input offline, and report every check.
+    """Validate a token offline and report every check.
 
-    Never prints the token, the player id, the e-mail or the username.
-
-    \b
-    Example:
-      verifier explain --issuer https://game.example --application-id ID < token
+    The token is read from standard input. Never prints the token, the player ID, the e-mail or the username.
     """
     from dataclasses import asdict
 
