@@ -94,7 +94,7 @@ def test_a_screen_reader_is_told_what_each_part_is(page, show):
     assert {
         ("figure", "Timeline"),
         ("figure", "Why 6 min of overlap"),
-        ("region", "Table of switches"),
+        ("region", "Switches"),
         ("columnheader", "moment (UTC)"),
         ("rowheader", "https://b"),
         ("heading", "Revocations"),

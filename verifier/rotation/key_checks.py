@@ -53,7 +53,7 @@ def short_lead(inventory: Inventory) -> Violations:
         planned = event is not None and event.nbf == key.nbf
         # The first key has no replicas to wait for, and a revocation must not wait.
         switches = key.nbf > inventory.now or (planned and event is not None and event.command in ("rotate", "import"))
-        first = event is not None and all(other.at >= event.at for other in inventory.history.events)
+        first = event is not None and event is inventory.history.events[0]
         if not switches or first or key.nbf - key.iat >= PROPAGATION_S:
             continue
         confirmed = timeline.confirmation(inventory.history.confirmations, key.iat, key.nbf)

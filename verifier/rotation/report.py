@@ -154,12 +154,13 @@ def _applications(inventory: Inventory) -> list[dict[str, Any]]:
 
 def _replica(inventory: Inventory, replica: Replica) -> dict[str, Any]:
     """Return a replica's response beside the keys that are here."""
-    own = [rule for rule in audit.REPLICA_RULES if list(rule.check(inventory.only(replica)))]
+    found = audit.findings(inventory.only(replica), audit.REPLICA_RULES)
     return asdict(replica) | {
         "same": replica_checks.same(inventory, replica),
         "lacks": replica_checks.lacking(inventory, replica),
         "trusts": replica_checks.trusted_without_reason(inventory, replica),
-        "violations": [rule.id for rule in own],
+        "violations": list(dict.fromkeys(finding.rule for finding in found)),
+        "found": [finding.found.removeprefix(replica.url).lstrip(": ") for finding in found],
     }
 
 
