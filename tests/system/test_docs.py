@@ -21,7 +21,7 @@ from tests.support.markdown import DOCS, ROOT, Block, anchors, blocks, is_excerp
 SHOWN = {"text", "mermaid"}
 EXECUTED = {"console", "python"}
 # Pages that other changes add.
-COMING = {"evidence.md"}
+COMING: set[str] = set()
 NAME = {page: str(page.relative_to(ROOT)) for page in pages()}
 
 

@@ -15,8 +15,10 @@ from tests.rotation.test_tampering import commit, git
 ROOT = Path(__file__).parents[2]
 REVIEW = ROOT / "deploy" / "review"
 ENVIRONMENT = {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8",
-}  # fmt: skip
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "HOME": os.environ.get("HOME", "/"),
+    "LANG": "C.UTF-8",
+}
 
 
 def sh(script: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

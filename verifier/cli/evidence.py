@@ -137,6 +137,11 @@ def state_options(function: Command) -> Command:
             "--require-signed", is_flag=True, help="Require a valid signature of the commit that added each line."
         ),
         click.option(
+            "--allow-uncommitted",
+            is_flag=True,
+            help="Accept changes that are not committed: for hooks before a commit.",
+        ),
+        click.option(
             "--replica", "urls", multiple=True, metavar="URL", help="Check this replica (http://host:port); repeatable."
         ),
     ):
@@ -225,6 +230,7 @@ def _read_inventory(metrics: tuple[str, ...] = (), **options: Any) -> "Inventory
         cryptoperiod_s=options.get("cryptoperiod", CRYPTOPERIOD_S),
         since=options.get("since"),
         require_signed=options.get("require_signed", False),
+        allow_uncommitted=options.get("allow_uncommitted", False),
         replicas=tuple(replicas.query(url) for url in options.get("urls", ())),
         last_use=replicas.last_uses(metrics),
     )

@@ -64,6 +64,7 @@ class Inventory:
     since: Anchor | None = None
     since_problem: str = ""  # why the history does not continue from `since`
     require_signed: bool = False
+    allow_uncommitted: bool = False
     applications: Applications | None = None
     application_problems: tuple[str, ...] = ()
     replicas: tuple[Replica, ...] = ()
@@ -80,6 +81,7 @@ class Inventory:
         cryptoperiod_s: int = CRYPTOPERIOD_S,
         since: Anchor | None = None,
         require_signed: bool = False,
+        allow_uncommitted: bool = False,
         replicas: tuple[Replica, ...] = (),
         last_use: Mapping[tuple[str, str], float] | None = None,
     ) -> "Inventory":
@@ -108,6 +110,7 @@ class Inventory:
             since=since,
             since_problem=since.broken_by(log) if since else "",
             require_signed=require_signed,
+            allow_uncommitted=allow_uncommitted,
             applications=known,
             application_problems=problems,
             replicas=replicas,
