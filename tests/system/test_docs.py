@@ -20,8 +20,6 @@ from tests.support.markdown import DOCS, ROOT, Block, anchors, blocks, is_excerp
 # Shown, not run: output and diagrams. Everything else is run, is part of a tested file, or says why not.
 SHOWN = {"text", "mermaid"}
 EXECUTED = {"console", "python"}
-# Pages that other changes add.
-COMING: set[str] = set()
 NAME = {page: str(page.relative_to(ROOT)) for page in pages()}
 
 
@@ -196,8 +194,6 @@ def test_every_link_leads_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if target.name in COMING and not target.exists():
-            continue
         assert target.exists(), f"{page}: {link}"
         if page in NAME:
             assert target.is_relative_to(DOCS), f"{page}: {link} leaves the site"
