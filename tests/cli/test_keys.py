@@ -361,6 +361,46 @@ def test_confirm_sees_other_dates_and_a_replica_that_is_not_ready(run, first, mo
     )
 
 
+def test_confirm_records_what_each_replica_reported(run, first, monkeypatch):
+    from verifier.rotation import replicas
+
+    digest = KeyDirectory(PUBLIC).load().digest
+    known = {
+        "http://a": replicas.Replica("http://a", digest, (first,), True, "", -2, 300, 30, "1"),
+        "http://b": replicas.Replica("http://b", problem="connection refused"),
+    }
+    monkeypatch.setattr(replicas, "query", known.__getitem__)
+    assert run("keys", "confirm", "--record", *known, now=NOW + 9).status == 1
+    found = history.load(HISTORY.read_bytes())
+    assert found.problems == ()
+    common = {"at": NOW + 9, "by": found.events[0].by, "command": "confirm", "version": __version__}
+    assert found.confirmations == (
+        history.Confirmation(
+            replica="http://a", key_set_digest=digest, confirmed=True, clock_offset_s=-2, max_lifetime_s=300,
+            leeway_s=30, replica_version="1", **common,
+        ),
+        history.Confirmation(
+            replica="http://b", key_set_digest="", confirmed=False, problem="connection refused", **common
+        ),
+    )  # fmt: skip
+    assert run("keys", "audit", now=NOW + 9).status == 0
+
+
+def test_audit_requires_that_the_history_continues_from_the_anchor(run, first):
+    anchor = Anchor.of(HISTORY.read_bytes())
+    assert run("keys", "rotate").status == 0
+    done = run("keys", "audit", "--since", anchor)
+    assert (done.status, done.out.splitlines()[1]) == (0, f"since   {anchor}: 2 line(s) added")
+    wrong = f"1:{'0' * 64}"
+    done = run("keys", "audit", "--since", wrong)
+    assert done.status == 1
+    assert done.out.startswith(f"critical  anchor: line 1 has digest {anchor.digest}, the anchor {'0' * 64}")
+    assert run("keys", "report", "--json", "--since", wrong).status == 1
+    assert run("keys", "audit", "--since", "1:x").status == 2
+    signed = run("keys", "audit", "--require-signed")
+    assert signed.out.startswith("high      signature: signatures are required, and the key directory is in no git")
+
+
 def test_audit_is_silent_about_what_is_right(run, first):
     anchor = Anchor.of(HISTORY.read_bytes())
     text = "not a git checkout; nothing but the anchor proves the end of the history"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from verifier.cli.changes import begin
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import Command, Duration, json_option, keys_option, print_json, window_options
 from verifier.cli.output import echo
@@ -85,14 +86,12 @@ def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
     from verifier._version import __version__
     from verifier.rotation import history
     from verifier.signing.events import user_name
-    from verifier.signing.keystore import Keystore
     from verifier.storage.atomic import write_atomic
 
-    store = Keystore(folder)
-    with store.transaction():
+    with begin(folder) as (store, _, now):
         lines = [
             history.Confirmation(
-                at=int(time.time()),
+                at=now,
                 by=user_name(),
                 command="confirm",
                 replica=replica.url,

@@ -1,0 +1,71 @@
+"""Queries of git are bounded, and what fails is an error with a cause."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from verifier.rotation import git
+from verifier.rotation.git import Git, GitError, find_repository, names_by_commit
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    return tmp_path
+
+
+def fake(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put another program in the place of git."""
+    path = folder / "bin" / "git"
+    path.parent.mkdir()
+    path.write_text(f"#!{sys.executable}\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+def test_a_repository_is_found_from_below_and_through_links(repository, tmp_path):
+    (repository / "a" / "b").mkdir(parents=True)
+    (repository / "link").symlink_to(repository / "a")
+    assert find_repository(repository / "link" / "b") == repository
+    assert find_repository(Path("/")) is None
+
+
+def test_a_command_that_fails_is_an_error_with_its_message(repository):
+    with pytest.raises(GitError, match=r"^git rev-parse failed \(fatal: "):
+        Git(repository).run("rev-parse", "HEAD")
+    assert Git(repository).text("rev-parse", "--verify", "--quiet", "HEAD", expected=(0, 1)) == ""
+
+
+def test_a_command_that_fails_silently_is_an_error(repository, monkeypatch):
+    fake(repository, "raise SystemExit(3)", monkeypatch)
+    with pytest.raises(GitError, match=r"^git status failed \(exit status 3\)$"):
+        Git(repository).run("status")
+
+
+def test_a_command_that_does_not_end_is_ended_with_what_it_started(repository, monkeypatch):
+    fake(repository, "import os, time; os.fork(); time.sleep(60)", monkeypatch)
+    with pytest.raises(GitError, match=r"^git status did not end in time$"):
+        Git(repository, timeout_s=1.0).run("status")
+
+
+def test_output_without_end_is_cut(repository, monkeypatch):
+    monkeypatch.setattr(git, "MAX_OUTPUT_BYTES", 1000)
+    fake(repository, "import sys\nwhile True: sys.stdout.write('x' * 1000)", monkeypatch)
+    with pytest.raises(GitError, match=r"^git status printed more than 1000 bytes$"):
+        Git(repository).run("status")
+
+
+def test_the_environment_of_git_is_not_inherited(repository, monkeypatch):
+    fake(repository, "import os; print([n for n in sorted(os.environ) if n.startswith('GIT_')])", monkeypatch)
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    assert Git(repository).text("status") == "['GIT_NO_LAZY_FETCH', 'GIT_NO_REPLACE_OBJECTS', 'GIT_TERMINAL_PROMPT']\n"
+
+
+def test_names_are_listed_with_their_commit():
+    first, second = "a" * 40, "b" * 64
+    assert names_by_commit(f"\x01{first}\0\nx\0y\0\0\x01{second}\0\nz\0") == [(first, "x"), (first, "y"), (second, "z")]

@@ -1,0 +1,117 @@
+"""A switch is judged by the values that its lines record, and by the confirmations of the replicas."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import NOW
+from tests.rotation.test_report import Outline
+from tests.rotation.test_report import past as past  # a fixture
+from verifier.rotation import audit, history, report
+from verifier.rotation.history import Confirmation, Event
+from verifier.rotation.plan import OverlapPolicy
+
+DAY = 86_400
+SWITCH = NOW - DAY + 60
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "keys" / "history.jsonl"
+
+
+def confirm(log: Path, at: int, *results: bool) -> None:
+    lines = [
+        Confirmation(at=at, by="ann", command="confirm", replica=f"http://{n}", key_set_digest="d", confirmed=good)
+        for n, good in enumerate(results)
+    ]
+    log.write_bytes(history.append(log.read_bytes(), lines))
+
+
+def found(past: Any, rule: str, **options: Any) -> list[str]:
+    return [finding.found for finding in audit.findings(past.state(**options)) if finding.rule == rule]
+
+
+@pytest.mark.parametrize(
+    ("results", "short", "shown"),
+    [
+        ([], True, "no record"),
+        ([(30, (True, True, True))], False, "on 3 of 3, 30 s before"),
+        ([(10, (True, False)), (30, (True, True))], False, "on 2 of 2, 30 s before"),
+        ([(30, (True, False))], True, "on 1 of 2"),
+        ([(10, (True, True)), (30, (True, False))], True, "on 1 of 2"),
+    ],
+)
+def test_a_short_lead_is_no_finding_where_every_replica_was_confirmed(past, log, results, short, shown):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - DAY, lead_s=60, force=True)
+    for after_s, replicas in results:
+        confirm(log, NOW - DAY + after_s, *replicas)
+    text = f"{past.kids['EdDSA']} was published 1 min before it signed"
+    assert found(past, "pending-window") == ([text] if short else [])
+    assert shown in Outline(report.render_html(report.build_report(past.state()))).words()
+
+
+def test_a_confirmation_after_the_switch_proves_nothing(past, log):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - DAY, lead_s=60, force=True)
+    confirm(log, NOW - DAY + 60, True)
+    assert found(past, "pending-window") != []
+
+
+def test_the_first_key_and_a_replacement_wait_for_nobody(past):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.revoke("ES256", "leaked", NOW - 60, force=True)
+    past.generate("RS256", NOW - 60)
+    assert found(past, "pending-window") == []
+
+
+def test_the_overlap_is_judged_by_the_recorded_settings(past, log):
+    past.generate("ES256", NOW - 9 * DAY)
+    short = OverlapPolicy(60, 10)
+    past.rotate("EdDSA", NOW - 3600, lead_s=3540, window=short)
+    assert found(past, "overlap") != []
+    lines = list(history.load(log.read_bytes()).events)
+    recorded = [Event(**{**_members(line), "max_lifetime_s": 60, "leeway_s": 10}) for line in lines]
+    log.write_bytes(history.append(b"", recorded))
+    assert found(past, "overlap") == []
+    assert report.build_report(past.state())["switches"][0]["needed_s"] == 80
+
+
+def _members(line: Event) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(line)
+
+
+def test_a_revocation_with_replacement_is_no_short_overlap(past, pairs):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - 7260)
+    past.revoke("EdDSA", "leaked", NOW - 3590, replacement=pairs["RS256"].public)
+    for now in (NOW - 3590, NOW - 3500, NOW - 3000):
+        assert found(past, "overlap", now=now) == []
+
+
+def test_words_that_are_no_unicode_do_not_break_the_page(past, log):
+    past.generate("ES256", NOW, by="ann")
+    log.write_bytes(log.read_bytes().replace(b'"ann"', b'"\\udcff"'))
+    html = report.render_html(report.build_report(past.state()))
+    assert "\\udcff" in html
+    assert html.encode()
+    log.write_bytes(log.read_bytes().decode().encode("utf-16"))
+    assert report.render_html(report.build_report(past.state())).encode()
+
+
+def test_a_period_shows_only_what_was_added_since_the_anchor(past, log):
+    from dataclasses import replace
+
+    past.generate("ES256", NOW - 9 * DAY)
+    anchor = history.Anchor.of(log.read_bytes())
+    past.rotate("EdDSA", NOW - 8 * DAY, by="bob")
+    document = report.build_report(replace(past.state(), since=anchor))
+    assert [line["line"] for line in document["history"]] == [2, 3]
+    words = Outline(report.render_html(document)).words()
+    assert f"Since {anchor}: the history continues from there with 2 lines." in words
+    document = report.build_report(replace(past.state(), since=anchor, since_problem="rewritten"))
+    assert "the history does not continue from there." in Outline(report.render_html(document)).words()
