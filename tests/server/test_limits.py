@@ -70,7 +70,7 @@ def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again
 
 
 def test_the_last_connection_is_served_and_one_more_is_told_to_come_again(limited, live):
-    server = limited(max_connections=5, head_timeout=60)
+    server = limited(max_connections=5, header_timeout=60)
     with connections(server.port, 4):
         assert exchange(server.port, post(live)) == [OK]
         with connections(server.port, 1):
@@ -108,7 +108,7 @@ def test_a_body_has_its_seconds(limited, live):
 
 
 def test_a_head_has_its_seconds(limited, live):
-    server = limited(head_timeout=1)
+    server = limited(header_timeout=1)
     whole = post(live)
     with connections(server.port, 1, whole[:30]) as [sock]:
         time.sleep(0.4)  # and 0.3 before
@@ -123,7 +123,7 @@ def test_a_head_has_its_seconds(limited, live):
 
 
 def test_a_head_that_begins_with_the_end_of_another_request_has_its_seconds(limited, live):
-    server = limited(head_timeout=1)
+    server = limited(header_timeout=1)
     with connections(server.port, 1, post(live) + post(live)[:30]) as [sock]:
         _, found = seconds_until_closed(sock)
     assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 408 ") == 1
@@ -131,14 +131,14 @@ def test_a_head_that_begins_with_the_end_of_another_request_has_its_seconds(limi
 
 
 def test_a_connection_that_sends_nothing_is_closed_without_a_word(limited):
-    server = limited(head_timeout=1)
+    server = limited(header_timeout=1)
     with connections(server.port, 1) as [sock]:
         took, found = seconds_until_closed(sock)
     assert (found, took < 3) == (b"", True)
 
 
 def test_a_kept_connection_is_closed_after_its_seconds(limited, live):
-    server = limited(keep_alive=2, head_timeout=1)
+    server = limited(keep_alive=2, header_timeout=1)
     with connections(server.port, 1, post(live)) as [sock]:
         assert answer(sock).startswith(b"HTTP/1.1 200 ")
         time.sleep(1.4)  # and 0.3 before
@@ -150,7 +150,7 @@ def test_a_kept_connection_is_closed_after_its_seconds(limited, live):
 
 
 def test_empty_lines_do_not_keep_a_connection(limited, live):
-    server = limited(head_timeout=1)
+    server = limited(header_timeout=1)
     with connections(server.port, 1, post(live)) as [sock]:
         assert answer(sock).startswith(b"HTTP/1.1 200 ")
         with trickling(sock, b"\r\n" * 100):
@@ -160,7 +160,7 @@ def test_empty_lines_do_not_keep_a_connection(limited, live):
 
 
 def test_a_body_after_the_answer_does_not_keep_a_connection(limited):
-    server = limited(head_timeout=1, body_timeout=1)
+    server = limited(header_timeout=1, body_timeout=1)
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     with connections(server.port, 1, head) as [sock]:
         assert sock.recv(1000).startswith(b"HTTP/1.1 404 ")
@@ -170,7 +170,7 @@ def test_a_body_after_the_answer_does_not_keep_a_connection(limited):
 
 
 def test_a_client_that_reads_no_answer_is_cut(limited, tmp_path):
-    server = limited(head_timeout=1)
+    server = limited(header_timeout=1)
     request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

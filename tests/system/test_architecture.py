@@ -109,7 +109,7 @@ def test_every_reason_is_documented_with_its_status_and_text():
     documented = re.findall(r"(?m)^### (\w+)\n\n(\d+) `(.+)`\n\n\S", (ROOT / "docs" / "errors.md").read_text())
     assert [name for name, _, _ in documented] == [reason.value for reason in Reason]
     for (_, status, text), reason in zip(documented, Reason, strict=True):
-        pattern = re.sub(r"\\{\w+\\}", r"[\\w ]+", re.escape(reason.text))
+        pattern = re.sub(r"\\{\w+\\}", r"[\\w ,]+", re.escape(reason.text))
         assert int(status) == reason.status
         assert re.fullmatch(pattern, text), reason
 
