@@ -467,7 +467,10 @@ def test_what_the_verifier_would_refuse_is_not_issued(pairs, player, changes, sa
     [
         ({"alg": "HS256"}, "the signer's alg is not ES256, EdDSA or RS256"),
         ({"exp": NOW + 299}, "the key expires before the token would"),
-        ({"sign": lambda _: bytes(70)}, "the signer returned 70 bytes (expected 64, for ES256 raw r and s and not DER)"),
+        (
+            {"sign": lambda _: bytes(70)},
+            "the signer returned 70 bytes (expected 64, for ES256 raw r and s and not DER)",
+        ),
     ],
 )
 def test_a_signer_that_cannot_make_a_good_token_is_refused(pairs, attributes, says):
