@@ -48,7 +48,6 @@ def pool() -> list[forge.Pair]:
 def no_disk(monkeypatch):
     """A killed process loses nothing that the system has been given, so nothing waits for the disk here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(audit, "_tracked", lambda folder: ())
     for name in [name for name in os.environ if name.startswith("VERIFIER_")]:
         monkeypatch.delenv(name)
 
