@@ -237,7 +237,7 @@ def replay(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
 
 def previous_exp(events: Iterable[Event], kid: str, exp: int | None) -> int | None:
     """Return the end that a key had before its rotation was scheduled; where none was, `exp`, the one that it has."""
-    scheduled = [e for e in events if e.kid == kid and e.old != ABSENT and e.command in ("rotate", "import")]
+    scheduled = [e for e in events if e.kid == kid and e.old != ABSENT and e.command in ("rotate", "import", "merge")]
     return scheduled[-1].previous_exp if scheduled else exp
 
 

@@ -6,9 +6,10 @@ The history of this branch is kept as it is; the other branch's lines are record
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from verifier._version import __version__
 from verifier.core.encoding import loads_object
 from verifier.core.keyring import Keyring, PublicKey, parse_public_key
 from verifier.errors import ConfigError, KeyFileError
@@ -152,7 +153,8 @@ def _ring(members: Mapping[str, Any]) -> Keyring:
 
 def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str) -> list[Event]:
     """Return the lines that record a merge: one for each key that it changed for this branch."""
-    recorded = history.replay([event for line in branches.main for event in history.read(line)[0]])
+    before = [event for line in branches.main for event in history.read(line)[0]]
+    recorded = history.replay(before)
     ring, found = _ring(members), []
     touched = {e.kid for branch in branches.others for line in branch for e in history.read(line)[0]}
     for kid in dict.fromkeys([*members, *sorted(touched)]):
@@ -167,15 +169,24 @@ def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str)
         if (held is None and known is None and kid not in touched) or (same and kid not in touched):
             continue
         key = ring.find(kid)
-        new = REMOVED if key is None else str(ring.state(key, now))
         found.append(
-            Event(at=now, by=by, command="merge", kid=kid, old=ABSENT if known is None else _state(known, now), new=new,
-                  reason=_reason(branches), **dates)
-        )  # fmt: skip
+            Event(
+                at=now,
+                by=by,
+                command="merge",
+                kid=kid,
+                old=ABSENT if known is None else _state(known, now),
+                new=REMOVED if key is None else str(ring.state(key, now)),
+                reason=_reason(branches),
+                previous_exp=None if known is None else history.previous_exp(before, kid, known["exp"]),
+                iat=None if key is None else key.iat,
+                alg="" if key is None else key.algorithm.name,
+                version=__version__,
+                **dates,
+            )
+        )
     merged = tuple(line.decode() for branch in branches.others for line in branch)
     if found and merged:
-        from dataclasses import replace
-
         found[0] = replace(found[0], merged=merged)
     return found
 

@@ -361,8 +361,10 @@ class Keystore:
         """Return the end that a key had before its rotation was scheduled, according to the history."""
         key = self.public.keyring.find(kid)
         try:
-            events = history.read(self.read_history())[0]
-        except ConfigError:  # during a revocation: a key without an end rejects no one
+            events, problems = history.read(self.read_history())
+        except ConfigError:
+            events, problems = [], ["cannot be read"]
+        if problems:  # during a revocation: a key without an end rejects no one
             return None
         return history.previous_exp(events, kid, key.exp if key else None)
 
