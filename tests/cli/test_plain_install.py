@@ -36,7 +36,7 @@ def test_the_modules_of_the_extra_are_the_ones_that_may_be_missing():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("serve",), ("keys", "report", "--json")], ids=lambda arguments: " ".join(arguments)
+    "arguments", [("serve",), ("keys", "report", "--html", "report.html")], ids=lambda arguments: " ".join(arguments)
 )
 def test_a_command_that_needs_the_extra_names_it(environment, keys, arguments):
     done = plain(*arguments, **environment)
@@ -51,7 +51,8 @@ def test_a_command_that_needs_the_extra_names_it(environment, keys, arguments):
 def test_keys_and_tokens_need_no_extra(tmp_path):
     folder = tmp_path / "keys"
     assert plain("keys", "generate", "--keys", folder).returncode == 0
-    assert plain("keys", "list", "--keys", folder).returncode == 0
+    for command in (("list",), ("audit",), ("audit", "--json"), ("report", "--json")):
+        assert plain("keys", *command, "--keys", folder).returncode == 0
     options = ("--keys", folder, "--issuer", ISSUER, "--application-id", APPLICATION_ID)
     token = plain("token", "42", *options)
     assert token.returncode == 0, token.stderr

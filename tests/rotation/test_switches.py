@@ -95,9 +95,10 @@ def test_a_revocation_with_replacement_is_no_short_overlap(past, pairs):
 
 def test_words_that_are_no_unicode_do_not_break_the_page(past, log):
     past.generate("ES256", NOW, by="ann")
-    log.write_bytes(log.read_bytes().replace(b'"ann"', b'"\\udcff"'))
+    log.write_bytes(log.read_bytes().replace(b'"ann"', b'"\\udcff\\u001b[31m"'))
     html = report.render_html(report.build_report(past.state()))
-    assert "\\udcff" in html
+    assert "\\udcff\\x1b[31m" in html
+    assert "\x1b" not in html
     assert html.encode()
     log.write_bytes(log.read_bytes().decode().encode("utf-16"))
     assert report.render_html(report.build_report(past.state())).encode()

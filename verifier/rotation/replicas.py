@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from verifier.conformance.causes import explain_no_json
 from verifier.conformance.client import NoResponseError, get
 from verifier.conformance.messages import Url
@@ -125,6 +123,9 @@ def samples(url: str, name: str) -> list[tuple[Mapping[str, str], float]]:
     Raises:
         ConfigError: there is no usable metrics page.
     """
+    # Here, because the plain installation audits and does not contain it.
+    from prometheus_client.parser import text_string_to_metric_families
+
     try:
         response = get(url, timeout_s=TIMEOUT_S, max_bytes=_MAX_METRICS_BYTES)
     except NoResponseError as exc:

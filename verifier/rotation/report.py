@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from verifier._version import __version__
 from verifier.core import rules
 from verifier.core.keyring import KeyState
@@ -164,15 +162,26 @@ def _replica(inventory: Inventory, replica: Replica) -> dict[str, Any]:
     }
 
 
+def _visible(value: Any) -> Any:
+    """Return text from outside with its control characters as escape sequences."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+
+
 def render_html(document: dict[str, Any]) -> str:
     """Return one self-contained HTML page: no network, no scripts.
 
     It can be encoded as UTF-8, whatever the history and the replicas contain.
     """
+    # Here, because the audit runs without it.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("verifier.rotation", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
