@@ -96,6 +96,7 @@ def test_dev_verbose_shows_the_log_of_the_server(tmp_path):
     assert (status, len(out.splitlines())) == (0, 5)
     events = [json.loads(line)["event"] for line in err.splitlines()]
     assert {"start", "request", "stop"} <= set(events)
+    assert f"Listening on {out.split()[1]}" in events
 
 
 def test_dev_quotes_the_path_of_a_program_in_a_folder_with_a_space(tmp_path):

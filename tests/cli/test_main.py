@@ -103,6 +103,37 @@ def test_serve_says_which_setting_is_missing(run):
     assert done.err.splitlines()[0] == "verifier: error: VERIFIER_ISSUER is not set (expected the iss of your tokens)"
 
 
+def test_the_first_serve_prints_the_commands_that_create_keys_and_applications(run):
+    first = "verifier keys generate --keys keys && verifier applications add my-application --file applications.json"
+    error, hint = run("serve").err.splitlines()
+    assert error == "verifier: error: VERIFIER_ISSUER is not set (expected the iss of your tokens)"
+    assert hint == (
+        f"verifier: hint: {first} && verifier serve --issuer https://game.example --applications applications.json"
+    )
+    options = ("serve", "--issuer", ISSUER, "--applications", "applications.json")
+    assert run(*options) == Done(
+        3,
+        "",
+        "verifier: error: keys/public and applications.json: no such file or directory\n"
+        f"verifier: hint: correct the path, or create what is missing: {first}\n",
+    )
+    assert run("keys", "generate").status == 0
+    assert run(*options) == Done(
+        3,
+        "",
+        "verifier: error: applications.json: no such file or directory\n"
+        "verifier: hint: correct the path, or create what is missing: "
+        "verifier applications add my-application --file applications.json\n",
+    )
+
+
+def test_serve_with_settings_keeps_the_hint_of_a_wrong_one(run):
+    assert run("serve", "--port", 8123).err == (
+        "verifier: error: VERIFIER_ISSUER is not set (expected the iss of your tokens)\n"
+        "verifier: hint: use what the game backend writes as iss, for instance https://game.example\n"
+    )
+
+
 def test_an_option_of_serve_wins_over_its_variable(run, monkeypatch, environment):
     monkeypatch.setattr("verifier.server.run.serve", lambda settings: print(settings.port, settings.leeway_s))
     for name, value in (environment | {"VERIFIER_PORT": "1", "VERIFIER_LEEWAY": "2"}).items():

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.errors import UnsafeOperationError
+from verifier.cli.program import command
+from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.server.settings import Option, Settings
 
 
@@ -46,10 +47,37 @@ def serve(**options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             os.environ[f"VERIFIER_{name.upper()}"] = str(value)  # where worker processes find it
-    settings = Settings.from_environment(os.environ)
+    first_time = not any(name.startswith("VERIFIER_") for name in os.environ)
+    try:
+        settings = Settings.from_environment(os.environ)
+    except ConfigError as exc:
+        steps = _first_steps(Path("keys"), Path("applications.json"))
+        if not (first_time and steps):
+            raise
+        start = command("serve", "--issuer", "https://game.example", "--applications", "applications.json")
+        raise ConfigError(str(exc), hint=" && ".join([*steps, start])) from exc
+    _require_files(settings)
     from verifier.server import run
 
     run.serve(settings)
+
+
+def _first_steps(keys: Path, applications: Path | None) -> list[str]:
+    """Return the commands that create the files that do not exist."""
+    steps = []
+    if not os.path.lexists(keys / "public"):
+        steps.append(command("keys", "generate", "--keys", keys))
+    if applications and not os.path.lexists(applications):
+        steps.append(command("applications", "add", "my-application", "--file", applications))
+    return steps
+
+
+def _require_files(settings: Settings) -> None:
+    steps = _first_steps(settings.keys, settings.applications)
+    if steps:
+        missing = [path for path in (settings.keys / "public", settings.applications) if path and not path.exists()]
+        text = f"{' and '.join(map(str, missing))}: no such file or directory"
+        raise ConfigError(text, hint=f"correct the path, or create what is missing: {' && '.join(steps)}")
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """The uvicorn server around the application: the socket, the workers and the signals."""
 
 import functools
+import logging
 import multiprocessing
 import os
 import signal
@@ -70,6 +71,21 @@ class Supervisor(Multiprocess):
         """Ignore the signal: the number of workers is a setting. uvicorn would start another worker."""
 
     handle_ttou = handle_ttin  # uvicorn would stop a worker, whose socket would still get connections
+
+
+class AnnouncingServer(Server):
+    """A server that logs its address; uvicorn does not when it is given sockets."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and log the address; uvicorn exits if the application cannot start."""
+        await super().startup(sockets)
+        announce(self.config)
+
+
+def announce(config: Config) -> None:
+    """Log the URL that the server listens on."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    logging.getLogger("uvicorn.error").info("Listening on http://%s:%d/profile", host, config.port)
 
 
 def listen(host: str, port: int, workers: int = 1) -> list[socket.socket]:
@@ -186,6 +202,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.graceful_shutdown_s,
         )
         if settings.workers > 1:
+            announce(config)
             supervisor = Supervisor(config, sockets)
             supervisor.run()
             if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
@@ -194,7 +211,7 @@ def serve(settings: Settings) -> None:
         # uvicorn raises the signal again after it has drained; the default would end in 143, not 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _exit)
-        Server(config).run(sockets)
+        AnnouncingServer(config).run(sockets)
 
 
 def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
