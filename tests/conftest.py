@@ -39,7 +39,7 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 # What waits or works longest begins first, so that no process still has one of these when the others are done.
-LONGEST = ["servers", "guarantees", "limits", "hosts", "crash", "docs"]
+LONGEST = ["proxies", "servers", "guarantees", "limits", "hosts", "crash", "docs"]
 LONGEST += ["server", "rotation_load", "rotation_property", "canary", "deploy"]
 
 # A shell starts a background job with SIGINT ignored, which the programs under test would inherit.

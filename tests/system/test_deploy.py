@@ -201,7 +201,7 @@ def test_caddy_reads_its_file(tmp_path):
     file = DEPLOY / "caddy" / "Caddyfile"
     good(tool("caddy"), "validate", "--adapter", "caddyfile", "--config", file, env=environment)
     broken = tmp_path / "Caddyfile"
-    broken.write_text(file.read_text().replace("max_size", "maxsize"))
+    broken.write_text(file.read_text().replace("dial_timeout", "dialtimeout"))
     assert run(tool("caddy"), "validate", "--adapter", "caddyfile", "--config", broken, env=environment).returncode == 1
 
 
