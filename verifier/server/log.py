@@ -47,7 +47,7 @@ def reset_after_fork(resettable: Resettable) -> None:
     _RESETTABLE.add(resettable)
 
 
-def _reset_all() -> None:
+def _reset_all() -> None:  # pragma: no cover - runs in child processes, which are not measured
     for resettable in list(_RESETTABLE):
         resettable.after_fork()
 
