@@ -27,7 +27,7 @@ from bench.servers import BARE, RAW, command
 from bench.tables import SLOW, TABLES, TARGETS, Row
 from bench.world import World, prepare
 
-WARM_UP, WARM_UP_S = 10_000, 8.0  # requests, and the time for them: compilers of the peers need as many
+WARM_UP, WARM_UP_S = 10_000, 3.0  # requests, and the time for them: compilers of the peers need as many
 
 
 @contextmanager

@@ -14,7 +14,16 @@ from verifier._version import __version__
 from verifier.core import rules, tokens
 from verifier.core.encoding import DecodeError, loads_object
 from verifier.errors import InvalidRequest, Reason, ServiceUnavailableError
-from verifier.server.asgi import BUFFERED_BODY, Endpoint, NotFound, Response, check_headers, json_bytes, read_body
+from verifier.server.asgi import (
+    BUFFERED_BODY,
+    Endpoint,
+    ExactRouter,
+    NotFound,
+    Response,
+    check_headers,
+    json_bytes,
+    read_body,
+)
 from verifier.server.log import AccessLogEntry, Telemetry
 from verifier.server.reload import Reloader, sighup_handler
 from verifier.server.settings import Settings
@@ -207,7 +216,7 @@ def create_app(settings: Settings) -> Router:
     """
     service = Service(settings)
     telemetry = service.telemetry
-    return Router(
+    return ExactRouter(
         [
             Endpoint("/profile", "POST", service.profile, telemetry),
             Endpoint("/healthz", "GET, HEAD", service.healthz, telemetry),
@@ -215,7 +224,6 @@ def create_app(settings: Settings) -> Router:
             Endpoint("/.well-known/jwks.json", "GET, HEAD", service.jwks, telemetry),
             Endpoint("/openapi.json", "GET, HEAD", service.openapi, telemetry),
         ],
-        redirect_slashes=False,
         default=NotFound(telemetry),
         lifespan=service.lifespan,
     )
