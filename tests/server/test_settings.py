@@ -321,7 +321,7 @@ def test_a_port_of_a_platform_that_is_none_is_named(value):
     [
         ("VERIFIER_LEWAY", "VERIFIER_LEWAY is not a setting; did you mean VERIFIER_LEEWAY?"),
         ("VERIFIER_MAX_LIFETIME_S", "VERIFIER_MAX_LIFETIME_S is not a setting; did you mean VERIFIER_MAX_LIFETIME?"),
-        ("VERIFIER_HEADER_TIMEOUT", "VERIFIER_HEADER_TIMEOUT is not a setting; did you mean VERIFIER_HEADER_TIMEOUT?"),
+        ("VERIFIER_HEADR_TIMEOUT", "VERIFIER_HEADR_TIMEOUT is not a setting; did you mean VERIFIER_HEADER_TIMEOUT?"),
         ("VERIFIER_KEY", "VERIFIER_KEY is not a setting; did you mean VERIFIER_KEYS?"),
         ("VERIFIER_QQQ", "VERIFIER_QQQ is not a setting"),
         ("VERIFIER_A\x1b[2J", "'VERIFIER_A\\x1b[2J' is not a setting"),
