@@ -12,6 +12,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from tests.support.transport import Transport
+from verifier.server import connection as connection_module
 from verifier.server.connection import MAX_BATCH_SIZE, HttpConnection
 from verifier.server.request_parser import MAX_FIELDS, MAX_HEADER_BYTES
 from verifier.server.settings import Settings
@@ -32,6 +33,12 @@ def connect(app, bugs: list[Exception] | None = None, state: Any = None) -> tupl
 async def at_once(_scope, _receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def reads(scope, receive, send):
+    if "verifier.body" not in scope:
+        await receive()
+    await at_once(scope, receive, send)
 
 
 async def later(scope, receive, send):
@@ -386,3 +393,122 @@ def test_a_connection_that_does_not_take_its_answer_is_cut():
 
     asyncio.run(run())
     assert taken == ["cut"]
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+
+@pytest.mark.parametrize("field", [b"Connection", b"Proxy-Connection"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_trailer_that_closes_is_said_in_the_response_and_nothing_follows_it(field, pieces):
+    end = b"0\r\n%b: close\r\n\r\n" % field
+
+    async def run():
+        _, transport = connect(reads)
+        transport.receive(*([CHUNKED + end + GET] if pieces == 1 else [CHUNKED, end + GET]))
+        await asyncio.sleep(0.01)
+        assert transport.written == ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        assert transport.ended
+
+    asyncio.run(run())
+
+
+def test_a_response_before_the_end_of_a_chunked_body_closes_because_a_trailer_could():
+    async def run():
+        _, transport = connect(at_once)
+        transport.receive(CHUNKED)
+        await asyncio.sleep(0.01)
+        assert b"connection: close" in transport.written
+        transport.receive(b"0\r\n\r\n" + GET)
+        await asyncio.sleep(0.01)
+        assert transport.written.count(b"HTTP/1.1") == 1
+
+    asyncio.run(run())
+
+
+def test_a_chunked_body_over_the_limit_has_its_response_at_once():
+    async def run():
+        connection, transport = connect(reads)
+        transport.receive(CHUNKED + b"5000\r\n" + b"y" * 16_384)
+        await asyncio.sleep(0.01)
+        assert b"connection: close" in transport.written
+        assert connection.request is None
+
+    asyncio.run(run())
+
+
+def test_an_exception_while_parsing_is_logged_and_a_500(monkeypatch):
+    bugs: list[Exception] = []
+
+    async def run():
+        _, transport = connect(at_once, bugs)
+        monkeypatch.setattr(connection_module.RequestParser, "on_header", lambda *_: 1 / 0)
+        transport.receive(GET)
+        assert transport.written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert transport.ended
+
+    asyncio.run(run())
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("rest", [b"X y\r\n\r\n", b"\r\n", b"X: " + b"y" * MAX_HEADER_BYTES])
+def test_an_error_in_response_to_head_has_no_body(rest):
+    async def run():
+        _, transport = connect(at_once)
+        transport.receive(b"HEAD / HTTP/1.1\r\n" + rest)
+        assert transport.written.startswith(b"HTTP/1.1 4")
+        assert transport.written.endswith(b"\r\nconnection: close\r\n\r\n")
+
+    asyncio.run(run())
+
+
+def test_idle_time_before_a_request_does_not_cut_its_body():
+    async def run():
+        connection, transport = connect(at_once)
+        transport.receive(GET)
+        await asyncio.sleep(0.01)
+        connection.idle_since -= 74
+        transport.receive(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+        await asyncio.sleep(0.01)
+        connection.check_timeouts(asyncio.get_running_loop().time() + 2)
+        assert not transport.closing
+
+    asyncio.run(run())
+
+
+def test_reads_in_small_pieces_are_slowed_down_and_the_request_is_answered():
+    async def run():
+        connection, transport = connect(reads)
+        data = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n" + b"y" * 500
+        for number in range(len(data)):
+            transport.receive(data[number : number + 1])
+        assert (transport.paused, connection.reads) == (True, connection_module.MAX_READS + 1)
+        while b"200 OK" not in transport.written:
+            await asyncio.sleep(0.005)
+        assert connection.reads == 0
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def test_what_is_discarded_after_the_last_response_is_bounded():
+    async def run():
+        _, transport = connect(at_once)
+        transport.receive(b"GET / HTTP/1.0\r\n\r\n")
+        await asyncio.sleep(0.01)
+        transport.receive(b"y" * connection_module.MAX_DISCARDED_BYTES)
+        assert not transport.closing
+        transport.receive(b"y")
+        assert transport.closing
+
+    asyncio.run(run())
+
+
+def test_requests_behind_another_are_held_up_to_a_number_of_bytes():
+    async def run():
+        connection, transport = connect(at_once)
+        transport.receive(GET + b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 40_000)
+        assert len(connection.backlog) == connection_module.MAX_BACKLOG_BYTES
+        await asyncio.sleep(0.01)
+        assert (transport.written, transport.ended, connection.backlog) == (ANSWER, True, b"")
+
+    asyncio.run(run())
