@@ -144,7 +144,12 @@ class Keystore:
         if record is not None:
             now = max(self.now, record.at) if revoking else self.now
             leeway_s = OverlapPolicy().leeway_s
-            self.notes.append(recovery.recover(self._files, record, now=now, leeway_s=leeway_s, undo=undo).text)
+            try:
+                self.notes.append(recovery.recover(self._files, record, now=now, leeway_s=leeway_s, undo=undo).text)
+            except ConfigError as exc:
+                if not revoking:
+                    raise
+                self.notes.append(str(exc))
 
     def assume(self, now: int) -> None:
         """Replace the time of this transaction: the clock is known to be behind."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc
-from verifier.errors import KeyFileError, UnsafeOperationError
+from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import ABSENT, Event
 from verifier.rotation.plan import LEAD_S, PROPAGATION_S
@@ -16,6 +16,7 @@ from verifier.rotation.preconditions import last_time
 from verifier.storage.journal import Applied, Directory, FileChange, Record, digest
 
 _HISTORY = "history.jsonl"
+MAX_LEAD_S = 10**11  # any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,13 @@ def recover(directory: Directory, record: Record, *, now: int, leeway_s: int, un
 
     Raises:
         UnsafeOperationError: the clock is behind the time at which the command was planned.
+        ConfigError: a file that the command changes cannot be used.
     """
     what = f"the {record.command} of {utc(record.at)}"
+    if directory.history_applied(record) is Applied.YES:
+        # Every file was written before the history. What changed since is a later change, a revocation perhaps.
+        directory.finish(replace(record, changes=()))
+        return Recovery(True, f"finished {what}, which was interrupted")
     if record.revokes:
         return _finish_revocation(directory, record, what, now)
     if now < record.at:
@@ -42,14 +48,24 @@ def recover(directory: Directory, record: Record, *, now: int, leeway_s: int, un
             f"the clock ({utc(now)}) is behind an interrupted change: {what}",
             hint="correct the clock (NTP), then run the command again",
         )
-    if directory.history_applied(record) is Applied.YES:
-        directory.finish(record)
-        return Recovery(True, f"finished {what}, which was interrupted")
+    _require_usable(directory, record, what)
     stale = "it was undone on request" if undo else _stale(directory, record, now)
     if not stale:
         directory.finish(record)
         return Recovery(True, f"finished {what}, which was interrupted")
     return _Abandon(directory, record, now, leeway_s).run(what, stale)
+
+
+def _require_usable(directory: Directory, record: Record, what: str) -> None:
+    """Refuse to finish or abandon a change while one of its files cannot be used: its end may have been moved."""
+    for change in record.changes:
+        public = change.path.startswith("public/") and directory.applied(change) is Applied.OTHER
+        if public and _parse(change.path, directory.text(change.path)) is None:
+            path = directory.folder / change.path
+            raise ConfigError(
+                f"{path}: cannot be used, and {what}, which was interrupted, changes it; nothing was changed",
+                hint=f"repair {path} or restore it (git checkout -- {path}), then run verifier keys recover",
+            )
 
 
 def _stale(directory: Directory, record: Record, now: int) -> str:
@@ -93,7 +109,7 @@ def _with_lines(directory: Directory, record: Record, events: Iterable[Event]) -
 
 
 def _finish_revocation(directory: Directory, record: Record, what: str, now: int) -> Recovery:
-    if directory.history_applied(record) is Applied.YES or not _stale(directory, record, now):
+    if not _stale(directory, record, now):
         directory.finish(record)
         return Recovery(True, f"finished {what}, which was interrupted")
     # Files changed meanwhile: keep what others wrote, except that a revoked key stays revoked.
@@ -151,7 +167,7 @@ class _Abandon:
         if kept:
             return Recovery(
                 True,
-                f"{what} was interrupted halfway ({why}) and its key is active already ({', '.join(sorted(kept))}); "
+                f"{what} was interrupted halfway ({why}) and its key is in use ({', '.join(sorted(kept))}); "
                 "finished it with a new end for the previous key",
             )
         moved = f"; {', '.join(sorted({e.kid for e in events}))} ends later than before" if events else ""
@@ -165,9 +181,11 @@ class _Abandon:
         self.directory.finish(record)
 
     def _kept(self) -> set[str]:
-        """Return the keys that the command published and that verify by now."""
+        """Return the keys that the command published and that verify by now, or that another file may rely on."""
         new = {PurePosixPath(c.path).stem for c in self.record.changes if c.before is None and c.after is not None}
-        return {key.kid for key in self.keyring.verification_keys(self.now, self.leeway_s) if key.kid in new}
+        changed = any(self.directory.applied(change) is Applied.OTHER for change in self.record.changes)
+        leeway_s = MAX_LEAD_S if changed else self.leeway_s
+        return {key.kid for key in self.keyring.verification_keys(self.now, leeway_s) if key.kid in new}
 
     def _target(self, change: FileChange, kept: set[str]) -> str | None:
         text, stem = self.texts[change.path], PurePosixPath(change.path).stem
