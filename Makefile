@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: run example test check docs languages languages-lock bench profile startup soak hosts fuzz openapi mutants lock dist sbom clean
 
 run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
-	$(BIN)/verifier dev
+	@$(BIN)/verifier dev
 
 example: .venv/test.stamp  ## a game with a login, a permission dialog and an escs button, in a browser
 	@$(BIN)/python examples/run.py
@@ -117,12 +117,13 @@ clean:
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.13"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv; this takes a minute."
+	@$(PYTHON) -m venv .venv
 	@touch $@
 
 .venv/run.stamp: .venv/python.stamp requirements.lock pyproject.toml
-	$(PIP) install --require-hashes -r requirements.lock
-	$(PIP) install --no-deps --editable .
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --editable .
 	@touch $@
 
 .venv/test.stamp: .venv/run.stamp requirements-dev.lock
