@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import os
 import signal
@@ -270,9 +271,16 @@ class Server:
         return self.process.wait(timeout=15)
 
 
+# Below the ports that the system gives to clients, and other ones in each process of the suite.
+_PORTS = itertools.count(10_000 + os.getpid() % 20 * 1_000)
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """Return a port that nothing listens on, and that this process has not returned before."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 LOGS: list[Path] = []  # of every server of this run

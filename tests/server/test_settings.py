@@ -379,7 +379,9 @@ def test_every_field_is_a_variable_and_an_option():
         assert option.description.help.endswith(".")
 
 
-def test_an_option_wins_over_its_variable_and_has_a_type(monkeypatch):
+def test_an_option_wins_over_its_variable_and_has_a_type(monkeypatch, tmp_path):
+    (tmp_path / "k" / "public").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     found = []
     monkeypatch.setattr("verifier.server.run.serve", found.append)
     for name, value in LEAST.items():
