@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from verifier.core.encoding import DecodeError, b64url_decode, b64url_encode, is_utf8_encodable, loads_object
+from verifier.core.encoding import (
+    MAX_FILE_CONTAINERS,
+    DecodeError,
+    b64url_decode,
+    b64url_encode,
+    is_utf8_encodable,
+    loads_object,
+)
 
 TOO_COMPLEX = "is nested too deeply or has too many objects and lists"
 TEXTS = {"is not UTF-8", "is not valid JSON", TOO_COMPLEX, "is not a JSON object", "has a duplicate key"}
@@ -135,12 +142,15 @@ def test_what_parsers_disagree_about_is_refused(data, says):
         pytest.param("9" * 308, float("9" * 308), id="308-digits"),
         pytest.param("9" * 309, math.inf, id="309-digits"),
         pytest.param("-" + "9" * 16_000, -math.inf, id="16000-digits"),
+        pytest.param("9" * 18, 10**18 - 1, id="18-digits"),
+        pytest.param("-" + "9" * 18, 1 - 10**18, id="minus-and-18-digits"),
         pytest.param("1e308", 1e308, id="largest-exponent"),
         pytest.param("1E+309", math.inf, id="beyond-a-float"),
     ],
 )
 def test_an_integer_of_64_bits_stays_whole_and_any_other_number_is_a_float(digits, number):
-    for text in (f'{{"a": {digits}}}', f'{{"a":{digits}}}'):
+    # The last one is read by the other parser, because an unpaired surrogate is JSON.
+    for text in (f'{{"a": {digits}}}', f'{{"a":{digits}}}', f'{{"a":{digits},"b":"\\ud800"}}'):
         value = loads_object(text.encode())["a"]
         assert (type(value), value) == (type(number), number)
 
@@ -280,6 +290,12 @@ def test_128_levels_pass_and_one_more_does_not():
     assert loads_object(nested(128)) == json.loads(nested(128))
     with pytest.raises(ValueError, match=f"^{TOO_COMPLEX}$"):
         loads_object(nested(129))
+
+
+def test_depth_beyond_the_recursion_limit_is_too_complex_for_either_parser():
+    deep = b'{"a":' * 200_000 + b'"\\ud800"' + b"}" * 200_000
+    with pytest.raises(DecodeError, match=f"^{TOO_COMPLEX}$"):
+        loads_object(deep, max_containers=MAX_FILE_CONTAINERS)
 
 
 def test_brackets_that_do_not_nest_are_no_depth():

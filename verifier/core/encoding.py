@@ -52,7 +52,8 @@ def _reject_constant(_: str) -> None:
 
 def _parse_int(digits: str) -> int | float:
     # As orjson does. int() takes quadratic time; as a float, a very long number becomes inf, which every rule rejects.
-    return int(digits) if len(digits) < 19 else float(digits)
+    value = int(digits) if len(digits) <= 20 else 2**64
+    return value if -(2**63) <= value < 2**64 else float(digits)
 
 
 _decode = json.JSONDecoder(
