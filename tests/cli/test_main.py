@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.conftest import APPLICATION_ID, ISSUER, NOW, Done, free_port
-from verifier.cli.main import cli
+from verifier.cli.main import cli, main
 from verifier.core import rules, tokens
 
 MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
@@ -211,3 +211,45 @@ def test_a_command_that_does_not_sign_loads_nothing_that_signs(command):
     )
     output = subprocess.check_output([sys.executable, "-c", code], stderr=subprocess.DEVNULL, text=True)
     assert output.splitlines()[-1] == "[]"
+
+
+def test_a_file_that_cannot_be_opened_is_3(run, keys, monkeypatch):
+    monkeypatch.setenv("VERIFIER_SECRET_KEY", "secret")
+    signing = ("--keys", keys, "--issuer", ISSUER, "--application-id", APPLICATION_ID)
+    url = f"http://127.0.0.1:{free_port()}/profile"
+    done = run("check", url, *signing, "--only", "profile-full", "--junit", "missing/report.xml")
+    assert done.status == 3
+    assert done.err == "verifier: error: could not open file 'missing/report.xml': No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("exception", "text"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a\nb"), "a\\nb: No such file or directory"),
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not UTF-8"),
+    ],
+)
+def test_an_error_of_the_system_is_3_and_one_line(run, monkeypatch, exception, text):
+    def fail(*_, **__):
+        raise exception
+
+    monkeypatch.setattr("verifier.cli.keys.begin", fail)
+    assert run("keys", "rotate") == Done(3, "", f"verifier: error: {text}\n")
+
+
+def test_a_module_of_the_extra_that_is_missing_is_named(run, keys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert run("keys", "report", "--html", "report.html", "--keys", keys) == Done(
+        3,
+        "",
+        "verifier: error: this command needs the module jinja2, which is not installed\n"
+        "verifier: hint: pip install 'escs-verifier[server]'\n",
+    )
+
+
+def test_any_other_module_that_is_missing_is_a_bug(monkeypatch):
+    monkeypatch.setitem(sys.modules, "verifier.signing.private_key", None)
+    monkeypatch.setattr(sys, "argv", ["verifier", "keys", "list"])
+    with pytest.raises(ModuleNotFoundError, match=r"verifier\.signing\.private_key"):
+        main()

@@ -512,3 +512,41 @@ def test_requests_behind_another_are_held_up_to_a_number_of_bytes():
         assert (transport.written, transport.ended, connection.backlog) == (ANSWER, True, b"")
 
     asyncio.run(run())
+
+
+def test_a_client_that_reads_again_with_nothing_pending_may_send_the_next_request():
+    async def run():
+        connection, transport = connect(at_once)
+        transport.client_reads, transport.high_water = False, 0
+        transport.receive(GET)
+        await asyncio.sleep(0)
+        assert (transport.written, transport.writing_paused, transport.paused) == (ANSWER, True, True)
+        transport.take()
+        assert (transport.paused, transport.ended, connection.closing_since) == (False, False, None)
+        transport.receive(GET)
+        await asyncio.sleep(0)
+        assert transport.written == ANSWER * 2
+
+    asyncio.run(run())
+
+
+def test_a_request_whose_connection_is_lost_while_it_waits_for_its_batch_is_not_processed():
+    processed: list[str] = []
+
+    async def count(scope, receive, send):
+        processed.append(scope["path"])
+        await at_once(scope, receive, send)
+
+    async def run():
+        state: dict[str, Any] = {}
+        connections = [connect(count, state=state) for _ in range(MAX_BATCH_SIZE + 1)]
+        for _, transport in connections:
+            transport.receive(GET)
+        last = connections[-1][1]
+        last.lose()
+        while state["batch"]:
+            await asyncio.sleep(0)
+        assert [transport.written for _, transport in connections] == [ANSWER] * MAX_BATCH_SIZE + [b""]
+
+    asyncio.run(run())
+    assert processed == ["/"] * MAX_BATCH_SIZE

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -200,6 +201,39 @@ def test_an_exception_in_a_callback_of_the_parser_is_not_an_error_of_the_client(
     setattr(Broken, name, fail)
     with pytest.raises(LookupError):
         Broken(10).feed(CHUNKED + b"1\r\nx\r\n0\r\n\r\n")
+
+
+class Disagreeing:
+    """A parser that finds the end of a part at the end of any input, or never."""
+
+    def __init__(self, at_any_end: Callable[[], None] | None) -> None:
+        self.at_any_end = at_any_end
+
+    def feed_data(self, _data: bytes) -> None:
+        if self.at_any_end is not None:
+            self.at_any_end()
+
+    def should_keep_alive(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_headers_whose_end_is_ambiguous_are_malformed(early):
+    parser = RequestParser(10)
+    parser._parser = Disagreeing(parser.on_headers_complete if early else None)
+    with pytest.raises(InvalidRequest) as caught:
+        parser.feed(GET[:-2] if early else GET)
+    assert (caught.value.reason.value, parser.complete) == (MALFORMED, False)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_chunked_body_whose_end_is_ambiguous_is_malformed(early):
+    parser = RequestParser(10)
+    parser.feed(CHUNKED)
+    parser._parser = Disagreeing(parser.on_message_complete if early else None)
+    with pytest.raises(InvalidRequest) as caught:
+        parser.feed(b"1\r\nx\r\n" if early else b"1\r\nx\r\n0\r\n\r\n")
+    assert (caught.value.reason.value, parser.complete) == (MALFORMED, False)
 
 
 @pytest.mark.parametrize(
