@@ -219,8 +219,12 @@ class Disagreeing:
 
 @pytest.mark.parametrize("early", [True, False])
 def test_headers_whose_end_is_ambiguous_are_malformed(early):
+    def end():
+        parser.on_header(b"Host", b"x")
+        parser.on_headers_complete()
+
     parser = RequestParser(10)
-    parser._parser = Disagreeing(parser.on_headers_complete if early else None)
+    parser._parser = Disagreeing(end if early else None)
     with pytest.raises(InvalidRequest) as caught:
         parser.feed(GET[:-2] if early else GET)
     assert (caught.value.reason.value, parser.complete) == (MALFORMED, False)
