@@ -1,9 +1,11 @@
 """Queries of git are bounded, and what fails is an error with a cause."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,24 @@ def test_a_command_that_does_not_end_is_ended_with_what_it_started(repository, m
     fake(repository, "import os, time; os.fork(); time.sleep(60)", monkeypatch)
     with pytest.raises(GitError, match=r"^git status did not end in time$"):
         Git(repository, timeout_s=1.0).run("status")
+
+
+def test_what_git_started_is_ended_where_git_itself_has_ended(repository, monkeypatch):
+    fake(repository, "import os, time\nif not os.fork(): time.sleep(60)", monkeypatch)
+    started = time.monotonic()
+    with pytest.raises(GitError, match=r"^git status did not end in time$"):
+        Git(repository, timeout_s=1.0).run("status")
+    assert time.monotonic() - started < 30  # what still ran would hold the pipe open for 60 s
+
+
+def test_a_process_that_was_waited_for_is_not_ended_again(monkeypatch):
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "killpg", lambda *arguments: killed.append(arguments))
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE, start_new_session=True) as process:
+        git._kill(process)
+        process.wait()
+        git._kill(process)
+    assert killed == [(process.pid, signal.SIGKILL)]
 
 
 def test_output_without_end_is_cut(repository, monkeypatch):

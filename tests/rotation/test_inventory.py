@@ -12,7 +12,7 @@ from tests.rotation.test_report import past as past  # a fixture
 from verifier.core.applications import Applications, Secret
 from verifier.errors import ConfigError
 from verifier.rotation import audit, inventory, report
-from verifier.rotation.inventory import Inventory
+from verifier.rotation.inventory import File, Inventory, public_members
 from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.witness import Commit
 
@@ -37,6 +37,15 @@ def test_a_link_to_nothing_and_a_large_file_are_no_keys(past, tmp_path):
     (tmp_path / "keys" / "link").symlink_to("nowhere")
     (tmp_path / "keys" / "large").write_bytes(b"x" * 70_000)
     assert audit.findings(past.state()) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"[1]", b"1", None])
+def test_a_file_that_is_no_json_object_has_no_members(content):
+    assert public_members(File(Path("a.json"), "public/a.json", 0o644, False, content)) == {}
+
+
+def test_the_members_of_a_public_file_are_read():
+    assert public_members(File(Path("a.json"), "public/a.json", 0o644, False, b'{"kid": "a"}')) == {"kid": "a"}
 
 
 def test_a_repository_without_a_commit_has_nothing_committed(past, tmp_path):

@@ -118,6 +118,43 @@ def test_cancel_without_a_pending_key_is_refused(first, rotated):
     refuse("no key is pending", plan.cancel, rotated, now=NOW + 3600, previous_exp=None)
 
 
+def test_a_prefix_that_no_pending_key_has_is_refused(rotated, jwks):
+    kid = jwks[1]["kid"]
+    assert plan.choose_pending(rotated, NOW, kid[:8]).kid == kid
+    says = f"no pending key matches '-' (found {kid} (active from 2027-01-15 09:00:00 UTC))"
+    refuse(says, plan.choose_pending, rotated, NOW, "-")
+
+
+@pytest.fixture
+def only_pending(jwks) -> Keyring:
+    """A first key that was published by hand before it signs."""
+    return ring(jwks[0] | {"iat": NOW, "nbf": NOW + 7200})
+
+
+def test_the_only_pending_key_is_not_revoked_without_force_or_replacement(only_pending):
+    (pending,) = only_pending.keys.values()
+    refuse("no other key can sign", plan.revoke, only_pending, pending, "leaked", now=NOW)
+    (step,) = plan.revoke(only_pending, pending, "leaked", now=NOW, force=True)
+    assert (step.kid, step.old, step.new) == (pending.kid, "pending", "revoked")
+
+
+def test_the_replacement_of_the_only_pending_key_is_current(only_pending, jwks):
+    (pending,) = only_pending.keys.values()
+    changed = after(only_pending, plan.revoke(only_pending, pending, "leaked", now=NOW, replacement=jwks[1]))
+    assert {key.kid: changed.state(key, NOW) for key in changed.keys.values()} == {
+        pending.kid: KeyState.REVOKED,
+        jwks[1]["kid"]: KeyState.CURRENT,
+    }
+    assert changed.current(NOW).nbf == NOW - OverlapPolicy().leeway_s
+
+
+def test_a_current_key_without_an_end_is_left_as_it_is_when_the_pending_key_is_replaced(first, jwks):
+    keyring = ring(dict(first.current(NOW).members), jwks[1] | {"iat": NOW, "nbf": NOW + 7200})
+    added, revoked = plan.revoke(keyring, keyring.find(jwks[1]["kid"]), "leaked", now=NOW, replacement=jwks[2])
+    assert (added.kid, added.new, added.members["nbf"]) == (jwks[2]["kid"], "pending", NOW + 7200)
+    assert (revoked.kid, revoked.new) == (jwks[1]["kid"], "revoked")
+
+
 def test_the_only_key_is_not_revoked_without_force_or_replacement(first, jwks):
     key = first.current(NOW)
     refuse("no other key can sign", plan.revoke, first, key, "leaked", now=NOW)

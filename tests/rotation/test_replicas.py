@@ -27,12 +27,16 @@ def serve() -> Iterator[Serve]:
     servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
     def serve(
-        bodies: dict[str, Any], status: int = 200, headers: tuple[tuple[str, str], ...] = (), offset_s: int = 0
+        bodies: dict[str, Any],
+        status: int = 200,
+        jwks_status: int = 200,
+        headers: tuple[tuple[str, str], ...] = (),
+        offset_s: int = 0,
     ) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = bodies.get(self.path)
-                self.send_response(status if self.path == "/readyz" else 200)
+                self.send_response(status if self.path == "/readyz" else jwks_status)
                 for header in headers:
                     self.send_header(*header)
                 self.end_headers()
@@ -74,6 +78,15 @@ def test_a_clock_that_is_off_is_measured(serve):
 def test_a_replica_that_is_not_ready_responds_all_the_same(serve):
     found = replicas.query(serve(GOOD | {"/readyz": {"status": "not ready"}}, status=503))
     assert (found.ready, found.digest, found.kids, found.max_lifetime_s) == (False, "d", ("a",), None)
+
+
+def test_a_jwk_set_with_an_error_status_has_no_keys(serve):
+    url = serve(GOOD, jwks_status=503)
+    found = replicas.query(url)
+    assert found == Replica(
+        url, ready=True, problem="status 503 for the JWK Set (expected 200)", clock_offset_s=found.clock_offset_s,
+        max_lifetime_s=300, leeway_s=30, version="1.2",
+    )  # fmt: skip
 
 
 NOT_A_VERIFIER = "not a verifier: its JWK Set has no list of keys, or no key_set_digest"

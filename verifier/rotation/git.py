@@ -1,5 +1,6 @@
 """Read-only queries of git: bounded in time and output, with nothing of the repository executed."""
 
+import contextlib
 import os
 import re
 import signal
@@ -101,12 +102,14 @@ class Git:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End git and what it started, such as gpg."""
-    if process.poll() is None:
-        if hasattr(os, "killpg"):  # pragma: no branch - Windows has no process groups of this kind
+    """End git and what it started, such as gpg, which can hold the pipe open after git itself has ended."""
+    if process.returncode is not None:
+        return  # because its number may be another process's by now; until then, git is not polled
+    if hasattr(os, "killpg"):  # pragma: no branch - Windows has no process groups of this kind
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the second: macOS, if git alone has ended
             os.killpg(process.pid, signal.SIGKILL)
-        else:  # pragma: no cover - Windows
-            process.kill()
+    else:  # pragma: no cover - Windows
+        process.kill()
 
 
 def names_by_commit(output: str) -> list[tuple[str, str]]:

@@ -1,0 +1,15 @@
+"""What git says about a key directory, and where it has no answer."""
+
+import pytest
+
+from tests.rotation.test_tampering import repository as repository  # a fixture
+from verifier.rotation import witness
+
+
+@pytest.mark.parametrize(("limit", "problems"), [(4, ()), (3, ("more than 3 commits changed the history",))])
+def test_a_history_with_more_commits_than_are_read_has_no_witness(repository, monkeypatch, limit, problems):
+    monkeypatch.setattr(witness, "MAX_COMMITS", limit)
+    found = witness.query(repository.keys, repository.log.read_bytes())
+    assert found.problems == problems
+    assert found.clean is (None if problems else True)
+    assert len(found.lines) == (0 if problems else len(repository.log.read_bytes().splitlines()))
