@@ -113,6 +113,15 @@ def test_cancel_changes_nothing_of_a_current_key_without_an_end(first, jwks):
     assert (step.kid, step.members) == (jwks[1]["kid"], None)
 
 
+def test_a_key_that_becomes_active_soon_is_not_cancelled_without_force(rotated):
+    now = NOW + 3600 - PROPAGATION_S
+    assert plan.cancel(rotated, now=now, previous_exp=None)[-1].new == "gone"
+    says = "the key becomes active too soon for every signer to learn of this (found 599 s, expected 600 s or more)"
+    refuse(says, plan.cancel, rotated, now=now + 1, previous_exp=None)
+    forced = plan.cancel(rotated, now=now + 1, previous_exp=None, force=True)
+    assert (forced[-1].members, forced[-1].new) == (None, "gone")
+
+
 def test_cancel_without_a_pending_key_is_refused(first, rotated):
     refuse("no key is pending", plan.cancel, first, now=NOW, previous_exp=None)
     refuse("no key is pending", plan.cancel, rotated, now=NOW + 3600, previous_exp=None)
@@ -202,6 +211,13 @@ def test_an_expired_key_can_be_revoked_and_a_revoked_one_not_again(rotated):
     assert (compromised.old, compromised.new) == ("expired", "revoked")
     revoked = after(rotated, plan.revoke(rotated, old, "x", now=NOW + 3700))
     refuse("the key is revoked already", plan.revoke, revoked, revoked.find(old.kid), "x", now=NOW + 3701)
+
+
+def test_prune_without_a_current_key_removes_the_private_key_of_one_that_has_ended(first):
+    ended = ring(dict(first.current(NOW).members) | {"exp": NOW + 10})
+    assert plan.prune(ended, now=NOW + 9) == []
+    (step,) = plan.prune(ended, now=NOW + 10)
+    assert (step.old, step.new, step.drop_private) == ("expired", "expired", True)
 
 
 def test_prune_removes_private_halves_that_no_longer_sign_and_files_out_of_retention(rotated):
