@@ -1,6 +1,7 @@
 """Files that other processes change meanwhile: reads from one moment, writes whole or not at all."""
 
 import errno
+import fcntl
 import itertools
 import os
 import re
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from verifier.errors import ConfigError
+from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.storage import atomic, snapshot
 
 
@@ -481,3 +482,89 @@ def test_a_single_file_that_is_a_mount_is_found_under_any_name(tmp_path):
 def test_without_a_table_of_mounts_nothing_is_found(tmp_path):
     assert snapshot.bind_mounted_files(tmp_path, tmp_path / "none") == []
     assert snapshot.bind_mounted_files(tmp_path) == []
+
+
+# --- the lock
+
+
+def test_the_lock_names_its_last_holder_and_is_released(folder):
+    path = folder / ".lock"
+    for _ in range(2):
+        with atomic.locked(path):
+            assert path.read_text() == f"{os.getpid()}\n"
+            with path.open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    ("note", "name", "way_out"), [("123\n", " 123", " (kill 123)"), ("", "", ""), ("not a number", "", "")]
+)
+def test_a_lock_that_another_process_holds_is_waited_for_and_then_refused(folder, monkeypatch, note, name, way_out):
+    pauses = []
+    monkeypatch.setattr(atomic, "LOCK_ATTEMPTS", 3)
+    monkeypatch.setattr("time.sleep", pauses.append)
+    path = folder / ".lock"
+    path.write_text(note)
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UnsafeOperationError) as caught, atomic.locked(path):
+            pytest.fail("two processes hold the lock")
+    assert str(caught.value) == f"{path}: another verifier process{name} holds the lock; nothing was changed"
+    assert caught.value.hint == (
+        f"try again when it has ended; a suspended process keeps the lock until it continues or is ended{way_out}"
+    )
+    assert (pauses, path.read_text()) == ([atomic.LOCK_PAUSE_S] * 2, note)
+
+
+def test_a_lock_that_is_released_meanwhile_is_taken(folder, monkeypatch):
+    path = folder / ".lock"
+    with path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setattr("time.sleep", lambda pause: held.close())
+        with atomic.locked(path):
+            assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_lock_file_that_is_a_link_is_not_followed(folder):
+    path = folder / ".lock"
+    path.symlink_to(folder / "other")
+    with pytest.raises(ConfigError) as caught, atomic.locked(path):
+        pytest.fail("locked")
+    says = os.strerror(errno.ELOOP)
+    assert str(caught.value) == f"{path}: cannot be created ({says}); nothing was changed"
+    assert not (folder / "other").exists()
+
+
+def test_a_file_system_without_locks_is_reported(folder, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(ConfigError) as caught, atomic.locked(folder / ".lock"):
+        pytest.fail("locked")
+    says = os.strerror(errno.ENOLCK)
+    assert str(caught.value) == f"{folder / '.lock'}: cannot be locked ({says}); nothing was changed"
+    assert caught.value.hint == "keep the folder on a file system with locks (flock)"
+
+
+def test_a_full_disk_does_not_prevent_the_lock(folder, monkeypatch):
+    def ftruncate(descriptor, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.ftruncate", ftruncate)
+    path = folder / ".lock"
+    with atomic.locked(path), path.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken", "disk")])
+def test_an_interrupted_write_leaves_no_partial_file_and_keeps_its_cause(folder, monkeypatch, error):
+    def fsync(descriptor):
+        raise error
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(type(error)) as caught:
+        atomic.write_new(folder / "a", b"content", 0o600)
+    assert caught.value is error
+    assert list(folder.iterdir()) == []

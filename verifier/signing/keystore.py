@@ -1,10 +1,8 @@
 """The key directory with its private keys: the current signer, and changes under a lock."""
 
 import logging
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,23 +33,11 @@ from verifier.signing.private_key import (
 from verifier.storage import atomic, journal
 from verifier.storage.journal import FileChange, Record
 from verifier.storage.key_directory import KeyDirectory
+from verifier.storage.refresher import reset_in_child
 
 MAX_PLANNING_S = 30  # from reading the clock to the last write; a process that takes longer was suspended
 _REREAD_S = 1
 _log = logging.getLogger("verifier.signing")
-
-
-_keystores: "weakref.WeakSet[Keystore]" = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for keystore in _keystores:
-        keystore.renew_lock()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    # Because a lock that another thread holds at the fork is never released in the child.
-    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Keystore:
@@ -75,10 +61,10 @@ class Keystore:
         self._read_at: int | None = None
         self._signer: PrivateKey | None = None
         self._warned: set[str] = set()
-        _keystores.add(self)
+        reset_in_child(self)
 
-    def renew_lock(self) -> None:
-        """Replace the lock in a forked child; what was read is read again."""
+    def reset(self) -> None:
+        """Replace the lock, which another thread may have held at the fork, and read again at the next call."""
         self._lock, self._read_at = threading.Lock(), None
 
     def signer(self, now: int) -> PrivateKey:
@@ -342,6 +328,7 @@ class Keystore:
             if not record.revokes:
                 now = int(self._clock()) + self._skew
                 outcome = recovery.recover(self._files, left, now=now, leeway_s=window.leeway_s, undo=True)
+                self._files.clean()  # because undoing does not publish what was staged
                 done = outcome.text if outcome.finished else "nothing was changed"
                 return kind(f"{cause}; {done}", hint or "remove the cause, then run the command again")
         except (OSError, UnsafeOperationError):

@@ -203,8 +203,7 @@ class _Abandon:
         return change.before
 
     def _events(self, change: FileChange, kept: set[str]) -> list[Event]:
-        before, after = _parse(change.path, change.before), _parse(change.path, change.after)
-        stem = PurePosixPath(change.path).stem
+        after, stem = _parse(change.path, change.after), PurePosixPath(change.path).stem
         original = next((c.before for c in self.record.changes if c.path == change.path), None)
         if after is None or (change.after == original and stem not in kept):
             return []
@@ -214,7 +213,8 @@ class _Abandon:
             return []
         ring = Keyring([*(k for k in self.keyring.keys.values() if k.kid != after.kid), after])
         state = ring.state(after, self.now)
-        old = ABSENT if stem in kept else KeyState.CURRENT if before is None else self.keyring.state(before, self.now)
+        known = self.keyring.find(after.kid)
+        old = ABSENT if stem in kept else KeyState.CURRENT if known is None else self.keyring.state(known, self.now)
         reason = f"interrupted {utc(self.record.at)}"
         dates: dict[str, Any] = {"nbf": after.nbf, "exp": after.exp, "revoked_at": after.revoked_at}
         return [replace(event, at=self.now, old=str(old), new=str(state), reason=reason, **dates)]

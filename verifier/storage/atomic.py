@@ -131,28 +131,34 @@ def locked(path: Path) -> Iterator[None]:
     if os.name != "posix":  # pragma: no cover - the suite runs on POSIX
         yield
         return
-    import fcntl
-
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be created ({exc.strerror}); nothing was changed") from exc
     try:
-        for attempt in range(LOCK_ATTEMPTS):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt + 1 == LOCK_ATTEMPTS:
-                    raise UnsafeOperationError(*_held_by(descriptor, path)) from None
-                time.sleep(LOCK_PAUSE_S)
-            except OSError as exc:
-                hint = "keep the folder on a file system with locks (flock)"
-                raise ConfigError(f"{path}: cannot be locked ({exc.strerror}); nothing was changed", hint) from exc
+        _acquire(descriptor, path)
         _note_holder(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    import fcntl
+
+    attempts_left = LOCK_ATTEMPTS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            attempts_left -= 1
+            if attempts_left == 0:
+                raise UnsafeOperationError(*_held_by(descriptor, path)) from None
+            time.sleep(LOCK_PAUSE_S)
+        except OSError as exc:
+            hint = "keep the folder on a file system with locks (flock)"
+            raise ConfigError(f"{path}: cannot be locked ({exc.strerror}); nothing was changed", hint) from exc
 
 
 def _note_holder(descriptor: int) -> None:

@@ -5,8 +5,35 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Protocol
 
-_refreshers: "weakref.WeakSet[Refresher]" = weakref.WeakSet()
+
+class Resettable(Protocol):
+    """An object with a lock and with content that was read."""
+
+    def reset(self) -> None:
+        """Replace the lock, and read again at the next use."""
+
+
+_resettable: "weakref.WeakSet[Resettable]" = weakref.WeakSet()
+
+
+def reset_in_child(resettable: Resettable) -> None:
+    """Call the object's `reset` in every forked child, for as long as the object is used.
+
+    Because a lock that another thread holds at the fork is never released in the child.
+    """
+    _resettable.add(resettable)
+
+
+def reset_all() -> None:
+    """Reset every registered object."""
+    for resettable in _resettable:
+        resettable.reset()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=reset_all)
 
 
 class Refresher:
@@ -18,7 +45,7 @@ class Refresher:
     def __init__(self, refresh: Callable[[], object], interval_s: float = 1.0) -> None:
         self._refresh, self._interval_s = refresh, interval_s
         self.reset()
-        _refreshers.add(self)
+        reset_in_child(self)
 
     def reset(self) -> None:
         """Replace the lock, which another thread may have held at the fork, and make the next call refresh."""
@@ -32,12 +59,3 @@ class Refresher:
             if self._read_at is None or now - self._read_at >= self._interval_s:
                 self._refresh()
                 self._read_at = now
-
-
-def _reset_all() -> None:
-    for refresher in _refreshers:
-        refresher.reset()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(after_in_child=_reset_all)
