@@ -10,6 +10,7 @@ import stat
 import tempfile
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -568,3 +569,25 @@ def test_an_interrupted_write_leaves_no_partial_file_and_keeps_its_cause(folder,
         atomic.write_new(folder / "a", b"content", 0o600)
     assert caught.value is error
     assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_used(tmp_path, monkeypatch):
+    path, exists = tmp_path / "new" / "keys", Path.exists
+
+    def made_right_after(self):
+        found = exists(self)
+        if not found:
+            os.mkdir(self)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", made_right_after)
+        atomic.make_folder(path, 0o700)
+    assert path.is_dir()
+
+
+def test_a_broken_link_is_not_a_folder(tmp_path):
+    path = tmp_path / "keys"
+    path.symlink_to(tmp_path / "none")
+    with pytest.raises(NotADirectoryError):
+        atomic.make_folder(path, 0o700)

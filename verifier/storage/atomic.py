@@ -102,7 +102,10 @@ def make_folder(path: Path, mode: int) -> None:
     """Create a folder with exactly this mode, and missing parents with 0755, whatever the umask is."""
     for parent in reversed([path, *path.parents]):
         if not parent.exists():
-            parent.mkdir()
+            try:
+                parent.mkdir()
+            except FileExistsError:  # another process has made it meanwhile
+                continue
             parent.chmod(mode if parent == path else 0o755)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
