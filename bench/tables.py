@@ -88,7 +88,8 @@ def _rejected(alg: str) -> list[Row]:
 
 
 def _workers(alg: str) -> list[Row]:
-    return [Row(f"{number} workers", OURS, Conditions(alg), workers=number) for number in (1, 2)]
+    # One core is shared with the client, so it must leave it to the server when there is nothing to do.
+    return [Row(f"{number} workers", OURS, Conditions(alg), Load(sleeps=True), workers=number) for number in (1, 2)]
 
 
 TABLES: dict[str, list[Row]] = {
