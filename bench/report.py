@@ -116,7 +116,7 @@ def machine() -> str:
     dependencies = json.loads((PEERS / "package.json").read_text())["dependencies"]
     found += [f"{name} {number}" for name, number in dependencies.items()]
     found += re.findall(r"(golang-jwt/jwt/v5 v[\d.]+)", (PEERS / "go" / "go.mod").read_text())
-    lock = (PEERS / "rust" / "Cargo.lock").read_text()
+    lock = (PEERS / "rust" / "crates.lock").read_text()
     for name in ("axum", "jsonwebtoken"):
         found += [f"{name} {number}" for number in re.findall(rf'name = "{name}"\nversion = "(.+)"', lock)]
     return f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}; {', '.join(found)}."

@@ -65,6 +65,10 @@ def _go() -> list[str] | str:
 def _rust() -> list[str] | str:
     if not shutil.which("cargo"):
         return "needs Rust's cargo"
+    from tests.languages.build import CRATES
+
+    lock = (PEERS / "rust" / "crates.lock").read_text()
+    (PEERS / "rust" / "Cargo.lock").write_text(lock.replace('source = "crates.io"', CRATES))
     environment = os.environ | {"CARGO_TARGET_DIR": str(BUILD / "rust")}
     line = ["cargo", "build", "--quiet", "--release", "--locked"]
     subprocess.run(line, cwd=PEERS / "rust", env=environment, check=True)
