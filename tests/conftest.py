@@ -76,9 +76,11 @@ def _is_helper(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left_behind() -> Iterator[None]:
-    """End what a test started and left running, however the test ended."""
-    before = children(os.getpid())
+    """End what a test started and left running, however it ended, and restore the environment."""
+    before, environment = children(os.getpid()), dict(os.environ)
     yield
+    os.environ.clear()  # `serve` in process writes its options there
+    os.environ.update(environment)
     left = [pid for pid in children(os.getpid()) - before if not _is_helper(pid)]
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
