@@ -55,7 +55,7 @@ def option_row(option: click.Option, context: click.Context) -> str:
 
 
 def help_paragraphs(command: click.Command) -> list[str]:
-    """The help of a command; what click is told not to rewrap (examples) as a block."""
+    """The help of a command; text that click does not rewrap (examples) as a block."""
     paragraphs = []
     for paragraph in [*inspect.cleandoc(command.help or "").split("\n\n"), command.epilog or ""]:
         if paragraph.startswith("\b\n"):

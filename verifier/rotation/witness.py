@@ -196,7 +196,7 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _uncommitted(git: Git, folder: Path, prefix: str) -> tuple[str, ...]:
-    """Return what differs from HEAD; compared byte by byte, because an index can be told to overlook a file."""
+    """Return what differs from HEAD; compared byte by byte, because an index can be set to overlook a file."""
     tree = {}
     for entry in git.text("ls-tree", "-r", "-z", "HEAD", "--", ".").split("\0"):
         if entry:
