@@ -232,9 +232,15 @@ def lines(text: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def told(capfd) -> Callable[[], list[dict[str, Any]]]:
     """What was logged since the last call, without the time."""
+    read = 0
 
     def told() -> list[dict[str, Any]]:
-        found = lines(capfd.readouterr().out)
+        nonlocal read
+        # Not capfd.readouterr: it empties the file after reading it, and so loses what a thread writes between the two.
+        data = os.pread(1, 1 << 20, read)
+        data = data[: data.rfind(b"\n") + 1]
+        read += len(data)
+        found = lines(data.decode())
         assert all(line.pop("time")[4] == "-" for line in found)
         return found
 

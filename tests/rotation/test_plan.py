@@ -130,8 +130,8 @@ def test_cancel_without_a_pending_key_is_refused(first, rotated):
 def test_a_prefix_that_no_pending_key_has_is_refused(rotated, jwks):
     kid = jwks[1]["kid"]
     assert plan.choose_pending(rotated, NOW, kid[:8]).kid == kid
-    says = f"no pending key matches '-' (found {kid} (active from 2027-01-15 09:00:00 UTC))"
-    refuse(says, plan.choose_pending, rotated, NOW, "-")
+    says = f"no pending key matches '~' (found {kid} (active from 2027-01-15 09:00:00 UTC))"
+    refuse(says, plan.choose_pending, rotated, NOW, "~")
 
 
 @pytest.fixture

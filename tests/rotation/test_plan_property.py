@@ -347,6 +347,17 @@ def test_the_audit_names_a_key_that_expired_before_its_tokens_did():
         assert found == ["overlap"] * alarms
 
 
+@pytest.mark.parametrize(("later", "alarms"), [(LEEWAY - 1, 1), (LEEWAY, 0)])
+def test_the_audit_names_a_key_to_which_a_signer_goes_back_after_a_revocation(later, alarms):
+    """The key between is revoked when a signer whose clock is behind does not use the newest one yet."""
+    newest = SWITCH + 90
+    between = {**POOL[1], "iat": NOW, "nbf": SWITCH, "revoked": {"revoked_at": newest + later, "reason": "lost"}}
+    ends = {**POOL[0], "iat": NOW, "nbf": NOW, "exp": SWITCH + WINDOW.overlap_s}
+    keyring = ring({jwk["kid"]: jwk for jwk in (ends, between, {**POOL[2], "iat": newest, "nbf": newest})})
+    for now, count in ((newest + WINDOW.overlap_s - 1, alarms), (newest + WINDOW.overlap_s, 0)):
+        assert [f.rule for f in audit.findings(state(keyring, now)) if f.rule in ALARMS] == ["overlap"] * count
+
+
 def test_nothing_is_published_that_no_server_would_read(tmp_path):
     store = Keystore(tmp_path)
     with store.transaction(), pytest.raises(KeyFileError, match=r"^exp is not after nbf$"):

@@ -38,10 +38,15 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": data})
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """Both of uvicorn's protocols log what they reject."""
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "disabled", True)
+
+
 async def responses(kind: type, pieces: tuple[bytes, ...]) -> list[str]:
     """Send the pieces and close; return each response as status and body (of a 200), and whether it was the last."""
     loop = asyncio.get_running_loop()
-    logging.getLogger("uvicorn.error").disabled = True
     telemetry = SimpleNamespace(log_exception=print, record=lambda _: None)
     service = SimpleNamespace(settings=Settings(issuer="https://game.example"), telemetry=telemetry)
     config = Config(app, lifespan="off", log_config=None, ws="none")

@@ -32,10 +32,11 @@ def no_successor(inventory: Inventory) -> Violations:
 def overlap(inventory: Inventory) -> Violations:
     """Find keys that end before their last token, until that token has expired."""
     rows = timeline.keys(inventory.keyring, inventory.history.events, inventory.window, inventory.now)
-    for switch in timeline.transitions(rows, inventory.window):
-        needed = switch["at"] + switch["needed_s"]
-        if switch["verdict"] == "too short" and inventory.now < needed:
-            yield f"{switch['from']} expires {utc(switch['old_ends'])}, its last tokens {utc(needed)}"
+    switches = timeline.transitions(rows, inventory.window)
+    short = {(s["from"], s["old_ends"], s["at"] + s["needed_s"]) for s in switches if s["verdict"] == "too short"}
+    for kid, ends, needed in sorted(short | set(timeline.fallbacks(rows, inventory.window))):
+        if inventory.now < needed:
+            yield f"{kid} expires {utc(ends)}, its last tokens {utc(needed)}"
 
 
 def endless_retiring(inventory: Inventory) -> Violations:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from verifier.core.keyring import Keyring, KeyState
@@ -103,6 +103,25 @@ def transitions(
             }
         )
     return found
+
+
+def fallbacks(rows: list[dict[str, Any]], window: OverlapPolicy) -> Iterator[tuple[str, int, int]]:
+    """Yield the keys that a signer goes back to after a revocation because its clock is behind, and that end too soon.
+
+    Each with its end and with the expiry of the last such token.
+    """
+    for index, successor in enumerate(rows):
+        revoked = []
+        for row in reversed(rows[:index] if successor["revoked_at"] is None else []):
+            if row["revoked_at"] is not None:
+                revoked.append(row["revoked_at"])
+                continue
+            ends, needed = row["verifies_until"], successor["nbf"] + row["needed_s"]
+            # The earliest that such a clock can show at the revocation: is the key in use then?
+            late = max(revoked, default=math.inf) - window.leeway_s
+            if ends is not None and late < min(successor["nbf"], ends) and ends < needed:
+                yield row["kid"], ends, needed
+            break
 
 
 def confirmation(found: Iterable[Confirmation], published: int, switch: int) -> dict[str, Any] | None:
