@@ -5,6 +5,8 @@ import json
 import math
 import re
 import string
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given, settings
@@ -60,7 +62,7 @@ def test_any_bytes_give_an_object_or_one_of_five_texts(data):
         assert type(exc) is DecodeError
 
 
-names = st.sampled_from(["a", "b", "é", "\\u0061", "\\ud83d"])
+names = st.sampled_from(["a", "b", "é", "\\u0061", "\\ud83d", '\\"', "\\u0022", "\\\\", "\\u005c", ":", '":\\"'])
 numbers = st.sampled_from(["0", "-0", "1.0", "1e3", "1E400", "18446744073709551616", "-9223372036854775809", "NaN"])
 texts = st.recursive(
     numbers | finite.map(lambda members: json.dumps(members, separators=(",", ":"), ensure_ascii=False)),
@@ -293,7 +295,7 @@ def test_128_levels_pass_and_one_more_does_not():
 
 
 def test_depth_beyond_the_recursion_limit_is_too_complex_for_either_parser():
-    deep = b'{"a":' * 200_000 + b'"\\ud800"' + b"}" * 200_000
+    deep = b'{"b":"\\ud800","a":' + b'{"a":' * 200_000 + b"1" + b"}" * 200_001
     with pytest.raises(DecodeError, match=f"^{TOO_COMPLEX}$"):
         loads_object(deep, max_containers=MAX_FILE_CONTAINERS)
 
@@ -301,3 +303,41 @@ def test_depth_beyond_the_recursion_limit_is_too_complex_for_either_parser():
 def test_brackets_that_do_not_nest_are_no_depth():
     document = {"a": [[]] * 500, "b": "[" * 500, 'c\\"[': '"[\\' * 200}
     assert loads_object(json.dumps(document).encode()) == document
+
+
+@pytest.mark.parametrize(
+    "odd", [b'"\\ud800"', b'"\\udc00"', b"1e999", b"-1.5E+400"], ids=["high", "low", "inf", "minus"]
+)
+def test_a_document_that_only_the_slower_parser_reads_has_fewer_values(odd):
+    def document(commas: int) -> bytes:
+        return b'{"\xc3\xa9":["\xf0\x9f\x98\x80",%b%b]}' % (odd, b",1" * (commas - 1))
+
+    assert loads_object(document(250)) == json.loads(document(250))
+    assert loads_object(document(251), max_containers=MAX_FILE_CONTAINERS) == json.loads(document(251))
+    assert refusal(document(251)) == TOO_COMPLEX
+    assert refusal(document(250)[:-1]) == "is not valid JSON"
+    assert refusal(document(250).replace(b",1]", b",NaN]")) == "is not valid JSON"
+
+
+def test_no_document_takes_long_to_refuse_or_to_read():
+    size = 16_000
+    shapes = {
+        "whole numbers behind infinity": b'{"a":[1e999,' + b"1," * (size // 2) + b"1]}",
+        "objects behind infinity": b'{"a":[1e999,' + b'{"a":1},' * 999 + b"1]}",
+        "digits": b'{"a":"' + (b"1" * 308 + b"a") * (size // 309) + b'\x01"}',
+        "strings of brackets": b'{"a":[' + b'"[{",' * (size // 5) + b"1]}",
+        "strings of colons": b'{ "a":[' + b'{":":":"},' * 990 + b"1]}",
+    }
+    normal = b'{"a":[' + b'"abcdefg",' * (size // 10) + b"1]}"
+    cost = {name: least_time(data) for name, data in (shapes | {"normal": normal}).items()}
+    assert max(cost.values()) < 10 * cost["normal"], cost
+
+
+def least_time(data: bytes) -> float:
+    times = []
+    for _ in range(20):
+        began = time.process_time()
+        with suppress(DecodeError):
+            loads_object(data)
+        times.append(time.process_time() - began)
+    return min(times)
