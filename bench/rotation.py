@@ -30,6 +30,7 @@ from pathlib import Path
 
 from verifier.cli.main import cli
 from verifier.core import tokens
+from verifier.core.encoding import b64url_decode
 from verifier.errors import Reason
 from verifier.signing.issuer import TokenIssuer
 from verifier.signing.keystore import Keystore, PrivateKey
@@ -247,7 +248,7 @@ class Game:
         client.close()
 
     def present(self, client: Client, token: str, turn: int) -> None:
-        parsed = tokens.parse(token)
+        header, claims = map(json.loads, map(b64url_decode, token.split(".")[:2]))
         for attempt in range(len(self.replicas)):
             replica = self.replicas[(turn + attempt) % len(self.replicas)]
             excused = replica.down or client.is_stale(replica)
@@ -262,8 +263,8 @@ class Game:
             with self.lock:
                 if status == 200:
                     self.result.good["accepted"] += 1
-                    self.result.keys[parsed.header["kid"]] += 1
-                elif time.time() < parsed.claims["exp"]:
+                    self.result.keys[header["kid"]] += 1
+                elif time.time() < claims["exp"]:
                     self.result.good["rejected"] += 1
                     self.result.rejections.append(text)
                 else:

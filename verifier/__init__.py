@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from verifier.server.endpoints import create_app
     from verifier.server.settings import Settings
     from verifier.signing.issuer import TokenIssuer
-    from verifier.token_verifier import TokenVerifier
+    from verifier.storage.token_verifier import TokenVerifier
 else:
     _MODULES = dict.fromkeys(__all__, "verifier.errors") | {
         "Player": "verifier.core.tokens",
         "Settings": "verifier.server.settings",
         "Signer": "verifier.core.tokens",
         "TokenIssuer": "verifier.signing.issuer",
-        "TokenVerifier": "verifier.token_verifier",
+        "TokenVerifier": "verifier.storage.token_verifier",
         "create_app": "verifier.server.endpoints",
         "raw_signature": "verifier.core.jwk",
     }

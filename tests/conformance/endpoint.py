@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.conformance.support import PRIVATE, dated
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET
+from tests.support import forge
 from tests.support.forge import Pair
 from verifier.conformance.forge import CLAIMS, hs256
 from verifier.conformance.invariants import SLOW_S
-from verifier.core import rules, tokens
+from verifier.core import rules
 from verifier.core.applications import Applications, Secret
 from verifier.core.encoding import loads_object
 from verifier.core.keyring import Keyring, parse_public_key
@@ -165,7 +166,7 @@ class Web(HTTPServer):
     def verify(self, code: str, application_id: str) -> rules.UnverifiedToken:
         if self.wrong == "no signature" and code.count(".") == 1:
             code += "."
-        token = tokens.parse(code, self.keyring)
+        token = forge.parse(code, self.keyring)
         policy = rules.Policy(ISSUER, application_id, self.keyring, int(time.time()))
         for rule in rules.RULES:
             if rule.name not in SKIPPED_RULES.get(self.wrong, ()):

@@ -1,26 +1,32 @@
 """Mutation testing of the whole package: python -m tests.fuzz.mutants [--per-module N] [--seed N] [MODULE ...]
 
-Changes the package in one place at a time, in a copy of the tree (.mutants), and expects a test to fail. The sample is
+Changes the package in one place at a time, in copies of the tree (.mutants), and expects a test to fail. The sample is
 stratified by module and seeded, so a run can be repeated. A mutant is tried against the tests of its module first,
-then against those of its subpackage, then against the suite without tests/system. Prints each survivor and the
-figures; exit status 1 when less than 97 % are killed and not listed in tests/fuzz/survivors.txt as equivalent.
+then against those of its subpackage; what survives, against the suite without tests/system if `--all` is given.
+Prints each survivor and the figures of each subpackage; exit status 1 when less than 97 % are killed.
+Mutants that behave like the original are listed in tests/fuzz/survivors.txt and not tried.
 """
 
 import argparse
 import ast
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPY = ROOT / ".mutants"
-EQUIVALENT = Path(__file__).parent / "survivors.txt"  # lines of "module: line text -> change", each with its reason
+COPIES = ROOT / ".mutants"
+EQUIVALENT = Path(__file__).parent / "survivors.txt"  # a line "module: before -> after  # reason" each
 TARGET = 0.97
-TIMEOUT_S = 600  # longer than any of the three runs; a mutant that hangs is killed
+TIMEOUT_S = 600  # longer than any run of the tests; a mutant that hangs is killed
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -35,6 +41,9 @@ class Mutant:
     module: str  # path below verifier/, without .py
     change: str
     source: str
+
+    def __str__(self) -> str:
+        return f"{self.module}: {self.change}"
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -99,74 +108,107 @@ def mutants(path: Path) -> list[Mutant]:
     return found
 
 
-def copy() -> None:
+def copy(target: Path) -> None:
     """Copy what is in the repository, committed or not."""
-    shutil.rmtree(COPY, ignore_errors=True)
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
         if name and (ROOT / name).is_file():
-            (COPY / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, COPY / name)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
 
 
-def survives(mutant: Mutant) -> bool:
-    """Return whether every test passes with this change."""
-    path = COPY / "verifier" / f"{mutant.module}.py"
+def fails(tree: Path, suite: list[str]) -> str:
+    """Return the first failure of these tests in a copy of the tree; empty when they pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--color=no", *suite]
+    # The path is for the processes that the tests start: they must run the copy, too.
+    with subprocess.Popen(
+        command,
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"no end after {TIMEOUT_S} s"
+    if not process.returncode:
+        return ""
+    named = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return (named or output.splitlines() or ["no output"])[0][:160]
+
+
+def killed_by(mutant: Mutant, tree: Path, every: bool) -> str:
+    """Return the first test that fails with this change; empty when it survives."""
+    package, _, name = mutant.module.rpartition("/")
+    own = sorted(str(path.relative_to(tree)) for path in (tree / "tests" / package).glob(f"test_{name}*.py"))
+    suites = [own, [f"tests/{package}"] if package else []]
+    suites += [["tests", "--ignore", "tests/system"]] if every or not package else []
+    path = tree / "verifier" / f"{mutant.module}.py"
     kept = path.read_text()
     path.write_text(mutant.source)
-    package, _, name = mutant.module.rpartition("/")
-    own = sorted((COPY / "tests" / package).glob(f"test_{name}*.py"))
-    suites = [own, [COPY / "tests" / package], [COPY / "tests", "--ignore", str(COPY / "tests" / "system")]]
     try:
-        for suite in suites if package else suites[::2]:
-            command = [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-x",
-                "-q",
-                "-n",
-                "2",
-                "-p",
-                "no:cacheprovider",
-                *map(str, suite),
-            ]
-            if suite and subprocess.run(command, cwd=COPY, capture_output=True, timeout=TIMEOUT_S).returncode:
-                return False
-    except subprocess.TimeoutExpired:
-        return False
+        return next((failure for suite in suites if suite and (failure := fails(tree, suite))), "")
     finally:
         path.write_text(kept)
-    return True
+
+
+def samples(per_module: int, seed: int, modules: list[str]) -> Iterator[Mutant]:
+    """A sample of every module, or of those that are named, without what is equivalent."""
+    equivalent = {line.partition("  #")[0] for line in EQUIVALENT.read_text().splitlines()}
+    for path in sorted((ROOT / "verifier").rglob("*.py")):
+        every = mutants(path)
+        if modules and every and every[0].module not in modules:
+            continue
+        chance = random.Random(f"{seed} {path.name}")  # noqa: S311 - repeatable on purpose
+        for mutant in chance.sample(every, min(per_module, len(every))):
+            if str(mutant) not in equivalent:
+                yield mutant
 
 
 def main() -> None:
-    """Try a sample of every module, or of those that are named."""
+    """Try the sample, or what is listed in a file of an earlier run's survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-module", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--all", action="store_true", help="try survivors against all tests but tests/system")
+    parser.add_argument("--again", type=Path, help="only the mutants that this output of an earlier run names")
     parser.add_argument("module", nargs="*", help="core/tokens, for example")
     arguments = parser.parse_args()
-    copy()
-    equivalent = {line.partition("  #")[0] for line in EQUIVALENT.read_text().splitlines()}
-    tried = killed = 0
-    for path in sorted((ROOT / "verifier").rglob("*.py")):
-        every = mutants(path)
-        if arguments.module and every and every[0].module not in arguments.module:
-            continue
-        chance = random.Random(f"{arguments.seed} {path.name}")  # noqa: S311 - repeatable on purpose
-        sample = chance.sample(every, min(arguments.per_module, len(every)))
-        for mutant in sample:
-            shown = f"{mutant.module}: {mutant.change}"
-            if shown in equivalent:
-                continue
-            tried += 1
-            if survives(mutant):
-                print(f"survived: {shown}", flush=True)
-            else:
-                killed += 1
-    print(f"{killed} of {tried} mutants killed ({killed / max(tried, 1):.1%}), seed {arguments.seed}")
-    sys.exit(killed < TARGET * tried)
+    sample = list(samples(arguments.per_module, arguments.seed, arguments.module))
+    if arguments.again:
+        named = arguments.again.read_text()
+        sample = [mutant for mutant in sample if f"survived: {mutant}\n" in named]
+    shutil.rmtree(COPIES, ignore_errors=True)
+    trees = [COPIES / str(job) for job in range(arguments.jobs)]
+    for tree in trees:
+        copy(tree)
+    if failure := fails(trees[0], ["-n", "2", "tests", "--ignore", "tests/system"]):
+        sys.exit(f"the tests fail without a mutant: {failure}")
+    tried: Counter[str] = Counter()
+    killed: Counter[str] = Counter()
+
+    def work(mutant: Mutant) -> None:
+        tree = trees.pop()
+        started = time.monotonic()
+        killer = killed_by(mutant, tree, arguments.all)
+        trees.append(tree)
+        package = mutant.module.rpartition("/")[0] or "verifier"
+        tried[package] += 1
+        killed[package] += bool(killer)
+        note = f"  # {killer}, {time.monotonic() - started:.0f} s" if killer else ""
+        print(f"{'killed' if killer else 'survived'}: {mutant}{note}", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(work, sample))
+    for package in sorted(tried):
+        print(f"{package}: {killed[package]} of {tried[package]} killed")
+    print(f"{killed.total()} of {tried.total()} mutants killed ({killed.total() / max(tried.total(), 1):.1%})")
+    sys.exit(killed.total() < TARGET * tried.total())
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ except ImportError:  # the seeds are also run by tests/test_hostile.py, where th
     atheris = None
 
 with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontext():
-    from verifier.core import applications, encoding, jwk, key_import, keyring, tokens  # noqa: F401
+    from verifier.core import applications, encoding, jwk, keyring, tokens  # noqa: F401
     from verifier.errors import ConfigError, KeyFileError
+    from verifier.rotation import key_import
     from verifier.server import endpoints  # noqa: F401
 
 from tests.fuzz import connection

@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from verifier.core import jwk
+from verifier.core import jwk, rules, tokens
+from verifier.core.encoding import b64url_decode, loads_object
+from verifier.core.keyring import Keyring
 
 ABSENT: Any = object()  # as a change: leave this member out
 
@@ -56,3 +58,14 @@ def sign(pair: Pair, header: bytes | str, payload: bytes | str) -> str:
 def token(pair: Pair, header: dict[str, Any], claims: dict[str, Any]) -> str:
     """A correctly signed token over these members."""
     return sign(pair, json.dumps(header), json.dumps(claims))
+
+
+def parse(text: str, keyring: Keyring | None = None) -> rules.UnverifiedToken:
+    """A token whose form is strictly checked, and nothing else of it."""
+    segments = tokens.split_compact(text)
+    names = ("header", "payload", "signature")
+    header, payload, signature = (tokens.decode(b64url_decode, *pair) for pair in zip(segments, names, strict=True))
+    members = tokens.decode(loads_object, header, "header")
+    claims = tokens.decode(loads_object, payload, "payload")
+    key = (keyring or Keyring()).find(members.get("kid"))
+    return rules.UnverifiedToken(members, claims, text.rpartition(".")[0].encode("ascii"), signature, key)

@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 import verifier
@@ -55,6 +57,24 @@ def test_core_opens_no_file_or_socket_and_reads_no_clock(path):
     methods = {node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
     assert not called & {"open", "print", "input"}
     assert not methods & {"now", "utcnow", "today"}  # of datetime
+
+
+def test_the_folders_form_a_small_graph_without_a_cycle():
+    graph = grimp.build_graph("verifier", cache_dir=None)
+
+    def folder(module):
+        return [*module.split("."), "__init__"][1]
+
+    below = {folder(module): set() for module in graph.modules}
+    for module in graph.modules:
+        below[folder(module)] |= {folder(name) for name in graph.find_modules_directly_imported_by(module)}
+    below = {name: names - {name} for name, names in below.items()}
+    layers = {}
+    for name in TopologicalSorter(below).static_order():  # a cycle raises CycleError
+        layers[name] = 1 + max((layers[lower] for lower in below[name]), default=0)
+    assert len(below) <= 12
+    assert max(layers.values()) <= 8
+    assert sum(map(len, below.values())) <= 35
 
 
 def test_no_file_is_too_long_to_read():
@@ -150,7 +170,7 @@ def test_locks_name_no_host():
 def test_the_package_exports_what_it_names():
     assert list(verifier.__all__) == sorted(verifier.__all__)
     exported = {name: getattr(verifier, name) for name in verifier.__all__}
-    assert exported["TokenVerifier"].__module__ == "verifier.token_verifier"
+    assert exported["TokenVerifier"].__module__ == "verifier.storage.token_verifier"
     assert all(issubclass(exported[name], verifier.VerifierError) for name in exported if name.endswith("Error"))
     with pytest.raises(AttributeError, match=r"^module 'verifier' has no attribute 'nonsense'$"):
         verifier.nonsense  # noqa: B018

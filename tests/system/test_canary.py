@@ -125,9 +125,10 @@ from verifier.cli.main import main
 from verifier.core import tokens
 verify = tokens.verify
 def buggy(text, policy):
-    if '"bug"' in text or tokens.parse(text).claims.get("bug"):
+    player = verify(text, policy)
+    if b'"bug"' in tokens.b64url_decode(text.split(".")[1]):
         raise RuntimeError(text)
-    return verify(text, policy)
+    return player
 tokens.verify = buggy
 sys.argv[0] = "verifier"
 main()

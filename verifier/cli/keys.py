@@ -18,8 +18,8 @@ from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation.plan import LEAD_S, RETENTION_S
 
 if TYPE_CHECKING:
-    from verifier.core.key_import import Verdict
     from verifier.core.keyring import Keyring, PublicKey
+    from verifier.rotation.key_import import Verdict
     from verifier.signing.keystore import Keystore
 
 
@@ -259,8 +259,8 @@ def import_(
     Into an empty folder they go with their own dates; beside a current key, one becomes the next.
     """
     from verifier.cli.changes import read_input
-    from verifier.core.key_import import read_document
     from verifier.rotation import plan
+    from verifier.rotation.key_import import read_document
     from verifier.rotation.preconditions import revoked_kids
     from verifier.storage.journal import digest
 

@@ -32,10 +32,10 @@ def token(
     """Issue a token for PLAYER_ID with the current key."""
     from verifier.signing.issuer import TokenIssuer
 
-    minter = TokenIssuer.from_directory(
+    token_issuer = TokenIssuer.from_directory(
         keys, issuer=issuer, application_id=application_id, lifetime_s=lifetime, max_lifetime_s=max_lifetime
     )
-    click.echo(minter.issue(player_id, email=email, username=username))
+    click.echo(token_issuer.issue(player_id, email=email, username=username))
 
 
 @click.command()

@@ -2,17 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from verifier.core import rules, tokens
-from verifier.core.encoding import DecodeError, loads_object
+from verifier.core.encoding import b64url_decode, loads_object
 from verifier.core.times import format_duration, utc
 from verifier.errors import InvalidToken, Reason
 
 _PERSONAL = ("sub", "email", "username")
-_JSON_FORM = "base64url of a JSON object in UTF-8"
+_FORMS = {"header": "base64url of a JSON object in UTF-8", "payload": "base64url", "signature": "base64url"}
 # What surrounds a token that was copied from a header, a JSON document or a terminal.
 _WRAPPINGS = {
     r"(?i)bearer\s": "begins with the prefix Bearer",
@@ -51,35 +51,30 @@ def explain(text: str, policy: rules.Policy) -> list[RuleResult]:
     results = []
     decoded: dict[str, Any] = {}
     for name, segment in zip(("header", "payload", "signature"), segments, strict=True):
-        form = _JSON_FORM if name == "header" else "base64url"
-        decode = tokens.decode_json_segment if name == "header" else tokens.decode_segment
-        error = None
-        try:
-            decoded[name] = decode(segment, name)
-        except InvalidToken as exc:
-            error = exc
+        decoded[name], error = _attempt(b64url_decode, segment, name)
+        if name == "header" and not error:
+            decoded[name], error = _attempt(loads_object, decoded[name], name)
         actual = f"{len(segment)} characters{_wrapping(text) if error else ''}"
-        results.append(_result(rules.Rule(name, "RFC 7515 §5.2", form, _no_check), actual, error))
-    header = decoded.get("header", {})
+        results.append(_result(name, "RFC 7515 §5.2", _FORMS[name], actual, error))
+    header, payload, signature = decoded["header"], decoded["payload"], decoded["signature"] or b""
+    key = policy.keyring.find((header or {}).get("kid"))
     signing_input = ".".join(segments[:2]).encode("utf-8", "surrogatepass")
-    signature, key = decoded.get("signature", b""), policy.keyring.find(header.get("kid"))
-    token = rules.UnverifiedToken(header, {}, signing_input, signature, key)
-    results += _check(rules.SIGNATURE_RULES, token, policy, "" if "header" in decoded else "the header cannot be read")
+    token = rules.UnverifiedToken(header or {}, {}, signing_input, signature, key)
+    results += _check(rules.SIGNATURE_RULES, token, policy, "the header cannot be read" if header is None else "")
     claims = None
-    if "payload" in decoded:
-        error = None
-        try:
-            claims = loads_object(decoded["payload"])
-        except DecodeError as exc:
-            error = InvalidToken(Reason(f"payload_{exc.cause}"))
-        rule = rules.Rule("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", _no_check)
-        results.append(_result(rule, f"{len(decoded['payload'])} bytes", error))
+    if payload is not None:
+        claims, error = _attempt(loads_object, payload, "payload")
+        results.append(_result("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", f"{len(payload)} bytes", error))
     unreadable = "the payload cannot be read" if claims is None else ""
     return results + _check(rules.CLAIM_RULES, token._replace(claims=claims or {}), policy, unreadable)
 
 
-def _no_check(_token: rules.UnverifiedToken, _policy: rules.Policy) -> None:
-    """Do nothing: a segment is decoded where its result is created."""
+def _attempt(decoder: Callable[[Any], Any], data: Any, name: str) -> tuple[Any, InvalidToken | None]:
+    """Return the decoded data, or None and the error."""
+    try:
+        return tokens.decode(decoder, data, name), None
+    except InvalidToken as exc:
+        return None, exc
 
 
 def _wrapping(text: str) -> str:
@@ -98,10 +93,11 @@ def _check(
         except InvalidToken as exc:
             error = exc
         failed = {result.rule: result.reason for result in results if result.reason}
-        results.append(_result(rule, _describe_actual(rule.name, token, policy), error, policy))
-        skipped = unreadable or _skipped(rule.name, token, error, failed)
-        if skipped:
-            results[-1] = RuleResult(rule.name, rule.source, results[-1].expected, "not checked", skipped=skipped)
+        expected = rule.expects.format(**policy._asdict())
+        if skipped := unreadable or _skipped(rule.name, token, error, failed):
+            results.append(RuleResult(rule.name, rule.source, expected, "not checked", skipped=skipped))
+        else:
+            results.append(_result(rule.name, rule.source, expected, _describe_actual(rule.name, token, policy), error))
     return results
 
 
@@ -117,13 +113,10 @@ def _skipped(name: str, token: rules.UnverifiedToken, error: InvalidToken | None
     return next((f"{rule} cannot be used" for rule, reason in failed.items() if error and reason == error.reason), "")
 
 
-def _result(
-    rule: rules.Rule, actual: str, error: InvalidToken | None, policy: rules.Policy | None = None
-) -> RuleResult:
-    expected = rule.expects.format(**policy._asdict()) if policy else rule.expects
+def _result(name: str, source: str, expected: str, actual: str, error: InvalidToken | None) -> RuleResult:
     if error is None:
-        return RuleResult(rule.name, rule.source, expected, actual)
-    return RuleResult(rule.name, rule.source, expected, actual, error.reason, str(error))
+        return RuleResult(name, source, expected, actual)
+    return RuleResult(name, source, expected, actual, error.reason, str(error))
 
 
 def _describe_actual(name: str, token: rules.UnverifiedToken, policy: rules.Policy) -> str:

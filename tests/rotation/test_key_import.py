@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from verifier.core import jwk
-from verifier.core.key_import import MAX_DATE, read_document
 from verifier.errors import KeyFileError
+from verifier.rotation.key_import import MAX_DATE, read_document
 
 SPKI = PublicFormat.SubjectPublicKeyInfo
 # RFC 8037 A.2
