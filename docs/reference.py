@@ -43,12 +43,13 @@ def option_row(option: click.Option, context: click.Context) -> str:
     names = ", ".join(sorted((*option.opts, *option.secondary_opts), key=len, reverse=True))
     metavar = "" if option.is_flag else " " + option.make_metavar(context)
     notes = [clean(option.help)]
-    variable = option.envvar or "".join(re.findall(r"\[env: (\w+)", option.help or ""))
+    found = option.envvar or re.findall(r"\[env: (\w+)", option.help or "")
+    variable = " or ".join(f"`{name}`" for name in ([found] if isinstance(found, str) else found))
     default = option.get_default(context, call=False)
     if isinstance(default, str | int | float | Path) and not option.is_flag and default not in ("", None):
         notes.append(f"Default: `{default}`.")
     if variable:
-        notes.append(f"Variable: `{variable}`.")
+        notes.append(f"Variable: {variable}.")
     if option.required:
         notes.append("Required.")
     return f"| `{names}{metavar}` | {' '.join(note for note in notes if note)} |".replace("[", "\\[")

@@ -5,11 +5,12 @@ import io
 import json
 import os
 import threading
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests.conftest import SECRET, Done, free_port
+from tests.conftest import NOW, SECRET, Done, free_port
 from verifier.core.applications import parse
 from verifier.rotation import history
 
@@ -147,16 +148,24 @@ METRICS = """\
 verifier_secret_last_used_timestamp_seconds{application="one",slot="1"} 1.8e+09
 verifier_secret_last_used_timestamp_seconds{application="one \\"b\\"",slot="2"} 1.7e+09
 verifier_secret_last_used_timestamp_seconds{application="o",slot="2"} 1.6e+09
+verifier_secret_last_used_timestamp_seconds{application="never",slot="1"} 0
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds START
 """
 
 
 @pytest.fixture
-def metrics():
+def start():
+    return f"{NOW - 60}"
+
+
+@pytest.fixture
+def metrics(start):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(METRICS.encode())
+            self.wfile.write(METRICS.replace("START", start).encode())
 
         def log_message(self, *_):
             pass
@@ -177,6 +186,29 @@ def test_the_last_use_of_each_slot_is_shown_where_metrics_are_given(run, tmp_pat
     assert [s["last_used"] for s in json.loads(done.out)["applications"][0]["secrets"]] == [1_800_000_000.0, None]
     listed = run("applications", "list", "--metrics", metrics, "--file", path)
     assert listed.out.splitlines()[0].endswith("  last used 2027-01-15 08:00:00 UTC (2027-01-15 08:00:00 UTC)")
+
+
+@pytest.mark.parametrize(
+    ("start", "started"),
+    [
+        (str(NOW - 60), f" at {datetime.fromtimestamp(NOW - 60).astimezone():%H:%M}"),
+        (str(NOW - 90_000), f" at {datetime.fromtimestamp(NOW - 90_000).astimezone():%Y-%m-%d %H:%M}"),
+        ("NaN", ""),
+    ],
+    ids=["today", "on another day", "at a time that its system does not tell"],
+)
+def test_a_secret_that_was_never_used_is_shown_with_the_start_of_the_replica(run, tmp_path, metrics, start, started):
+    path = tmp_path / "applications.json"
+    for application_id in ("never", "new"):
+        assert add(run, application_id, SECRET, path).status == 0
+    listed = run("applications", "list", "--metrics", metrics, "--file", path)
+    assert listed.out.splitlines() == [
+        f"never  secret 1  sha256 {digest(SECRET)}...  never used since this replica started{started}",
+        f"new  secret 1  sha256 {digest(SECRET)}...  not loaded by this replica",
+    ]
+    document = json.loads(run("applications", "list", "--json", "--metrics", metrics, "--file", path).out)
+    assert [row["secrets"][0]["last_used"] for row in document["applications"]] == [None, None]
+    assert document["replica_started_at"] == (float(start) if started else None)
 
 
 @pytest.mark.parametrize(

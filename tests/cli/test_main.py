@@ -4,8 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -139,66 +137,6 @@ def test_an_option_of_serve_wins_over_its_variable(run, monkeypatch, environment
     for name, value in (environment | {"VERIFIER_PORT": "1", "VERIFIER_LEEWAY": "2"}).items():
         monkeypatch.setenv(name, value)
     assert run("serve", "--port", 8123) == Done(0, "8123 2\n")
-
-
-class Unready(BaseHTTPRequestHandler):
-    """Something on the port that is alive and not ready, or not the verifier at all."""
-
-    body = b'{"status": "not ready"}'
-
-    def do_GET(self):
-        self.send_response(503)
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (Unready.body, Done(1, "not ready\n")),
-        (b'{"status": "\\u001b[31m"}', Done(1, "\\x1b[31m\n")),
-        (
-            b"<html>",
-            Done(
-                1,
-                "",
-                "verifier: error: HTML: 127.0.0.1 port {} has no JSON object at /readyz (status 503)\n"
-                "verifier: hint: use the host, the port and the path of the service itself\n",
-            ),
-        ),
-        (
-            b"{}",
-            Done(
-                1,
-                "",
-                "verifier: error: 127.0.0.1 port {} is not a verifier (no status at /readyz)\n"
-                "verifier: hint: correct the port\n",
-            ),
-        ),
-    ],
-)
-def test_healthcheck_is_1_when_not_ready(run, monkeypatch, body, expected):
-    monkeypatch.setattr(Unready, "body", body)
-    with HTTPServer(("127.0.0.1", 0), Unready) as server:
-        threading.Thread(target=server.handle_request).start()
-        done = run("healthcheck", "--port", server.server_port)
-        assert done == Done(expected.status, expected.out, expected.err.format(server.server_port))
-
-
-def test_healthcheck_is_1_when_nothing_listens(run):
-    port = free_port()
-    text = f"verifier: error: connection refused: nothing listens on 127.0.0.1 port {port}\n"
-    text += "verifier: hint: start the server, or correct the port\n"
-    assert run("healthcheck", "--host", "0.0.0.0", "--port", port) == Done(1, "", text)
-
-
-@pytest.mark.parametrize(("option", "value"), [("--port", 0), ("--port", 65536), ("--host", "a b"), ("--host", "[")])
-def test_healthcheck_names_an_address_that_cannot_be_used(run, option, value):
-    done = run("healthcheck", option, value)
-    assert (done.status, "--host or --port: expected https://host/path" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["serve", "healthcheck --port 1", "explain --help"])

@@ -8,10 +8,11 @@ import pytest
 
 from tests.conftest import NOW
 from tests.support import forge
+from verifier.core.durations import LEAD_S
 from verifier.core.keyring import Keyring, KeyState, parse_public_key
 from verifier.errors import UnsafeOperationError
 from verifier.rotation import plan
-from verifier.rotation.plan import LEAD_S, PROPAGATION_S, OverlapPolicy
+from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy
 from verifier.signing import keystore
 
 WINDOW = OverlapPolicy(300, 30)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.conftest import NOW
 from tests.support import forge
+from verifier.core.durations import LEAD_S
 from verifier.core.keyring import KeyState
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
@@ -425,7 +426,7 @@ def test_a_change_that_can_neither_be_finished_nor_undone_is_reported_as_interru
         with pytest.raises(ConfigError) as caught:
             begin_rotation(timed)
         path = calls[4]
-    until = utc(NOW + plan.LEAD_S - plan.PROPAGATION_S)
+    until = utc(NOW + LEAD_S - plan.PROPAGATION_S)
     assert str(caught.value) == (
         f"{path}: cannot be written (No space left on device); "
         f"the rotate is recorded in {timed.journal} and is not complete"
@@ -479,19 +480,19 @@ def test_a_clock_that_moves_while_a_command_runs_stops_it(timed, keys, moved):
 
 def test_a_clock_that_moves_after_the_new_key_verifies_keeps_that_key(timed, pairs):
     # Read at the beginning, before the journal, before each of three changes, before the history, and for the outcome.
-    timed.times[:] = [NOW] * 5 + [NOW + plan.LEAD_S]
+    timed.times[:] = [NOW] * 5 + [NOW + LEAD_S]
     with pytest.raises(UnsafeOperationError) as caught:
         begin_rotation(timed)
     (kid,) = {path.stem for path in timed.public.folder.iterdir()} - {pair.kid for pair in pairs.values()}
     assert str(caught.value).startswith("the clock moved by 3600 s while the command ran (expected 0 to 30 s); the rot")
     assert f"its key is in use ({kid}); finished it with a new end for the previous key" in str(caught.value)
-    assert timed.signer(NOW + plan.LEAD_S).kid == kid
+    assert timed.signer(NOW + LEAD_S).kid == kid
 
 
 def test_a_process_that_is_suspended_during_its_last_write_moves_the_end_that_it_set(timed, pairs):
     timed.times[:] = [NOW] * 6 + [NOW + 500]
     begin_rotation(timed)
-    end = NOW + 500 + plan.LEAD_S + plan.OverlapPolicy().overlap_s
+    end = NOW + 500 + LEAD_S + plan.OverlapPolicy().overlap_s
     key = timed.public.keyring.find(pairs["ES256"].kid)
     assert (key.exp, timed.now) == (end, NOW + 500)
     events, problems = history.read(timed.history.read_bytes())
@@ -502,7 +503,7 @@ def test_a_late_command_whose_ends_are_late_enough_moves_none(timed, pairs):
     timed.times[:] = [NOW] * 6 + [NOW + 100]
     begin_rotation(timed, window=plan.OverlapPolicy(max_lifetime_s=0, leeway_s=0))
     events, _ = history.read(timed.history.read_bytes())
-    assert (len(events), events[-1].exp) == (2, NOW + plan.LEAD_S + plan.OverlapPolicy().overlap_s)
+    assert (len(events), events[-1].exp) == (2, NOW + LEAD_S + plan.OverlapPolicy().overlap_s)
 
 
 def test_an_assumed_time_replaces_that_of_the_clock(timed, pairs):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import NOW
+from verifier.core.durations import LEAD_S
 from verifier.core.times import utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history, plan
@@ -15,7 +16,7 @@ from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
 
 JOURNAL, NEW_PRIVATE, NEW_PUBLIC, OLD_PUBLIC, HISTORY = range(1, 6)  # what a rotation publishes, in this order
-LEAD_S, OVERLAP_S = plan.LEAD_S, plan.OverlapPolicy().overlap_s
+OVERLAP_S = plan.OverlapPolicy().overlap_s
 ROTATE = f"the rotate of {utc(NOW)}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verifier.cli.help import CommandGroup
-from verifier.cli.options import file_option, json_option, keys_option
+from verifier.cli.options import Number, file_option, json_option, keys_option
 from verifier.cli.output import echo, warn
 from verifier.core.applications import Secret
-from verifier.core.times import when
+from verifier.core.times import clock_time, when
 from verifier.errors import ConfigError, UnsafeOperationError
 
 if TYPE_CHECKING:
     from verifier.core.applications import Applications
     from verifier.rotation.history import SecretEvent
+    from verifier.rotation.replicas import SecretUses
 
 metrics_option = click.option(
     "--metrics",
@@ -64,9 +66,9 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
         before = _read(path)
         _find(before, application_id)
         changed = before.with_secret(application_id, secret)
-        used = _last_use(metrics, application_id)
+        uses = _secret_uses(metrics)
         _write(path, keys, "rotate-secret", before, changed, application_id)
-    _print_change(path, changed, application_id, as_json, used)
+    _print_change(path, changed, application_id, as_json, uses)
     if not as_json:
         click.echo(
             f"Enter the new secret in the escs dashboard. When secret 1 is no longer used:\n"
@@ -76,7 +78,7 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
 
 @applications.command("remove-secret")
 @click.argument("application_id")
-@click.option("--slot", type=click.IntRange(1, 2), required=True, help="As `list` shows it; 1 is the older.")
+@click.option("--slot", type=Number(1, 2), required=True, help="As `list` shows it; 1 is the older.")
 @json_option
 @file_option
 @keys_option
@@ -97,7 +99,8 @@ def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, key
 def list_(metrics: str | None, as_json: bool, path: Path) -> None:
     """List every application and its secrets, by the beginning of their digests."""
     known = _read(path)
-    _show([_row(known, application_id, _last_use(metrics, application_id)) for application_id in known.by_id], as_json)
+    uses = _secret_uses(metrics)
+    _show([_row(known, application_id, uses) for application_id in known.by_id], as_json, uses)
 
 
 def _read_secret() -> Secret:
@@ -214,35 +217,52 @@ def _lines(
 
 
 def _print_change(
-    path: Path, changed: "Applications", application_id: str, as_json: bool, used: dict[int, float] | None = None
+    path: Path, changed: "Applications", application_id: str, as_json: bool, uses: "SecretUses | None" = None
 ) -> None:
-    row = _row(changed, application_id, used or {})
+    row = _row(changed, application_id, uses)
     if not as_json:
         count = len(row["secrets"])
         echo(f"{path}: application {application_id} has {count} active secret{'s' if count > 1 else ''}")
-    _show([row], as_json)
+    _show([row], as_json, uses)
 
 
-def _last_use(metrics: str | None, application_id: str) -> dict[int, float]:
-    from verifier.rotation.replicas import last_use
+def _secret_uses(metrics: str | None) -> "SecretUses | None":
+    from verifier.rotation.replicas import secret_uses
 
-    return {} if metrics is None else last_use(metrics, application_id)
+    return None if metrics is None else secret_uses(metrics)
 
 
-def _row(known: "Applications", application_id: str, used: dict[int, float]) -> dict[str, Any]:
+def _row(known: "Applications", application_id: str, uses: "SecretUses | None") -> dict[str, Any]:
     secrets = enumerate(known.by_id[application_id].secrets, start=1)
+    used = uses.by_slot if uses else {}
     rows = [
-        {"slot": n, "sha256": s.digest.hex()[:12], "weakness": s.weakness, "last_used": used.get(n)} for n, s in secrets
+        {
+            "slot": n,
+            "sha256": s.digest.hex()[:12],
+            "weakness": s.weakness,
+            "last_used": used.get((application_id, n)) or None,
+        }
+        for n, s in secrets
     ]
     return {"id": application_id, "secrets": rows}
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(rows: list[dict[str, Any]], as_json: bool, uses: "SecretUses | None") -> None:
     if as_json:
-        click.echo(json.dumps({"applications": rows}, indent=2))
+        click.echo(json.dumps({"applications": rows, "replica_started_at": uses and uses.started_at}, indent=2))
         return
     for row in rows:
         for secret in row["secrets"]:
             weakness = f"  weak: {secret['weakness']}" if secret["weakness"] else ""
-            used = f"  last used {when(secret['last_used'])}" if secret["last_used"] else ""
+            used = f"  {_describe_use(uses, row['id'], secret['slot'])}" if uses else ""
             echo(f"{row['id']}  secret {secret['slot']}  sha256 {secret['sha256']}...{weakness}{used}")
+
+
+def _describe_use(uses: "SecretUses", application_id: str, slot: int) -> str:
+    used = uses.by_slot.get((application_id, slot))
+    if used is None:
+        return "not loaded by this replica"
+    if used:
+        return f"last used {when(used)}"
+    started = "" if uses.started_at is None else f" at {clock_time(uses.started_at, time.time())}"
+    return f"never used since this replica started{started}"

@@ -10,6 +10,7 @@ import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import json_option
+from verifier.cli.output import end_progress, progress
 from verifier.core.applications import BYTE_ORDER_MARK, secret_of_file
 
 
@@ -59,10 +60,8 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
     results = []
     for result in runner.run(target, context, chosen, options["timeout"]):
         results.append(result)
-        if sys.stderr.isatty():
-            click.echo(f"\r{len(results):>3} of {len(chosen)}  {result.item.id:<20}", err=True, nl=False)
-    if sys.stderr.isatty():
-        click.echo(f"\r{'':40}\r", err=True, nl=False)
+        progress(len(results), len(chosen), result.item.id)
+    end_progress()
     click.echo(output.render_json(target, results) if as_json else output.render_text(results))
     if options["junit"]:
         options["junit"].write(output.render_junit(target, results))

@@ -19,6 +19,7 @@ from typing import IO, NoReturn
 
 import click
 
+from verifier.cli.options import Number
 from verifier.cli.output import echo
 from verifier.cli.program import command
 from verifier.conformance import NoResponseError, Request, Url, get, send
@@ -43,7 +44,7 @@ _MAX_LINE_BYTES = 65_536
 )
 @click.option(
     "--port",
-    type=click.IntRange(1, 65535),
+    type=Number(1, 65535),
     envvar="VERIFIER_PORT",
     default=8000,
     show_default=True,
@@ -96,7 +97,7 @@ def _server(environment: dict[str, str], verbose: bool) -> "Iterator[subprocess.
         reader.start()
         try:
             yield server
-        except ConfigError:
+        except (ConfigError, NoResponseError):
             server.terminate()
             reader.join()
             click.echo(b"".join(tail), err=True, nl=False)

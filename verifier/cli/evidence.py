@@ -13,8 +13,8 @@ from verifier.cli.changes import begin
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import Command, Duration, json_option, keys_option, print_json, window_options
 from verifier.cli.output import echo
+from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.times import duration
-from verifier.rotation.plan import CRYPTOPERIOD_S
 
 if TYPE_CHECKING:
     from verifier.rotation.history import Anchor

@@ -13,9 +13,9 @@ from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Duration, json_option, keys_option, leeway_option, print_json, window_options
 from verifier.cli.output import echo, warn
+from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.times import duration, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
-from verifier.rotation.plan import LEAD_S, RETENTION_S
 
 if TYPE_CHECKING:
     from verifier.core.keyring import Keyring, PublicKey

@@ -12,10 +12,12 @@ from verifier.cli.completion import completion
 from verifier.cli.dev import dev
 from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
+from verifier.cli.healthcheck import healthcheck
 from verifier.cli.help import CommandGroup, add_examples
 from verifier.cli.keys import keys
-from verifier.cli.serve import healthcheck, serve
+from verifier.cli.serve import serve
 from verifier.cli.token import explain, token
+from verifier.conformance import NoResponseError
 from verifier.core.encoding import printable
 from verifier.errors import ConfigError, IssueError, UnsafeOperationError
 
@@ -55,6 +57,8 @@ def main() -> None:
         _fail(_sentence(exc), "", EXIT_CONFIG_ERROR)
     except click.Abort:
         _fail("aborted", "", EXIT_REFUSED)
+    except NoResponseError as exc:
+        _fail(str(exc), exc.fix, EXIT_REFUSED)
     except ModuleNotFoundError as exc:
         module = (exc.name or "").partition(".")[0]
         if module not in SERVER_MODULES:

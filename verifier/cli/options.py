@@ -9,8 +9,26 @@ import click
 
 from verifier.core import times
 from verifier.server.settings import Settings
+from verifier.server.variables import SERVICE_LINK
 
 Command = Callable[..., Any]
+
+
+class Number(click.IntRange):
+    """A whole number, with limits."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fail as a usage error."""
+        if isinstance(value, str) and SERVICE_LINK.match(value):
+            self.fail(
+                f"{value!r} is the address of a Kubernetes Service, not a number; set enableServiceLinks: false in the "
+                "pod, or give the Service another name",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
 
 
 class Duration(click.ParamType[int]):
@@ -19,7 +37,7 @@ class Duration(click.ParamType[int]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The seconds; fails as a usage error."""
+        """Return the seconds; fail as a usage error."""
         try:
             return times.seconds(value)
         except ValueError as exc:
@@ -27,7 +45,7 @@ class Duration(click.ParamType[int]):
 
 
 def keys_option(function: Command) -> Command:
-    """`--keys`, for every command that reads a key directory."""
+    """Add `--keys`, for every command that reads a key directory."""
     return click.option(
         "--keys",
         type=click.Path(path_type=Path),
@@ -60,7 +78,7 @@ def setting_option(word: str) -> Callable[[Command], Command]:
     setting = next(option for option in Settings.options() if option.word == word)
     return click.option(
         f"--{word.replace('_', '-')}",
-        type=click.IntRange(setting.description.low, setting.description.high),
+        type=Number(setting.description.low, setting.description.high),
         envvar=setting.variable,
         default=setting.default,
         show_default=True,
@@ -74,17 +92,17 @@ leeway_option = setting_option("leeway")
 
 
 def window_options(function: Command) -> Command:
-    """The two durations that decide how long a token may arrive."""
+    """Add the two durations that decide how long a token may arrive."""
     return max_lifetime_option(leeway_option(function))
 
 
 def json_option(function: Command) -> Command:
-    """`--json`, for every command that prints a table."""
+    """Add `--json`, for every command that prints a table."""
     return click.option("--json", "as_json", is_flag=True, help="Output JSON.")(function)
 
 
 def file_option(function: Command) -> Command:
-    """`--file`, for every command about applications."""
+    """Add `--file`, for every command about applications."""
     return click.option(
         "--file",
         "path",

@@ -1,16 +1,15 @@
-"""`verifier serve` and `verifier healthcheck`."""
+"""`verifier serve`: run the endpoint."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from verifier.cli.exit_codes import EXIT_REFUSED
+from verifier.cli.options import Number
 from verifier.cli.program import command
-from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.errors import ConfigError
 from verifier.server.settings import Option, Settings
 
 
@@ -33,7 +32,7 @@ def _click_type(option: Option) -> click.ParamType[Any]:
     if described.choices:
         return click.Choice(described.choices, case_sensitive=False)
     if option.type is int:
-        return click.IntRange(described.low, described.high)
+        return Number(described.low, described.high)
     return click.Path(path_type=Path) if option.type is Path else click.STRING
 
 
@@ -78,44 +77,3 @@ def _require_files(settings: Settings) -> None:
         missing = [path for path in (settings.keys / "public", settings.applications) if path and not path.exists()]
         text = f"{' and '.join(map(str, missing))}: no such file or directory"
         raise ConfigError(text, hint=f"correct the path, or create what is missing: {' && '.join(steps)}")
-
-
-@click.command()
-@click.option(
-    "--host",
-    envvar="VERIFIER_HOST",
-    default="127.0.0.1",
-    show_default=True,
-    show_envvar=True,
-    help="Address the server listens on.",
-)
-@click.option(
-    "--port",
-    type=int,
-    envvar=["VERIFIER_PORT", "PORT"],
-    default=8000,
-    show_default=True,
-    show_envvar=True,
-    help="Port the server listens on.",
-)
-def healthcheck(host: str, port: int) -> None:
-    """Query whether the server on this machine is ready; for containers.
-
-    Exit 1 if it is not.
-    """
-    from verifier.conformance import NoResponseError, escape, get_json
-
-    # A server that listens on every address is queried on the loopback address.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    try:
-        status, members = get_json(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz", timeout_s=3)
-    except NoResponseError as exc:
-        raise UnsafeOperationError(str(exc), hint=exc.fix) from exc
-    except ValueError as exc:
-        raise click.UsageError(f"--host or --port: {exc}") from exc
-    if not isinstance(members.get("status"), str):
-        text = f"{host} port {port} is not a verifier (no status at /readyz)"
-        raise UnsafeOperationError(text, hint="correct the port")
-    click.echo(escape(members["status"]))
-    if status != 200:
-        sys.exit(EXIT_REFUSED)

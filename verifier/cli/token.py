@@ -9,7 +9,7 @@ import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import json_option, max_lifetime_option, token_options, window_options
-from verifier.core.rules import DEFAULT_LIFETIME_S
+from verifier.core.durations import DEFAULT_LIFETIME_S
 
 
 @click.command()

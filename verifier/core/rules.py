@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from verifier.core import jwk
+from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.keyring import Keyring, PublicKey
 from verifier.errors import InvalidToken, Reason
 
-MAX_LIFETIME_S = 300
-DEFAULT_LIFETIME_S = 120  # of issued tokens, because with the maximum, rounding would cause rejections
-LEEWAY_S = 30
 TYPE = "at+jwt"  # RFC 9068 §2.1
 MAX_SUB_CHARACTERS = 255
 MAX_EMAIL_CHARACTERS = 320

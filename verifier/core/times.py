@@ -17,6 +17,12 @@ def when(instant: float) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S %Z} ({utc(instant)})"
 
 
+def clock_time(instant: float, now: float) -> str:
+    """Format a point in time in local time: `11:02`, with the date if it is on another day than now."""
+    local, today = datetime.fromtimestamp(instant).astimezone(), datetime.fromtimestamp(now).astimezone()
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%Y-%m-%d %H:%M}"
+
+
 def duration(seconds: int) -> str:
     """Format a duration as an option takes it, in its largest whole unit: `1h`, `90m`, `400d`."""
     unit = next(unit for unit in "dhms" if seconds % _UNITS_S[unit] == 0)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from verifier.core import jwk
+from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.encoding import DecodeError, b64url_decode, b64url_encode, loads_object
 from verifier.core.keyring import Keyring
 from verifier.core.rules import (
     CLAIM_CHECKS,
     CLAIM_RULES,
-    MAX_LIFETIME_S,
     SIGNATURE_CHECKS,
     TYPE,
     Policy,

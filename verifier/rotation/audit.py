@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from verifier.core.rules import MAX_LIFETIME_S
+from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.times import duration
 from verifier.rotation import file_checks, history_checks, key_checks, replica_checks
 from verifier.rotation.inventory import Inventory

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from verifier.core import applications as apps
 from verifier.core.applications import Applications
+from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.jwk import PRIVATE_MEMBERS
 from verifier.core.keyring import Keyring, KeyState, PublicKey
 from verifier.errors import ConfigError
 from verifier.rotation import witness
 from verifier.rotation.history import Anchor, History, load
-from verifier.rotation.plan import CRYPTOPERIOD_S, OverlapPolicy
+from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.replicas import Replica
 from verifier.rotation.witness import LOG, MAX_LOG_BYTES, Witness
 from verifier.storage.key_directory import KeyDirectory

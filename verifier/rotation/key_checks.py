@@ -1,7 +1,7 @@
 """Checks of the keys' dates: that a key signs, and that each token can be verified until it expires."""
 
+from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.keyring import KeyState
-from verifier.core.rules import MAX_LIFETIME_S
 from verifier.core.times import duration, format_duration, utc
 from verifier.rotation import timeline
 from verifier.rotation.history import ABSENT

@@ -5,15 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from verifier.core.durations import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_S
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
-from verifier.core.rules import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.times import utc, when
 from verifier.errors import UnsafeOperationError
 from verifier.rotation.history import ABSENT, REMOVED
 
-LEAD_S = 3600  # from publishing a key to its first signature
-RETENTION_S = 400 * 86_400  # a public file after its key has ended
-CRYPTOPERIOD_S = 90 * 86_400  # how long a key signs
 # kubelet takes up to two minutes to update a mounted ConfigMap, and a replica one second to read it;
 # the rest is a margin for manual checks.
 PROPAGATION_S = 600

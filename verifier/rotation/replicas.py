@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verifier.conformance.causes import explain_no_json
@@ -14,6 +14,7 @@ from verifier.errors import ConfigError
 TIMEOUT_S = 5.0  # of each request, from the name lookup to the last byte
 LAST_USE = "verifier_secret_last_used_timestamp_seconds"
 LAST_KEY_USE = "verifier_key_last_used_timestamp_seconds"
+STARTED_AT = "process_start_time_seconds"
 MAX_KEYS = 10_000
 _MAX_METRICS_BYTES = 4_194_304
 
@@ -85,18 +86,27 @@ def _seconds(value: object) -> int | None:
     return int(value)
 
 
-def last_use(url: str, application_id: str) -> dict[int, float]:
-    """Return when each secret of an application was last used, by slot, from a metrics page.
+@dataclass(frozen=True, slots=True)
+class SecretUses:
+    """When secrets were last used, in seconds since 1970, by application and slot; 0: never since `started_at`."""
+
+    by_slot: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    started_at: float | None = None  # of the replica; None: its system does not tell
+
+
+def secret_uses(url: str) -> SecretUses:
+    """Return when each secret was last used, from a metrics page.
 
     Raises:
         ConfigError: there is no usable metrics page.
     """
-    found: dict[int, float] = {}
-    for labels, value in samples(url, LAST_USE):
-        if labels.get("application") == application_id and labels.get("slot") in ("1", "2"):
-            slot = int(labels["slot"])
-            found[slot] = max(value, found.get(slot, 0.0))
-    return found
+    samples = _samples(url)
+    found = {
+        (labels.get("application", ""), int(labels["slot"])): value
+        for labels, value in _times(samples, LAST_USE, unset=True)
+        if labels.get("slot") in ("1", "2")
+    }
+    return SecretUses(found, next((value for _, value in _times(samples, STARTED_AT)), None))
 
 
 def last_uses(urls: Iterable[str]) -> dict[tuple[str, str], float]:
@@ -107,18 +117,19 @@ def last_uses(urls: Iterable[str]) -> dict[tuple[str, str], float]:
     """
     found: dict[tuple[str, str], float] = {}
     for url in urls:
-        used = [(("key", labels.get("kid", "")), value) for labels, value in samples(url, LAST_KEY_USE)]
+        samples = _samples(url)
+        used = [(("key", labels.get("kid", "")), value) for labels, value in _times(samples, LAST_KEY_USE)]
         used += [
             (("secret", f"{labels.get('application', '')} {labels.get('slot', '')}"), value)
-            for labels, value in samples(url, LAST_USE)
+            for labels, value in _times(samples, LAST_USE)
         ]
         for name, value in used:
             found[name] = max(value, found.get(name, 0.0))
     return found
 
 
-def samples(url: str, name: str) -> list[tuple[Mapping[str, str], float]]:
-    """Return the labels and values of a timestamp metric; values that are no time are left out.
+def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:
+    """Return name, labels and value of every sample of a metrics page.
 
     Raises:
         ConfigError: there is no usable metrics page.
@@ -139,9 +150,17 @@ def samples(url: str, name: str) -> list[tuple[Mapping[str, str], float]]:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
         # The parser raises whatever its steps do.
         raise ConfigError(f"{url}: not metrics in the Prometheus text format") from exc
+    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
+
+
+def _times(
+    samples: Iterable[tuple[str, Mapping[str, str], float]], name: str, *, unset: bool = False
+) -> list[tuple[Mapping[str, str], float]]:
+    """Return the labels and values of a timestamp metric without values that are no time; 0 only with `unset`."""
     return [
-        (sample.labels, sample.value)
-        for family in families
-        for sample in family.samples
-        if sample.name == name and 0 < sample.value <= 10**11 and all(map(is_utf8_encodable, sample.labels.values()))
+        (labels, value)
+        for found, labels, value in samples
+        if found == name
+        and (0 < value <= 10**11 or (unset and value == 0))
+        and all(map(is_utf8_encodable, labels.values()))
     ]

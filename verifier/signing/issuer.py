@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from verifier.core import tokens
-from verifier.core.rules import DEFAULT_LIFETIME_S, MAX_LIFETIME_S
+from verifier.core.durations import DEFAULT_LIFETIME_S, MAX_LIFETIME_S
 from verifier.errors import IssueError
 from verifier.signing.keystore import Keystore
 

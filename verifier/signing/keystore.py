@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from verifier.core import jwk
+from verifier.core.durations import LEAD_S
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import Event, Line, SecretEvent
-from verifier.rotation.plan import LEAD_S, PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
+from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
 from verifier.signing import recovery
 from verifier.signing.events import make_event
 from verifier.signing.private_key import (

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from verifier.core.durations import LEAD_S
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import ABSENT, Event
-from verifier.rotation.plan import LEAD_S, PROPAGATION_S
+from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.preconditions import last_time
 from verifier.storage.journal import Applied, Directory, FileChange, Record, digest
 

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 from verifier.core import tokens
+from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.keyring import Keyring
-from verifier.core.rules import LEEWAY_S, MAX_LIFETIME_S, Policy
+from verifier.core.rules import Policy
 from verifier.errors import ConfigError
 from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.refresher import Refresher
