@@ -88,24 +88,20 @@ def changes(node: ast.AST) -> Iterator[tuple[str, object, object]]:
             yield "exc", ast.Name("RuntimeError"), node.exc
 
 
-def mutants(path: Path) -> list[Mutant]:
-    """Every mutant of a module."""
+def mutants(path: Path, chance: random.Random, count: int) -> Iterator[Mutant]:
+    """A sample of the mutants of a module."""
     text = path.read_text()
     lines = text.splitlines()
     tree = ast.parse(text)
-    found = []
     module = str(path.relative_to(ROOT / "verifier").with_suffix(""))
-    for node in list(nodes(tree)):
-        line = getattr(node, "lineno", 0)
-        if line and "pragma: no " in lines[line - 1]:
-            continue
-        before = ast.unparse(node) if line else ""
-        for field, after, kept in changes(node):
-            setattr(node, field, after)
-            change = f"{' '.join(before.split())[:90]} -> {' '.join(ast.unparse(node).split())[:90]}"
-            found.append(Mutant(module, change, ast.unparse(ast.fix_missing_locations(tree))))
-            setattr(node, field, kept)
-    return found
+    shown = [node for node in nodes(tree) if "pragma: no " not in lines[getattr(node, "lineno", 1) - 1]]
+    every = [(node, *change) for node in shown for change in changes(node)]
+    for node, field, after, kept in chance.sample(every, min(count, len(every))):
+        before = ast.unparse(node)
+        setattr(node, field, after)
+        change = f"{' '.join(before.split())[:90]} -> {' '.join(ast.unparse(node).split())[:90]}"
+        yield Mutant(module, change, ast.unparse(ast.fix_missing_locations(tree)))
+        setattr(node, field, kept)
 
 
 def copy(target: Path) -> None:
@@ -145,8 +141,8 @@ def killed_by(mutant: Mutant, tree: Path, every: bool) -> str:
     """Return the first test that fails with this change; empty when it survives."""
     package, _, name = mutant.module.rpartition("/")
     own = sorted(str(path.relative_to(tree)) for path in (tree / "tests" / package).glob(f"test_{name}*.py"))
-    suites = [own, [f"tests/{package}"] if package else []]
-    suites += [["tests", "--ignore", "tests/system"]] if every or not package else []
+    suites = [own, [f"tests/{package or 'core'}"]]
+    suites += [["tests", "--ignore", "tests/system"]] if every else []
     path = tree / "verifier" / f"{mutant.module}.py"
     kept = path.read_text()
     path.write_text(mutant.source)
@@ -160,13 +156,9 @@ def samples(per_module: int, seed: int, modules: list[str]) -> Iterator[Mutant]:
     """A sample of every module, or of those that are named, without what is equivalent."""
     equivalent = {line.partition("  #")[0] for line in EQUIVALENT.read_text().splitlines()}
     for path in sorted((ROOT / "verifier").rglob("*.py")):
-        every = mutants(path)
-        if modules and every and every[0].module not in modules:
-            continue
-        chance = random.Random(f"{seed} {path.name}")  # noqa: S311 - repeatable on purpose
-        for mutant in chance.sample(every, min(per_module, len(every))):
-            if str(mutant) not in equivalent:
-                yield mutant
+        if not modules or str(path.relative_to(ROOT / "verifier").with_suffix("")) in modules:
+            chance = random.Random(f"{seed} {path.name}")  # noqa: S311 - repeatable on purpose
+            yield from (mutant for mutant in mutants(path, chance, per_module) if str(mutant) not in equivalent)
 
 
 def main() -> None:

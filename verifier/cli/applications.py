@@ -1,6 +1,5 @@
 """The commands about applications: a secret changes without a rejected sign-in."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verifier.cli.help import CommandGroup
-from verifier.cli.options import Number, file_option, json_option, keys_option
+from verifier.cli.options import Number, file_option, json_option, keys_option, print_json
 from verifier.cli.output import echo, warn
 from verifier.core.applications import Secret
 from verifier.core.times import clock_time, when
@@ -249,7 +248,7 @@ def _row(known: "Applications", application_id: str, uses: "SecretUses | None") 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, uses: "SecretUses | None") -> None:
     if as_json:
-        click.echo(json.dumps({"applications": rows, "replica_started_at": uses and uses.started_at}, indent=2))
+        print_json({"applications": rows, "replica_started_at": uses and uses.started_at})
         return
     for row in rows:
         for secret in row["secrets"]:

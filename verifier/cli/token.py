@@ -1,6 +1,5 @@
 """`verifier token` and `verifier explain`: issue a token, and validate one offline."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import json_option, max_lifetime_option, token_options, window_options
+from verifier.cli.options import json_option, max_lifetime_option, print_json, token_options, window_options
 from verifier.core.durations import DEFAULT_LIFETIME_S
 
 
@@ -59,7 +58,7 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
     results = explain_token(text, Policy(issuer, application_id, keyring, int(time.time()), leeway, max_lifetime))
     failures = [result for result in results if result.failure]
     if as_json:
-        click.echo(json.dumps({"rules": [asdict(result) for result in results], "accepted": not failures}, indent=2))
+        print_json({"rules": [asdict(result) for result in results], "accepted": not failures})
     else:
         for result in results:
             status = "FAIL" if result.failure else "skip" if result.skipped else "pass"

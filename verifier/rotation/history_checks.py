@@ -51,7 +51,7 @@ def agrees(inventory: Inventory) -> Violations:
 
 
 def _published(events: tuple[Event, ...]) -> dict[str, dict[str, Any]]:
-    """Return what the history says of each key apart from its dates: iat, and the reason of its revocation."""
+    """Return what the history records about each key apart from its dates: iat, and the reason of its revocation."""
     found: dict[str, dict[str, Any]] = {}
     for event in merged_events(events):
         row = found.setdefault(event.kid, {})

@@ -59,7 +59,7 @@ class Inventory:
     files: tuple[File, ...]
     history: History
     anchor: Anchor
-    window: OverlapPolicy  # what the auditor's environment says; a line of the history may say otherwise
+    window: OverlapPolicy  # from the auditor's environment; a line of the history may hold another
     cryptoperiod_s: int = CRYPTOPERIOD_S
     witness: Witness = field(default_factory=Witness)
     since: Anchor | None = None

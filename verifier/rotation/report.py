@@ -5,6 +5,7 @@ from typing import Any
 
 from verifier._version import __version__
 from verifier.core import rules
+from verifier.core.encoding import printable
 from verifier.core.keyring import KeyState
 from verifier.core.times import format_duration, utc
 from verifier.rotation import audit, key_checks, replica_checks, timeline
@@ -163,10 +164,8 @@ def _replica(inventory: Inventory, replica: Replica) -> dict[str, Any]:
 
 
 def _visible(value: Any) -> Any:
-    """Return text from outside with its control characters as escape sequences."""
-    if type(value) is not str or value.isprintable():
-        return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    """Escape the control characters of text; markup of the template stays as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def render_html(document: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """What git says about a key directory."""
+    """What git reports about a key directory."""
 
     present: bool = False
     commit: str = ""  # HEAD

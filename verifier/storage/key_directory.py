@@ -18,15 +18,15 @@ TOO_MANY_REVOKED = f"more than {MAX_REVOKED} keys have been revoked since the st
 class KeyDirectory:
     """The keyring in a folder of `<kid>.json` files, read again when their content changes.
 
-    A revocation is final: a key that this object has once read as revoked stays revoked, whatever its file says later.
-    Only a new process forgets it. The memory is bounded: beyond `MAX_REVOKED` keys, no key is trusted at all.
+    A revocation is final: a key that this object has once read as revoked stays revoked, whatever its file contains
+    later. Only a new process forgets it. The memory is bounded: beyond `MAX_REVOKED` keys, no key is trusted at all.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.keyring = Keyring()
         self.problems: tuple[str, ...] = ()
-        self.undone_revocations: tuple[str, ...] = ()  # kids of revoked keys whose file no longer says so
+        self.undone_revocations: tuple[str, ...] = ()  # kids of revoked keys whose file is no longer revoked
         self.unread = ""  # why the last refresh learned nothing, or ""
         self._revoked: dict[str, tuple[int, str]] = {}  # by kid: revoked_at and reason
         self._last_content: Mapping[str, bytes | str] | str | None = None
@@ -79,7 +79,7 @@ class KeyDirectory:
                 yield known[1]
 
     def _keep_revoked(self, keys: Iterable[PublicKey]) -> list[PublicKey]:
-        """Remember the revoked keys, and revoke again those whose file no longer says so."""
+        """Remember the revoked keys, and revoke again those that are not revoked in their files any more."""
         kept, undone = [], []
         for key in keys:
             if key.revoked_at is not None:

@@ -23,7 +23,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-RESOURCE_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # errors that say nothing about a file
+RESOURCE_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # of this process, not a fault of the file
 
 
 def read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
@@ -160,7 +160,7 @@ def _read(path: str, cache: FileCache) -> bytes | str:
 
 
 def bind_mounted_files(path: Path, table: Path = Path("/proc/self/mountinfo")) -> list[str]:
-    """A file, or the files of a folder, that are mounts of their own: what replaces them elsewhere never gets here.
+    """Files that are bind-mounted by themselves, at or in `path`: they never see a replacement of the original.
 
     Such are `subPath` of Kubernetes and a file given to `docker run -v`. Linux only; elsewhere nothing is found.
     """
@@ -171,8 +171,8 @@ def bind_mounted_files(path: Path, table: Path = Path("/proc/self/mountinfo")) -
     top, is_folder, found = os.path.realpath(path), path.is_dir(), []
     for root, place in mounts:
         place = re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), place)
-        alone = os.path.dirname(place) == top or (place == top and not is_folder)
+        own_mount = os.path.dirname(place) == top or (place == top and not is_folder)
         # A folder is as old when its mount shows one version of a volume and not the volume (see `snapshot`).
-        if alone or ("/.." in root and f"{top}/".startswith(f"{place}/")):
+        if own_mount or ("/.." in root and f"{top}/".startswith(f"{place}/")):
             found.append(place)
     return found
