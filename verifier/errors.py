@@ -28,7 +28,7 @@ class Reason(StrEnum):
     MALFORMED_REQUEST = "malformed_request", 400, "malformed HTTP/1.1 request"
     HEADERS_TOO_LARGE = "headers_too_large", 431, "request headers too large (limit {limit} bytes)"
     HEADERS_TOO_MANY = "headers_too_many", 431, "too many request header fields (limit {limit})"
-    FRAMING_TOO_LARGE = "framing_too_large", 413, "chunked framing of the request body too large (limit {limit})"
+    FRAMING_TOO_LARGE = "framing_too_large", 413, "chunked framing of the request body too large (limit {limit} bytes)"
     HEADER_TIMEOUT = "header_timeout", 408, "timed out reading request headers ({limit} s)"
     TOO_MANY_CONNECTIONS = "too_many_connections", 503, "too many concurrent connections"
     TOO_MANY_PIPELINED = "too_many_pipelined", 503, "too many pipelined requests"

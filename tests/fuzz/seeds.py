@@ -34,6 +34,8 @@ STREAMS = (
     CHUNKED % (b"aa", UPGRADE, b"X: y\r\n") * 2,
     CHUNKED % (b"", EXPECT, b"") + b"nonsense\r\n\r\n",
     CHUNKED[:-4] % (b"", b"") + b"X: " + b"y" * 200,
+    CHUNKED[:-4].replace(b"5;a=b\r\nhello", b"7\r\n\r\n\r\n0\r\n") % (b"", b"") + b"\r\n" + GET % (b"", b""),
+    CHUNKED[:-4].replace(b"5;a=b\r\nhello", b"1\r\nx\r\n" * 30) % (b"", b"") + b"\r\n",
     b"OPTIONS * RTSP/1.0\r\n\r\n" + b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
 )
 

@@ -21,7 +21,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontex
     from verifier.core import applications, encoding, jwk, keyring, tokens  # noqa: F401
     from verifier.errors import ConfigError, KeyFileError
     from verifier.rotation import key_import
+    from verifier.server import connection as server_connection  # noqa: F401
     from verifier.server import endpoints  # noqa: F401
 
 from tests.fuzz import connection
@@ -154,11 +155,17 @@ def as_floats(value: Any) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder) / "keys")
-        world.stop_the_clock()
-        chosen = targets(world)[sys.argv.pop(1)]
-        atheris.Setup(sys.argv, chosen)
-        atheris.Fuzz()  # does not return
+        name = sys.argv.pop(1)
+        limits: AbstractContextManager[None]
+        if name == "connection":  # has a clock of its own, and limits that are set once because that takes time
+            limits, chosen = connection.small_limits(), connection.target
+        else:
+            world = World(Path(folder) / "keys")
+            world.stop_the_clock()
+            limits, chosen = nullcontext(), targets(world)[name]
+        with limits:
+            atheris.Setup(sys.argv, chosen)
+            atheris.Fuzz()  # does not return
 
 
 if __name__ == "__main__":

@@ -278,7 +278,7 @@ DIFFERENT: dict[str, tuple[tuple[bytes, ...], list[str], list[str], list[str], s
         ["413 close"],
         ["200 POST /a " + "h" * 2000],
         ["200 POST /a " + "h" * 2000],
-        "MAX_CHUNKS",
+        "MAX_FRAMING_BYTES",
     ),
 }
 

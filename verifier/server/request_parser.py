@@ -8,7 +8,7 @@ is parsed before this one has its response, and counts every byte against the li
 | headers: request line, fields, line ends, empty lines before them | MAX_HEADER_BYTES |
 | fields: headers and trailer together | MAX_FIELDS |
 | body | VERIFIER_MAX_BODY |
-| framing of a chunked body: sizes, extensions, line ends, trailer | MAX_FRAMING_BYTES, MAX_CHUNKS |
+| framing of a chunked body: sizes, extensions, line ends, trailer | MAX_FRAMING_BYTES, MAX_EMPTY_LINES |
 """
 
 from types import SimpleNamespace
@@ -23,13 +23,13 @@ from verifier.server.asgi import declared_length
 MAX_HEADER_BYTES = 32_768
 MAX_FIELDS = 128
 MAX_FRAMING_BYTES = 8_192
-MAX_CHUNKS = 1_024
+MAX_EMPTY_LINES = 64  # in a chunked body, which may end at each of them
+PIECE_BYTES = 2_048  # of a chunked body, parsed before the limits are checked
 MAX_QUOTED_PATH_BYTES = 256  # a longer path is none of ours, so decoding it would be wasted
 MAX_AUTHORITY_BYTES = 512  # of a target in absolute form; a host name has 253 at most
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 # The fields that the application reads; no others are kept, because many short fields take several times their size.
 KEPT_FIELDS = {name: name for name in (b"content-type", b"content-length", b"content-encoding", b"transfer-encoding")}
-SMALL_SIZES = {b"%x" % size: size for size in range(256)}  # the most common, in half the time
 VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
 
 
@@ -39,8 +39,9 @@ class RequestParser:
     # Assigned one by one, because a class attribute takes several times as long to read as a slot.
     __slots__ = (
         "_begun",
+        "_empty_lines",
         "_fields",
-        "_framing",
+        "_framing_bytes",
         "_headers",
         "_hosts",
         "_length",
@@ -58,6 +59,7 @@ class RequestParser:
         "header_bytes",
         "headers_complete",
         "keep_alive",
+        "on_body",
         "remaining",
         "scope",
         "too_large",
@@ -70,7 +72,8 @@ class RequestParser:
         self.keep_alive = False  # whether the connection may be reused, as far as the parsed part says
         self.expects_continue = False
         self.chunked = False
-        self.body: bytes | bytearray = b""
+        self.body: bytes | bytearray = bytearray()
+        self.on_body = self.body.extend  # called by httptools: a method in Python would double what a chunk costs
         self.remaining = 0  # bytes of a body with Content-Length that are still to come
         self.too_large = False  # the body exceeds the limit; the rest of the input cannot be parsed
         self.discards_body = False  # set by the connection when the response was sent before the body
@@ -146,11 +149,6 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         self.headers_complete, self.keep_alive = True, self._parser.should_keep_alive()
 
-    def on_body(self, body: bytes) -> None:
-        self._append(body)
-        if self.too_large:
-            raise _BodyTooLarge
-
     def on_message_complete(self) -> None:
         self._message_complete = True
         # Once more, because a trailer can say `Connection: close`.
@@ -215,7 +213,7 @@ class RequestParser:
         }
         self._url = self._tail = b""
         if self.chunked:
-            self._framing = _ChunkedFraming()
+            self._tail, self._framing_bytes, self._empty_lines = bytes(3), 0, 0
             return
         if not self._message_complete:
             length = self._length
@@ -231,21 +229,38 @@ class RequestParser:
         return used
 
     def _feed_chunked(self, data: bytes) -> int:
-        used = self._framing.measure(data)
-        self._execute(data[:used])
-        if not self.too_large and self._message_complete is not self._framing.complete:
-            raise InvalidRequest(Reason.MALFORMED_REQUEST)
-        if self._message_complete:
-            self.complete, self._parser = True, None
-        return used
+        """Parse up to the end of the body. It is the last byte of an empty line, which is therefore parsed alone."""
+        window, begin = self._tail + data, 3
+        while begin < len(window) and not (self.complete or self.too_large):
+            end = min(begin + PIECE_BYTES, len(window))
+            empty_line = window.find(b"\r\n\r\n", begin - 3, end)
+            may_end = empty_line == begin - 3
+            if may_end:
+                end = begin + 1
+                self._empty_lines += 1
+            elif empty_line >= 0:
+                end = empty_line + 3
+            self._framing_bytes += end - begin + len(self.body)
+            self._execute(window[begin:end])
+            self._framing_bytes -= len(self.body)
+            if self._framing_bytes > MAX_FRAMING_BYTES or self._empty_lines > MAX_EMPTY_LINES:
+                raise InvalidRequest(Reason.FRAMING_TOO_LARGE, limit=MAX_FRAMING_BYTES)
+            if self._message_complete and not may_end:
+                raise InvalidRequest(Reason.MALFORMED_REQUEST)
+            self.complete = self._message_complete
+            self._check_size()
+            begin = end
+        if self.complete:
+            self._parser = None
+        self._tail = window[begin - 3 : begin]
+        return begin - 3
 
     def _append(self, data: bytes) -> None:
-        if self.discards_body:
-            return
-        if self.body:
+        if not self.discards_body:
             self.body += data
-        else:
-            self.body = bytearray(data)
+            self._check_size()
+
+    def _check_size(self) -> None:
         if len(self.body) > self._max_body_bytes:
             self.too_large = True
             self.body = self.body[: self._max_body_bytes + 1]
@@ -262,8 +277,6 @@ class RequestParser:
             self._ignore_upgrade()
             return
         cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else None
-        if isinstance(cause, _BodyTooLarge):
-            return
         if cause is None or isinstance(cause, httptools.HttpParserError):
             raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
         raise cause from None
@@ -285,77 +298,6 @@ class RequestParser:
             )
             self._parser = httptools.HttpRequestParser(body)
             self._execute(b"%b / HTTP/1.1\r\n%b\r\n" % (method, b"".join(codings)))
-
-
-class _BodyTooLarge(Exception):
-    """Ends parsing inside a callback."""
-
-
-class _ChunkedFraming:
-    """Where a chunked body ends, and how many bytes of it are not data (RFC 9112 §7.1).
-
-    httptools parses the same bytes and must find the same end.
-    """
-
-    complete = False
-
-    def __init__(self) -> None:
-        self._bytes = 0  # of framing, in finished lines
-        self._chunks = 0
-        self._skip = 0  # bytes of chunk data and its line end that are still to come
-        self._line = b""  # the part of an unfinished line that has come
-        self._in_trailer = False
-
-    def measure(self, data: bytes) -> int:
-        """Return how many of the bytes belong to the body.
-
-        Raises:
-            InvalidRequest: a chunk size is malformed, or the framing exceeds its limit.
-        """
-        window, before = self._line + data, len(self._line)
-        position, length = self._skip, len(window)
-        chunks, framing = self._chunks, self._bytes
-        # No further than the limit, because each chunk is a step in Python.
-        while position < length and not self._in_trailer and chunks <= MAX_CHUNKS:
-            line_end = window.find(b"\r\n", position)
-            if line_end < 0:
-                break
-            line = window[position:line_end]
-            size = SMALL_SIZES[line] if line in SMALL_SIZES else parse_chunk_size(line)
-            chunks += 1
-            framing += line_end - position + 4
-            if size:
-                position = line_end + size + 4
-            else:  # the trailer ends with an empty line, perhaps at once
-                position, self._in_trailer = line_end, True
-        self._chunks, self._bytes = chunks, framing
-        self._skip = max(0, position - length)
-        if self._in_trailer:
-            end = window.find(b"\r\n\r\n", position)
-            self.complete = end >= 0
-            end = end + 4 if self.complete else max(position, length - 3)
-            self._bytes += end - position
-            position = end
-        self._line = b"" if self.complete else window[position:]
-        if self._bytes + len(self._line) > MAX_FRAMING_BYTES or self._chunks > MAX_CHUNKS:
-            limit = f"{MAX_FRAMING_BYTES} bytes, {MAX_CHUNKS} chunks"
-            raise InvalidRequest(Reason.FRAMING_TOO_LARGE, limit=limit)
-        return position - before if self.complete else len(data)
-
-
-def parse_chunk_size(line: bytes) -> int:
-    """Parse the line before a chunk: the size in hexadecimal digits, perhaps with extensions.
-
-    Raises:
-        InvalidRequest: it does not begin with digits.
-    """
-    digits = line if line.isalnum() else line.partition(b";")[0]
-    if not digits.isalnum():  # int() also takes signs, spaces and underscores
-        raise InvalidRequest(Reason.MALFORMED_REQUEST)
-    try:
-        return int(digits, 16)
-    except ValueError as exc:
-        raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
