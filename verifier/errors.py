@@ -31,7 +31,6 @@ class Reason(StrEnum):
     FRAMING_TOO_LARGE = "framing_too_large", 413, "chunked framing of the request body too large (limit {limit} bytes)"
     HEADER_TIMEOUT = "header_timeout", 408, "timed out reading request headers ({limit} s)"
     TOO_MANY_CONNECTIONS = "too_many_connections", 503, "too many concurrent connections"
-    TOO_MANY_PIPELINED = "too_many_pipelined", 503, "too many pipelined requests"
     TOO_MANY_REQUESTS = "too_many_requests", 503, "too many concurrent requests"
     SHUTTING_DOWN = "shutting_down", 503, "the server is shutting down"
     KEYS_STALE = "keys_stale", 503, "keys and applications have not been read recently enough to be trusted"

@@ -14,7 +14,14 @@ from starlette.types import Message
 
 from tests.conftest import APPLICATION_ID, JSON, NOW, SECRET, Answer
 from verifier._version import __version__
-from verifier.errors import ConfigError
+from verifier.errors import (
+    ConfigError,
+    InternalError,
+    InvalidClient,
+    InvalidRequest,
+    Reason,
+    ServiceUnavailableError,
+)
 from verifier.server import endpoints
 from verifier.server import endpoints as app_module
 from verifier.server.asgi import json_bytes
@@ -384,7 +391,53 @@ def test_openapi_names_every_status_and_path(ask):
     assert document["openapi"].startswith("3.1")
     assert document["paths"].keys() == {"/profile", "/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"}
     profile = document["paths"]["/profile"]["post"]["responses"].keys()
-    assert profile == {"200", "400", "401", "408", "413", "415", "431", "503"}
+    assert profile == {"200"} | {str(reason.status) for reason in Reason}
+
+
+def documented_errors(document: dict[str, Any], path: str, method: str) -> dict[str, tuple[int, str, str]]:
+    """Status, code and description of the examples of an operation, by reason."""
+    found = {}
+    for status, response in document["paths"][path][method]["responses"].items():
+        if "$ref" in response:
+            response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
+        assert response["headers"]["Cache-Control"] == {"$ref": "#/components/headers/NoStore"}
+        for reason, example in response["content"]["application/json"].get("examples", {}).items():
+            assert reason not in found
+            found[reason] = int(status), example["value"]["error"], example["value"]["error_description"]
+    return found
+
+
+CODES = {401: "invalid_token", 500: InternalError.code, 503: ServiceUnavailableError.code}
+
+
+def test_openapi_documents_every_reason_with_its_status_its_code_and_its_text(ask):
+    document = ask(method="GET", path="/openapi.json").body
+    documented = documented_errors(document, "/profile", "post")
+    assert documented.keys() == set(Reason)
+    for reason in Reason:
+        code = InvalidClient.code if reason is Reason.CLIENT_REJECTED else CODES.get(reason.status, InvalidRequest.code)
+        pattern = re.sub(r"\\{\w+\\}", r"[\\w ,]+", re.escape(reason.text))
+        assert documented[reason][:2] == (reason.status, code), reason
+        assert re.fullmatch(pattern, documented[reason][2]), reason
+    codes = {code for _, code, _ in documented.values()}
+    assert set(document["components"]["schemas"]["Error"]["properties"]["error"]["enum"]) == codes
+
+
+def test_openapi_documents_for_other_paths_what_the_connection_can_reject(ask):
+    document = ask(method="GET", path="/openapi.json").body
+    profile = documented_errors(document, "/profile", "post")
+    connection = {"not_found", "method_not_allowed", "malformed_request", "header_timeout", "framing_too_large"}
+    connection |= {"headers_too_large", "headers_too_many", "internal_error"}
+    unavailable = {"too_many_connections", "shutting_down"}
+    expected = {
+        "/healthz": connection | unavailable,
+        "/readyz": connection,  # its 503 has another body as well
+        "/.well-known/jwks.json": connection | unavailable | {"keys_stale"},
+        "/openapi.json": connection | unavailable,
+    }
+    for path, reasons in expected.items():
+        found = documented_errors(document, path, "get")
+        assert found == {reason: profile[reason] for reason in reasons}
 
 
 def check_schema(value: Any, schema: dict[str, Any], schemas: dict[str, Any], path: str = "") -> None:

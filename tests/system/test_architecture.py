@@ -155,6 +155,11 @@ def find(path):
     return command
 
 
+def test_every_documented_reason_has_a_fix():
+    sections = re.split(r"(?m)^### (?=\w+$)", (ROOT / "docs" / "errors.md").read_text())[1:]
+    assert [section.split()[0] for section in sections if "\n**Fix:** " not in section] == []
+
+
 def test_openapi_and_the_package_have_one_version():
     document = json.loads((PACKAGE / "server" / "openapi.json").read_text())
     assert document["info"]["version"] == verifier.__version__

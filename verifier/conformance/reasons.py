@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 RULES = (
     Rule("headers_too_large", r"request headers? .*too large", "remove large cookies and headers in the proxy"),
     Rule("{}_timeout", r"timed out reading (?:the )?request (header|body)", "let proxies buffer the request"),
-    Rule("too_many_{}", r"too many (?:concurrent )?(connections|pipelined|requests)", _OVERLOAD),
+    Rule("too_many_{}", r"too many (?:concurrent )?(connections|requests)", _OVERLOAD),
     Rule(
         "keys_stale", r"not been read recently", "repair the disk that holds the keys; the log of the endpoint names it"
     ),

@@ -1,5 +1,6 @@
 """The five endpoints, and the ASGI application that serves them."""
 
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -65,7 +66,8 @@ class Service:
         self.telemetry = Telemetry(settings)
         self.files = Reloader(settings, self.telemetry, self._log_start)
         self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
-        self.openapi_document = resources.files("verifier.server").joinpath("openapi.json").read_bytes()
+        document = resources.files("verifier.server").joinpath("openapi.json").read_bytes()
+        self.openapi_document = json_bytes(json.loads(document))
 
     def _listen_for_metrics(self) -> Callable[[], None]:
         from verifier.server.metrics import Metrics
