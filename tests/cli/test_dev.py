@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import free_port
 from verifier.cli import dev, program
+from verifier.conformance import Cause, NoResponseError
 from verifier.errors import ConfigError
 
 PROGRAM = Path(sys.executable).with_name("verifier")
@@ -170,3 +171,14 @@ def test_dev_shows_the_log_of_a_server_that_ends(tmp_path):
     assert process.returncode == 3
     assert '"event":"request"' in err
     assert err.endswith("verifier: error: the server ended\nverifier: hint: its log is above\n")
+
+
+def test_dev_reports_a_sample_request_without_a_response(run, tmp_path, monkeypatch):
+    def send(*_, **__):
+        raise NoResponseError(Cause("the connection was closed", "look at the log"))
+
+    monkeypatch.setattr(dev, "send", send)
+    monkeypatch.setattr(dev.signal, "signal", lambda *_: None)  # because this process keeps its handlers
+    done = run("dev", "--once", "--port", free_port())
+    assert (done.status, done.out) == (1, "")
+    assert done.err.endswith("verifier: error: the connection was closed\nverifier: hint: look at the log\n")

@@ -12,13 +12,14 @@ import click
 from verifier.cli.changes import begin
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import Command, Duration, json_option, keys_option, print_json, window_options
-from verifier.cli.output import echo
+from verifier.cli.output import echo, end_progress, next_step, progress
 from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.times import duration
 
 if TYPE_CHECKING:
     from verifier.rotation.history import Anchor
     from verifier.rotation.inventory import Inventory
+    from verifier.rotation.replicas import Replica
 
 
 class AnchorType(click.ParamType["Anchor"]):
@@ -43,12 +44,12 @@ class AnchorType(click.ParamType["Anchor"]):
 @json_option
 @keys_option
 def confirm(urls: tuple[str, ...], record: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
-    """Check that each replica (http://host:port) has exactly the keys that are here, the time and the settings."""
-    from verifier.rotation import replica_checks, replicas
+    """Check that each replica (http://host:port) has exactly these keys, and the time and settings of this command."""
+    from verifier.rotation import replica_checks
     from verifier.rotation.audit import REPLICA_RULES, findings
 
     state = _read_inventory(keys=keys, max_lifetime=max_lifetime, leeway=leeway)
-    state = replace(state, replicas=tuple(replicas.query(url) for url in urls))
+    state = replace(state, replicas=_query(urls))
     found = findings(state, REPLICA_RULES)
     same = [replica_checks.same(state, replica) for replica in state.replicas]
     if record:
@@ -64,6 +65,12 @@ def confirm(urls: tuple[str, ...], record: bool, max_lifetime: int, leeway: int,
         )
     else:
         _print_confirmation(state, same)
+        if found:
+            next_step("deploy keys/public to the replicas that differ, correct what else is named, and run this again")
+        elif record:
+            next_step(f"commit {keys / 'history.jsonl'}, which now has the result")
+        else:
+            next_step("run this with --record to keep the result in the history")
     if found:
         sys.exit(EXIT_REFUSED)
 
@@ -171,6 +178,10 @@ def audit(as_json: bool, **options: Any) -> None:
         for line in _describe(proof):
             echo(line)
         echo(f"{len(found)} finding(s)")
+        if found:
+            next_step("apply the remediation below each finding, and run this again")
+        else:
+            next_step(f"keep the anchor for the next audit: --since {proof['anchor']['text']}")
     if any(finding.fails for finding in found):
         sys.exit(EXIT_REFUSED)
 
@@ -212,8 +223,22 @@ def report(html: Path | None, metrics: tuple[str, ...], as_json: bool, **options
     else:
         write_atomic(html, render_html(document).encode())
         echo(f"{html}: {len(document['keys'])} key(s), {len(document['findings'])} finding(s)")
+        next_step(f"open {html} in a browser" + ("; its findings are at the top" if document["findings"] else ""))
     if document["failed"]:
         sys.exit(EXIT_REFUSED)
+
+
+def _query(urls: Iterable[str]) -> "tuple[Replica, ...]":
+    """Query each replica, one after the other."""
+    from verifier.rotation.replicas import query
+
+    urls, found = tuple(urls), []
+    for number, url in enumerate(urls, start=1):
+        progress(number, len(urls), url)
+        found.append(query(url))
+    if urls:
+        end_progress()
+    return tuple(found)
 
 
 def _read_inventory(metrics: tuple[str, ...] = (), **options: Any) -> "Inventory":
@@ -230,6 +255,6 @@ def _read_inventory(metrics: tuple[str, ...] = (), **options: Any) -> "Inventory
         since=options.get("since"),
         require_signed=options.get("require_signed", False),
         allow_uncommitted=options.get("allow_uncommitted", False),
-        replicas=tuple(replicas.query(url) for url in options.get("urls", ())),
+        replicas=_query(options.get("urls", ())),
         last_use=replicas.last_uses(metrics),
     )
