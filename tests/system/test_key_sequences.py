@@ -103,9 +103,9 @@ class World:
         if path and damage and command[0] != "revoke":
             assert not path.read_bytes().startswith(good), "a command changed a file that it could not read"
             path.write_bytes(good)  # its owner repairs it
-        # What is complete in the history is deployed, also if its command died afterwards.
+        # What is in the history is complete and deployed, also if its command died afterwards.
         trail = (self.folder / "history.jsonl").read_bytes()
-        if done or (trail != self.trail and not (self.folder / "private" / ".commit.json").exists()):
+        if done or trail != self.trail:
             self.trail = trail
             self.deployed = keyring(self.folder)
         found = keyring(self.folder)
@@ -118,8 +118,11 @@ class World:
         if self.deployed.current(self.now) is None:
             return  # nothing was deployed yet
         here = {path.stem for path in self.folder.glob("private/*.pem")}
+        assert here & accepted, (here, accepted)
         deployed = {key.kid for key in self.deployed.verification_keys(self.now, 30)} - self.revoked
-        assert not deployed or here & deployed & accepted, (here, deployed, accepted)
+        # While a change is interrupted, its files are of no use to others: the next command names it.
+        interrupted = (self.folder / "private" / ".commit.json").exists()
+        assert interrupted or not deployed or here & deployed & accepted, (here, deployed, accepted)
         assert found.current(self.now), "no key signs"
 
 
