@@ -87,7 +87,7 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
 
 
 def test_every_rule_has_a_name_of_its_own_and_a_source_and_a_cure():
-    assert len({rule.id for rule in RULES}) == len(RULES) == 37
+    assert len({rule.id for rule in RULES}) == len(RULES) == 38
     assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
     assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
 
@@ -147,8 +147,9 @@ def test_outside_a_repository_git_is_not_needed(store, audited, monkeypatch):
 
 def test_no_current_key_is_found(store, audited, first):
     edit(store, first, nbf=NOW + 1, iat=NOW - DAY)
-    assert audited() == [("no-current", "no key is current: every sign-in is rejected")]
-    assert audited(NOW + 1) == []
+    moved = ("history-transitions", f"line 2: {first} has another nbf, although it was active already")
+    assert audited() == [moved, ("no-current", "no key is current: every sign-in is rejected")]
+    assert audited(NOW + 1) == [moved]
 
 
 def killed(*_: Any, **__: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from verifier.rotation import git
-from verifier.rotation.git import Git, GitError, find_repository, names_by_commit
+from verifier.rotation.git import Git, GitError, find_repositories, names_by_commit
 
 
 @pytest.fixture
@@ -29,11 +29,12 @@ def fake(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
 
 
-def test_a_repository_is_found_from_below_and_through_links(repository, tmp_path):
+def test_repositories_are_found_from_below(repository, tmp_path):
     (repository / "a" / "b").mkdir(parents=True)
-    (repository / "link").symlink_to(repository / "a")
-    assert find_repository(repository / "link" / "b") == repository
-    assert find_repository(Path("/")) is None
+    (repository / "a" / ".git").mkdir()
+    assert find_repositories(repository / "b") == [repository]
+    assert find_repositories(repository / "a" / "b") == [repository / "a", repository]
+    assert find_repositories(Path("/")) == []
 
 
 def test_a_command_that_fails_is_an_error_with_its_message(repository):
@@ -83,7 +84,8 @@ def test_the_environment_of_git_is_not_inherited(repository, monkeypatch):
     fake(repository, "import os; print([n for n in sorted(os.environ) if n.startswith('GIT_')])", monkeypatch)
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    assert Git(repository).text("status") == "['GIT_NO_LAZY_FETCH', 'GIT_NO_REPLACE_OBJECTS', 'GIT_TERMINAL_PROMPT']\n"
+    own = ["ALLOW_PROTOCOL", "CEILING_DIRECTORIES", "NO_REPLACE_OBJECTS", "TERMINAL_PROMPT", "WORK_TREE"]
+    assert Git(repository).text("status") == f"{[f'GIT_{name}' for name in own]}\n"
 
 
 def test_names_are_listed_with_their_commit():

@@ -34,15 +34,9 @@ def commit(folder: Path) -> None:
     git(folder, "commit", "-qm", "change")
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> SimpleNamespace:
-    """Three keys over a year, the second revoked, each change committed; and the anchor that the auditor kept."""
-    top = tmp_path / "repository"
-    keys = top / "keys"
-    store = Keystore(keys)
-    top.mkdir()
-    (top / ".gitignore").write_text("keys/private/\n")
-    git(top, "init", "-q")
+def changer(top: Path) -> Callable[..., str]:
+    """Return a function that runs a change of keys at a time, commits it, and returns the first kid of its plan."""
+    store = Keystore(top / "keys")
 
     def change(command: str, make: Callable[[Any, Any], plan.Plan], now: int) -> str:
         members, pem = store.generate_pair("ES256")
@@ -52,36 +46,54 @@ def repository(tmp_path: Path) -> SimpleNamespace:
         commit(top)
         return events[0].kid
 
-    def rotate(now: int) -> str:
-        return change("rotate", lambda ring, members: plan.rotate(ring, members, now=now), now)
+    return change
 
-    def prune(now: int) -> None:
-        change("prune", lambda ring, _: plan.prune(ring, now=now), now)
 
+def rotation(now: int) -> tuple[str, Callable[[Any, Any], plan.Plan], int]:
+    return "rotate", lambda ring, members: plan.rotate(ring, members, now=now), now
+
+
+def pruning(now: int) -> tuple[str, Callable[[Any, Any], plan.Plan], int]:
+    return "prune", lambda ring, _: plan.prune(ring, now=now), now
+
+
+@pytest.fixture(scope="session")
+def committed_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Three keys over a year, the second revoked, each change committed; and their kids."""
+    top = tmp_path_factory.mktemp("committed")
+    (top / ".gitignore").write_text("keys/private/\n")
+    git(top, "init", "-q", "--template=")
+    change = changer(top)
     first = change("generate", lambda _, m: [plan.activate_first_key(m, now=NOW - 300 * DAY)], NOW - 300 * DAY)
-    revoked = rotate(NOW - 200 * DAY)
+    revoked = change(*rotation(NOW - 200 * DAY))
 
     def revoke(ring: Any, members: Any) -> plan.Plan:
         return plan.revoke(ring, ring.keys[revoked], "stolen", now=NOW - 100 * DAY, replacement=members)
 
     current = change("revoke", revoke, NOW - 100 * DAY)
-    prune(NOW - 99 * DAY)
+    change(*pruning(NOW - 99 * DAY))
+    return top, [first, revoked, current]
+
+
+@pytest.fixture
+def repository(committed_keys: tuple[Path, list[str]], tmp_path: Path) -> SimpleNamespace:
+    """A copy of the committed directory, and the anchor that the auditor kept."""
+    top = tmp_path / "repository"
+    shutil.copytree(committed_keys[0], top, symlinks=True)
+    keys, change = top / "keys", changer(top)
+    store = Keystore(keys)
+    anchor = Anchor.of(store.read_history())
 
     def audit(**options: Any) -> list[str]:
-        state = Inventory.read(
-            keys,
-            now=options.pop("now", NOW - 60 * DAY),
-            window=OverlapPolicy(),
-            since=options.pop("since", found.anchor),
-            **options,
-        )
+        now, since = options.pop("now", NOW - 60 * DAY), options.pop("since", anchor)
+        state = Inventory.read(keys, now=now, window=OverlapPolicy(), since=since, **options)
         return [finding.rule for finding in findings(state)]
 
-    found = SimpleNamespace(
-        top=top, keys=keys, store=store, log=keys / "history.jsonl", audit=audit, rotate=rotate, prune=prune,
-        first=first, revoked=revoked, current=current, anchor=Anchor.of(store.read_history()),
+    return SimpleNamespace(
+        top=top, keys=keys, store=store, log=keys / "history.jsonl", audit=audit, anchor=anchor,
+        rotate=lambda now: change(*rotation(now)), prune=lambda now: change(*pruning(now)),
+        **dict(zip(("first", "revoked", "current"), committed_keys[1], strict=True)),
     )  # fmt: skip
-    return found
 
 
 def test_the_honest_directory_and_its_honest_future_have_no_findings(repository):

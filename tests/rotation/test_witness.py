@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.rotation.test_tampering import committed_keys as committed_keys  # a fixture
 from tests.rotation.test_tampering import repository as repository  # a fixture
 from verifier.rotation import witness
 

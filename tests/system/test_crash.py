@@ -259,7 +259,12 @@ def test_a_command_is_all_or_nothing_wherever_it_is_killed(case, pool, tmp_path)
         assert content(killed) == states[1]
     for folder in (before, done):
         if folder.exists():
-            assert not findings(folder, chosen.now) & {"history-chain", "history-agrees", "interrupted"}
+            assert not findings(folder, chosen.now) & {
+                "history-chain",
+                "history-agrees",
+                "history-transitions",
+                "interrupted",
+            }
 
 
 ELAPSED = {"0s": 0, "10m": 600, "2h": 7200, "2d": 2 * DAY}

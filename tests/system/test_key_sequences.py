@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -19,6 +20,8 @@ from tests.support import forge
 from verifier.cli.main import cli
 from verifier.core.keyring import Keyring
 from verifier.errors import ConfigError
+from verifier.rotation.history import load
+from verifier.rotation.transition_checks import transitions
 from verifier.signing import keystore
 from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory
@@ -141,4 +144,5 @@ def test_at_every_moment_there_is_a_key_that_the_signer_has_and_every_replica_ac
         world.step(("generate",), 0, None, "")
         for step in steps:
             world.step(*step)
+    assert list(transitions(SimpleNamespace(history=load((folder / "history.jsonl").read_bytes())))) == []
     shutil.rmtree(folder)

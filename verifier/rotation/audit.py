@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.times import duration
-from verifier.rotation import file_checks, history_checks, key_checks, replica_checks
+from verifier.rotation import file_checks, history_checks, key_checks, replica_checks, transition_checks
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.violation import Violation, Violations
@@ -115,6 +115,11 @@ RULES = (
     Rule(
         "history-rewritten", "critical", "every committed line is still in the history", _LOGS,
         "restore history.jsonl and public/ from the commit that is named", history_checks.rewritten,
+    ),
+    Rule(
+        "history-transitions", "critical", "every line records a change that a command makes", _LOGS,
+        "find the line in version control; revoke what it trusts again, and restore the dates that it changed",
+        transition_checks.transitions,
     ),
     Rule(
         "no-current", "critical", "a key is current", f"{_NIST} §5.3",

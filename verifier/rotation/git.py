@@ -1,4 +1,4 @@
-"""Read-only queries of git: bounded in time and output, with nothing of the repository executed."""
+"""Read-only queries of git: bounded in time and output, without what a repository's own files can set."""
 
 import contextlib
 import os
@@ -8,37 +8,66 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from verifier.storage.snapshot import read_file
 
 TIMEOUT_S = 60.0  # of all queries of one audit together
 MAX_OUTPUT_BYTES = 67_108_864
-# Because a repository's own configuration can name programs, and an inherited GIT_DIR another repository.
 _OPTIONS = (
     "--no-pager", "--no-optional-locks", "--literal-pathspecs",
     "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "core.quotePath=false",
-    "-c", "log.showSignature=false", "-c", "core.untrackedCache=false", "-c", "diff.ignoreSubmodules=all",
+    "-c", "log.showSignature=false", "-c", "core.untrackedCache=false",
+    "-c", "core.commitGraph=false",  # because that file can leave commits and changes out
 )  # fmt: skip
+# An empty list of protocols, because a query must not fetch what a partial clone lacks.
+_ENVIRONMENT = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_ALLOW_PROTOCOL": ""}
 
 
 class GitError(Exception):
     """Git could not be queried; the text is the cause."""
 
 
-def find_repository(folder: Path) -> Path | None:
-    """Return the nearest parent folder with a `.git`, or None."""
-    folder = folder.resolve()
-    return next((path for path in (folder, *folder.parents) if (path / ".git").exists()), None)
+def find_repositories(folder: Path) -> list[Path]:
+    """Return the folder and its parents that have a `.git`, the nearest first."""
+    return [path for path in (folder, *folder.parents) if os.path.lexists(path / ".git")]
 
 
 class Git:
-    """The git command in one folder."""
+    """The git command in the top folder of a working tree; without the caller's variables, which can name another."""
 
-    def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S, variables: Mapping[str, str] | None = None) -> None:
         self._folder = folder
         self._deadline = time.monotonic() + timeout_s
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1"}
-        self._environment = kept | fixed
+        own = {"GIT_WORK_TREE": str(folder), "GIT_CEILING_DIRECTORIES": str(folder.parent)}
+        self._environment = {**kept, **_ENVIRONMENT, **(own if variables is None else variables)}
+
+    @contextlib.contextmanager
+    def objects(self, head: str, tips: Iterable[str]) -> Iterator["Git"]:
+        """Yield git for the same commits in an empty repository, whose references are these tips.
+
+        Because the configuration of a repository (filters, programs, trusted signers), its attributes, grafts and
+        replaced objects can run a program, or show other commits than those that were made.
+
+        Raises:
+            GitError: as `run`.
+        """
+        paths = self.text("rev-parse", "--git-path", "objects", "--git-path", "shallow").splitlines()
+        objects, boundary = (self._folder / paths[0]).resolve(), self._folder / paths[-1]
+        sha256 = "[extensions]\n\tobjectFormat = sha256\n" if len(head or min(tips, default="")) == 64 else ""
+        with tempfile.TemporaryDirectory(prefix="verifier-git-") as name:
+            folder = Path(name)
+            for part in ("objects", "refs"):
+                (folder / part).mkdir()
+            (folder / "config").write_text(f"[core]\n\trepositoryFormatVersion = 1\n\tbare = true\n{sha256}")
+            (folder / "HEAD").write_text(f"{head or 'ref: refs/heads/none'}\n")
+            (folder / "packed-refs").write_text("".join(f"{tip} refs/tips/{tip}\n" for tip in sorted(set(tips))))
+            with contextlib.suppress(OSError):  # without the boundary of a shallow clone, git fails at it
+                (folder / "shallow").write_bytes(read_file(boundary, MAX_OUTPUT_BYTES))
+            remaining_s = self._deadline - time.monotonic()
+            yield Git(folder, remaining_s, {"GIT_DIR": name, "GIT_OBJECT_DIRECTORY": str(objects)})
 
     def text(self, *arguments: str, expected: tuple[int, ...] = (0,)) -> str:
         """Return the output of a command as text; bytes that are not UTF-8 are escaped.

@@ -1,13 +1,15 @@
 """Git as a witness of the key directory: what was committed, by whom, and whether it is still there."""
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from verifier.rotation.git import Git, GitError, find_repository, names_by_commit
+from verifier.rotation.git import Git, GitError, find_repositories, names_by_commit
 from verifier.rotation.history import digest, load, merged_lines
-from verifier.storage.snapshot import MAX_KEY_FILE_BYTES, read_file
+from verifier.storage.snapshot import read_file
 
 MAX_COMMITS = 10_000
 MAX_LOG_BYTES = 33_554_432
@@ -56,43 +58,83 @@ class Witness:
 
 def query(folder: Path, log: bytes) -> Witness:
     """Query git about a key directory whose history has this content."""
-    if find_repository(folder) is None:
-        return Witness()
-    git = Git(folder)
+    real = folder.resolve()
+    repositories = find_repositories(real)
+    if not repositories:
+        return Witness(problems=tuple(_others(folder, None)))
+    top = repositories[0]
+    git, prefix = Git(top), "" if real == top else f"{real.relative_to(top).as_posix()}/"
     try:
-        git.run("rev-parse", "--git-dir")
-        private = _private(git)
-        if not git.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}", expected=(0, 1)):
-            names = tuple(name for name, _ in _files(folder))
-            return Witness(True, uncommitted=names, lines=(None,) * len(log.splitlines()), private=private)
-        head, prefix = git.text("rev-parse", "HEAD").strip(), git.text("rev-parse", "--show-prefix").rstrip("\n")
-        problems = _blind_spots(git)
-        commits = _commits(git, signatures=not any("gpg" in problem for problem in problems))
-        lines, rewritten = _compare(git, prefix, commits, log)
-        return Witness(True, head, _uncommitted(git, folder, prefix), lines, rewritten, private, problems)
+        index = _index(git, prefix)
+        head, tips, problems = _head(git), _tips(git), (*_blind_spots(git), *_others(folder, top))
+        with git.objects(head, tips) as clean:
+            private = _private(clean, prefix, _everywhere(head), [name for name, _ in index])
+            if not head:
+                names = tuple(name for name, _ in _files(folder))
+                return Witness(True, "", names, (None,) * len(log.splitlines()), private=private, problems=problems)
+            lines, rewritten = _compare(clean, prefix, _commits(clean, prefix), log)
+            uncommitted = _uncommitted(git, clean, folder, prefix, index)
+            return Witness(True, head, uncommitted, lines, rewritten, private, problems)
     except GitError as exc:
         return Witness(True, problems=(str(exc),))
 
 
-def _blind_spots(git: Git) -> tuple[str, ...]:
-    found = []
+def _head(git: Git) -> str:
+    return git.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}", expected=(0, 1)).strip()
+
+
+def _tips(git: Git) -> list[str]:
+    return git.text("for-each-ref", "--format=%(objectname)").split()
+
+
+def _index(git: Git, prefix: str) -> list[tuple[str, str]]:
+    """Return the paths below the key directory that are tracked, with mode and object."""
+    entries = git.text("ls-files", "-z", "--stage", "--", prefix or ".").split("\0")
+    fields = [entry.split("\t", 1) for entry in entries if entry]
+    return [(name.removeprefix(prefix), state) for state, name in fields]
+
+
+def _blind_spots(git: Git) -> Iterator[str]:
     if git.text("rev-parse", "--is-shallow-repository").strip() == "true":
-        found.append("the clone is shallow, so that earlier commits are missing (expected: git fetch --unshallow)")
-    for name in git.text("config", "--local", "--name-only", "--get-regexp", _GPG, expected=(0, 1)).splitlines():
-        found.append(f"the repository's configuration replaces the program that checks signatures ({name})")
-    return tuple(found)
+        yield "the clone is shallow, so that earlier commits are missing (expected: git fetch --unshallow)"
+    settings = git.text("config", "--show-scope", "--includes", "--name-only", "--get-regexp", _GPG, expected=(0, 1))
+    for scope, name in (line.split("\t", 1) for line in settings.splitlines()):
+        if scope in ("local", "worktree"):
+            yield f"the repository's configuration replaces the program that checks signatures ({name}); it was not run"
 
 
-def _private(git: Git) -> tuple[str, ...]:
+def _others(folder: Path, top: Path | None) -> Iterator[str]:
+    """Find repositories that contain this directory and are not the one that was queried, for example behind a link."""
+    for path in dict.fromkeys((Path(os.path.abspath(folder)), folder.resolve())):
+        for other in find_repositories(path):
+            if other.resolve() == top:
+                continue
+            git, name = Git(other), (path / LOG).relative_to(other).as_posix()
+            try:
+                head = _head(git)
+                with git.objects(head, _tips(git)) as clean:
+                    found = clean.text("log", *_everywhere(head), "--max-count=1", "--format=%H", "--", name)
+            except GitError as exc:
+                yield f"{other}: {exc}"
+            else:
+                if found:
+                    yield f"{other} has commits of this directory too (expected: only {top or 'there'})"
+
+
+def _everywhere(head: str) -> tuple[str, ...]:
+    return ("--all", "HEAD") if head else ("--all",)
+
+
+def _private(git: Git, prefix: str, revisions: tuple[str, ...], tracked: list[str]) -> tuple[str, ...]:
     """Return where a private key is tracked, or was committed on any branch."""
-    found = [f"{name} is tracked" for name in git.text("ls-files", "-z", "--", ".").split("\0") if _is_private(name)]
-    common = ("log", "--all", "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv", "--relative",
+    found = [f"{name} is tracked" for name in tracked if _is_private(name)]
+    common = ("log", *revisions, "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv",
               "-z", "--name-only", "--format=%x01%H")  # fmt: skip
-    heads = ("HEAD",) if git.text("rev-parse", "--verify", "--quiet", "HEAD", expected=(0, 1)) else ()
-    by_name = git.text(*common, "--diff-filter=AM", *heads, "--", ".")
-    by_content = git.text(*common, "--text", "-G", PRIVATE_TEXT, *heads, "--", ".")
-    commits = {name: commit for commit, name in names_by_commit(by_name) if _is_private(name)}
-    commits |= {name: commit for commit, name in names_by_commit(by_content)}
+    by_name = git.text(*common, "--diff-filter=AM", "--", prefix or ".")
+    by_content = git.text(*common, "--text", "-G", PRIVATE_TEXT, "--", prefix or ".")
+    named = [(commit, name.removeprefix(prefix)) for commit, name in names_by_commit(by_name)]
+    commits = {name: commit for commit, name in named if _is_private(name)}
+    commits |= {name.removeprefix(prefix): commit for commit, name in names_by_commit(by_content)}
     return (*found, *(f"commit {commit[:12]} contains {name}" for name, commit in sorted(commits.items())))
 
 
@@ -102,12 +144,11 @@ def _is_private(name: str) -> bool:
     return inside or path.suffix.lower() in PRIVATE_SUFFIXES
 
 
-def _commits(git: Git, *, signatures: bool) -> list[Commit]:
+def _commits(git: Git, prefix: str) -> list[Commit]:
     """Return every commit in the ancestry of HEAD that changed the history, oldest first."""
-    state, signer = ("%G?", "%GS") if signatures else ("E", "")
     output = git.text(
         "log", "--full-history", "--topo-order", "--reverse", "-z", "--no-mailmap", f"--max-count={MAX_COMMITS + 1}",
-        f"--format=%H%n{state}%n%cI%n%an <%ae>%n{signer}", "HEAD", "--", LOG,
+        "--format=%H%n%G?%n%cI%n%an <%ae>%n%GS", "HEAD", "--", f"{prefix}{LOG}",
     )  # fmt: skip
     found = [Commit(*entry.split("\n", 4)) for entry in output.split("\0") if entry]
     if len(found) > MAX_COMMITS:
@@ -185,6 +226,8 @@ def _read_blobs(git: Git, names: list[str]) -> dict[str, bytes]:
         start = position + len(header) + 1
         size = int(header.split(b" ")[2])
         found[name] = output[start : start + size]
+        if _blob_name(found[name], len(name)) != name:
+            raise GitError(f"object {name[:12]} has another content than its name says (expected: git fsck)")
         position = start + size + 1
     return found
 
@@ -195,26 +238,34 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     return [(path.relative_to(folder).as_posix(), path) for path in (*public, folder / LOG) if path.is_file()]
 
 
-def _uncommitted(git: Git, folder: Path, prefix: str) -> tuple[str, ...]:
+def _uncommitted(git: Git, clean: Git, folder: Path, prefix: str, index: list[tuple[str, str]]) -> tuple[str, ...]:
     """Return what differs from HEAD; compared byte by byte, because an index can be set to overlook a file."""
     tree = {}
-    for entry in git.text("ls-tree", "-r", "-z", "HEAD", "--", ".").split("\0"):
+    for entry in clean.text("ls-tree", "-r", "-z", "HEAD", "--", prefix or ".").split("\0"):
         if entry:
-            kind, name = entry.split("\t", 1)
-            tree[name] = kind.split(" ")[2]
-    here = dict(_files(folder))
-    found = {name for name in tree if name not in here and (name.startswith("public/") or name == LOG)}
-    found |= {name for name, path in here.items() if not _is_blob(path, tree.get(name))}
-    entries = iter(git.text("status", "--porcelain", "-z", "--untracked-files=all", "--", ".").split("\0"))
-    for entry in entries:
-        names = [entry[3:], next(entries)] if entry[:1] in ("R", "C") else [entry[3:]]
-        found |= {name.removeprefix(prefix) for name in names if name}
+            state, name = entry.split("\t", 1)
+            mode, _, blob = state.split(" ")
+            tree[name.removeprefix(prefix)] = (mode, blob)
+    found = {name for name, (mode, blob) in tree.items() if not _is_committed(folder / name, mode, blob)}
+    found |= {name for name, _ in _files(folder) if name not in tree}
+    # The index, because the next commit is made of it.
+    found |= {name for name, state in index if state != "{} {} 0".format(*tree.get(name, ("", "")))}
+    found |= tree.keys() - {name for name, _ in index}
+    others = git.text("ls-files", "-z", "--others", "--exclude-standard", "--", prefix or ".").split("\0")
+    found |= {name.removeprefix(prefix) for name in others if name}
     return tuple(sorted(name for name in found if not name.startswith("private/")))
 
 
-def _is_blob(path: Path, blob: str | None) -> bool:
+def _is_committed(path: Path, mode: str, blob: str) -> bool:
     """Return whether a file has the content of a blob, apart from line ends."""
-    if blob is None:
+    if mode == "160000":  # another repository; what it contains is not committed here
+        return True
+    try:
+        if (mode == "120000") != path.is_symlink():
+            return False
+        if mode == "120000":
+            return _blob_name(os.fsencode(os.readlink(path)), len(blob)) == blob
+        content = read_file(path, MAX_LOG_BYTES)
+    except OSError:
         return False
-    content = read_file(path, MAX_KEY_FILE_BYTES if path.name != LOG else MAX_LOG_BYTES)
     return blob in (_blob_name(content, len(blob)), _blob_name(content.replace(b"\r\n", b"\n"), len(blob)))
