@@ -13,6 +13,7 @@ from verifier.server.request_parser import (
     MAX_FIELDS,
     MAX_FRAMING_BYTES,
     MAX_HEADER_BYTES,
+    MAX_TARGET_BYTES,
     PIECE_BYTES,
     RequestParser,
     decode_path,
@@ -112,6 +113,10 @@ CASES = {
     "upgrade": (POST + UPGRADE + b"\r\nG", complete(rest=1)),
     "upgrade, length": (POST + UPGRADE + b"Content-Length: 3\r\n\r\nabcG", complete(b"abc", rest=1)),
     "upgrade, chunked": (CHUNKED[:-2] + UPGRADE + b"\r\n3\r\nabc\r\n0\r\n\r\nG", complete(b"abc", rest=1)),
+    "upgrade, too many codings": (
+        POST + UPGRADE + b"Transfer-Encoding: x\r\n" * 70 + b"Transfer-Encoding: chunked\r\n\r\n",
+        "headers_too_many",
+    ),
     "upgrade and close, chunked": (
         CHUNKED[:-2] + b"Connection: close, upgrade\r\nUpgrade: h2c\r\n\r\n0\r\n\r\n",
         complete(close=True),
@@ -279,17 +284,20 @@ def test_any_other_target_is_malformed(target):
         split_target(target)
 
 
-@pytest.mark.parametrize(
-    ("raw", "path"),
-    [
-        (b"/profile%0a", "/profile\n"),
-        (b"/%zz%ff", "/%zz\ufffd"),
-        (b"/" + b"%41" * 85, "/" + "A" * 85),
-        (b"/a" + b"%41" * 85, "/a" + "%41" * 85),
-    ],
-)
-def test_a_path_is_decoded_unless_it_is_longer_than_any_of_ours(raw, path):
+@pytest.mark.parametrize(("raw", "path"), [(b"/profile%0a", "/profile\n"), (b"/%zz%ff", "/%zz\ufffd"), (b"/a", "/a")])
+def test_a_path_is_decoded(raw, path):
     assert decode_path(raw) == path
+
+
+@pytest.mark.parametrize("size", [MAX_TARGET_BYTES, MAX_TARGET_BYTES + 1])
+@pytest.mark.parametrize("form", [b"/%b", b"/%b?%b", b"http://x/%b?%b", b"/?%b", b"//%b#%b"])
+def test_no_more_is_kept_of_a_target_than_tells_it_from_ours(form, size):
+    parser, part = RequestParser(10), b"y" * size
+    parser.feed(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % form.replace(b"%b", part))
+    scope = parser.scope
+    assert parser.complete
+    assert len(scope["path"]) == len(scope["raw_path"]) <= MAX_TARGET_BYTES
+    assert len(scope["query_string"]) <= MAX_TARGET_BYTES
 
 
 @pytest.mark.parametrize(

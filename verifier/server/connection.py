@@ -262,7 +262,7 @@ class HttpConnection(asyncio.Protocol):
             messages.append(message)
 
         scope: Any = cycle.scope
-        scope[BUFFERED_BODY] = bytes(cycle.request.body)
+        scope[BUFFERED_BODY], cycle.request.body = bytes(cycle.request.body), b""
         try:
             # A complete request never awaits, so step the coroutine directly: without a task or timer (14 µs).
             self.app(scope, cycle.receive, collect).send(None)
@@ -310,7 +310,8 @@ class HttpConnection(asyncio.Protocol):
         elif request.complete:
             self._next_request()
         else:
-            request.discards_body = True
+            cycle.scope = {}
+            request.release()
 
     def _may_keep_alive(self, request: RequestParser) -> bool:
         """Whether another request may follow the response; after an early response, at the end of the body.

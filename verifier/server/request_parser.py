@@ -25,11 +25,12 @@ MAX_FIELDS = 128
 MAX_FRAMING_BYTES = 8_192
 MAX_EMPTY_LINES = 64  # in a chunked body, which may end at each of them
 PIECE_BYTES = 2_048  # of a chunked body, parsed before the limits are checked
-MAX_QUOTED_PATH_BYTES = 256  # a longer path is none of ours, so decoding it would be wasted
+MAX_TARGET_BYTES = 256  # of the path and the query that are kept; a longer path is none of ours
 MAX_AUTHORITY_BYTES = 512  # of a target in absolute form; a host name has 253 at most
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 # The fields that the application reads; no others are kept, because many short fields take several times their size.
 KEPT_FIELDS = {name: name for name in (b"content-type", b"content-length", b"content-encoding", b"transfer-encoding")}
+PROFILE = b"/profile"
 VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
 
 
@@ -76,7 +77,7 @@ class RequestParser:
         self.on_body = self.body.extend  # called by httptools: a method in Python would double what a chunk costs
         self.remaining = 0  # bytes of a body with Content-Length that are still to come
         self.too_large = False  # the body exceeds the limit; the rest of the input cannot be parsed
-        self.discards_body = False  # set by the connection when the response was sent before the body
+        self.discards_body = False  # because the response was sent before the body
         self.header_bytes = 0
         self._max_body_bytes = max_body_bytes
         self._begun = False
@@ -94,7 +95,7 @@ class RequestParser:
     def is_head(self) -> bool:
         """Whether the method is HEAD, as far as it has been parsed."""
         if self._parser is None:
-            return bool(self.scope["method"] == "HEAD")
+            return self.scope.get("method") == "HEAD"
         return bool(self._parser.get_method() == b"HEAD")
 
     def feed(self, data: bytes) -> int:
@@ -119,9 +120,9 @@ class RequestParser:
         return used + (self._feed_chunked(data) if self.chunked else self._feed_sized(data))
 
     def release(self) -> None:
-        """Drop the parser and what has been collected; the parser and this object refer to each other."""
+        """Drop what has been collected, and discard the rest; the parser and this object refer to each other."""
         self._parser = None
-        self.body = b""
+        self.body, self.scope, self.discards_body = b"", {}, True
 
     # Called by httptools.
 
@@ -171,10 +172,7 @@ class RequestParser:
             excess = self.header_bytes - MAX_HEADER_BYTES
             self._execute(data[: max(0, used - excess)])  # malformed headers are malformed, whatever their size
             raise InvalidRequest(Reason.HEADERS_TOO_LARGE, limit=MAX_HEADER_BYTES)
-        try:
-            self._parser.feed_data(data[:used])
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._handle(exc)
+        self._execute(data[:used])
         if not self._version and (line_end := window.find(b"\r")) >= 0:
             self._version = VERSIONS.get(window[max(0, line_end - 9) : line_end], "")
             if not self._version:
@@ -195,17 +193,18 @@ class RequestParser:
         if self._version == "1.0":
             self.keep_alive = self.expects_continue = False  # RFC 9110 §10.1.1
         url, method = self._url, self._parser.get_method()
-        if url.startswith(b"/") and not (b"?" in url or b"#" in url):
-            raw_path, query = url, b""
+        if url == PROFILE:  # almost always
+            path, raw_path, query = "/profile", url, b""
         else:
-            raw_path, query = split_target(url)
+            raw_path, query = (part[:MAX_TARGET_BYTES] for part in split_target(url))
+            path = decode_path(raw_path)
         self.scope = {
             "type": "http",
             "asgi": ASGI,
             "http_version": self._version,
             "method": "POST" if method == b"POST" else method.decode("ascii"),
             "scheme": "http",
-            "path": decode_path(raw_path),
+            "path": path,
             "raw_path": raw_path,
             "query_string": query,
             "root_path": "",
@@ -268,8 +267,11 @@ class RequestParser:
     def _execute(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+            return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._handle(exc)
+            error = exc
+        # Only here, because an exception that is raised while another is handled has that one as its context.
+        self._handle(error)
 
     def _handle(self, exc: Exception) -> None:
         """Raise what a callback raised, which is the context of the parser's own error, or a client error."""
@@ -324,6 +326,6 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def decode_path(raw_path: bytes) -> str:
-    """Decode percent-encoding, unless the path is longer than any of ours."""
+    """Decode percent-encoding."""
     path = raw_path.decode("ascii")
-    return unquote(path) if "%" in path and len(path) <= MAX_QUOTED_PATH_BYTES else path
+    return unquote(path) if "%" in path else path
