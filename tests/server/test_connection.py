@@ -46,6 +46,8 @@ async def later(scope, receive, send):
     await at_once(scope, receive, send)
 
 
+UPGRADE = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+CODINGS = b"Transfer-Encoding: x\r\n" * (MAX_FIELDS // 2) + b"Transfer-Encoding: chunked\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -214,6 +216,22 @@ def test_a_stop_cuts_nobody_off_who_still_sends(request_, waits):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("received", [GET[:9], GET + GET[:9]], ids=["alone", "behind-another"])
+def test_headers_that_have_been_received_in_part_at_a_stop_are_completed(received):
+    async def run():
+        connection, transport = connect(reads)
+        connection.data_received(received)
+        connection.shutdown()
+        await asyncio.sleep(0.01)
+        assert not transport.ended
+        connection.data_received(GET[9:])
+        await asyncio.sleep(0.01)
+        assert transport.written.endswith(ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        assert transport.ended
+
+    asyncio.run(run())
+
+
 def test_a_client_that_closes_is_not_waited_for_when_the_answers_have_ended():
     async def run():
         connection, _ = connect(at_once)
@@ -331,6 +349,9 @@ def test_nobody_is_asked_to_go_on_who_was_refused():
         pytest.param([GET], id="answered"),
         pytest.param([GET * 3], id="pipelined"),
         pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"], id="refused"),
+        pytest.param([GET[:-2] + b"a:\r\n" * MAX_FIELDS], id="too-many-fields"),
+        pytest.param([GET[:-2] + UPGRADE + b"a:\r\n" * MAX_FIELDS], id="upgrade-with-too-many-fields"),
+        pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\n" + UPGRADE + CODINGS], id="upgrade-with-too-many-codings"),
         pytest.param([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"], id="no-body"),
         pytest.param([b"GET / HT"], id="half-a-head"),
     ],

@@ -199,7 +199,7 @@ class HttpConnection(asyncio.Protocol):
             self._parse(data)
         if self.closing_since is not None or self.backlog or self._awaits_response():
             return
-        if self.backlog_truncated or self.half_closed or (self.shutting_down and self.cycle is None):
+        if self.backlog_truncated or self.half_closed or (self.shutting_down and self.request is None):
             self.start_lingering_close()
 
     def _next_request(self) -> None:
@@ -340,7 +340,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if self.cycle is not None and self.cycle.response_complete:  # the rest of its body is still to come
             self.start_lingering_close()
-        elif self.cycle is None and not self.backlog:
+        elif self.request is None and not self.backlog:
             self.transport.close()
 
     def check_timeouts(self, now: float) -> None:

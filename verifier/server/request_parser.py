@@ -268,20 +268,19 @@ class RequestParser:
         try:
             self._parser.feed_data(data)
             return
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            error = exc
-        # Only here, because an exception that is raised while another is handled has that one as its context.
-        self._handle(error)
-
-    def _handle(self, exc: Exception) -> None:
-        """Raise what a callback raised, which is the context of the parser's own error, or a client error."""
-        if isinstance(exc, httptools.HttpParserUpgrade):
-            self._ignore_upgrade()
-            return
-        cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else None
-        if cause is None or isinstance(cause, httptools.HttpParserError):
-            raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
-        raise cause from None
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError as exc:
+            # What a callback raised is the context of the parser's own error.
+            cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else None
+            if cause is None or isinstance(cause, httptools.HttpParserError):
+                raise InvalidRequest(Reason.MALFORMED_REQUEST) from exc
+            try:
+                raise cause from None
+            finally:
+                del cause  # its traceback has this frame, which has it
+        # Only here, because the context of an exception is replaced while another is handled.
+        self._ignore_upgrade()
 
     def _ignore_upgrade(self) -> None:
         """Parse the body although the headers offer another protocol, which a server may ignore (RFC 9110 §7.8).
