@@ -161,8 +161,8 @@ def test_in_an_emergency_a_clock_that_is_behind_is_corrected_by_the_history(run,
 
 
 def test_a_first_key_is_not_generated_beside_a_pending_one(run, first, pending):
-    HISTORY.unlink()
     (PUBLIC / f"{first}.json").unlink()
+    assert run("keys", "revoke", "--kid", first, "--reason", "lost", "--force").status == 0
     done = run("keys", "generate")
     assert done == Done(
         1,
@@ -343,7 +343,7 @@ def test_both_sides_lines_without_markers_are_merged_as_well(run, first):
     ours = HISTORY.read_bytes()
     merge_tree(Path("keys"), theirs, base)
     HISTORY.write_bytes(ours)
-    assert run("keys", "prune", now=NOW + 60).status == 0
+    assert run("keys", "prune", now=NOW + 60).status == 3  # the files are merged, and the history is not
     assert run("keys", "rotate", "--keys", "base", now=NOW + 60).status == 0
     HISTORY.write_bytes(Path("base/history.jsonl").read_bytes() + theirs.joinpath("history.jsonl").read_bytes())
     for path in Path("base/public").iterdir():

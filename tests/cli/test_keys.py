@@ -270,7 +270,10 @@ def test_a_private_file_is_never_written_over(run, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_said_plainly(run, tmp_path):
     (tmp_path / "file").touch()
     assert run("keys", "generate", "--keys", "file") == Done(
-        3, "", "verifier: error: file/public: Not a directory; nothing was changed\n"
+        3,
+        "",
+        "verifier: error: file/public: Not a directory; nothing was changed\n"
+        "verifier: hint: file/public and file/private must be folders, or links to folders, that can be written\n",
     )
     (tmp_path / "latin").write_bytes(b"\xff")
     assert run("keys", "import", "latin") == Done(

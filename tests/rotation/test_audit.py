@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_used_is_found_under_its_rule(store, audited, firs
     edit(store, first, remember=False, **changes)
     found = dict(audited())
     assert found[rule].startswith(f"{store.public.folder}/{first}.json: {says}")
-    assert found.keys() == {rule, "no-current", "private-kept", "history-agrees"}
+    assert found.keys() == {rule, "no-current", "history-agrees"}
 
 
 def test_a_file_under_another_name_is_found(store, audited, first):

@@ -18,8 +18,8 @@ from freezegun import freeze_time
 import verifier
 from tests.conftest import APPLICATION_ID, ISSUER, NOW
 from tests.support import forge
-from verifier import ConfigError, IssueError, TokenIssuer, errors
-from verifier.core import rules, tokens
+from verifier import ConfigError, IssueError, TokenIssuer, TokenVerifier, errors
+from verifier.core import rules, times, tokens
 from verifier.signing import issuer, keystore
 from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory
@@ -180,6 +180,28 @@ def test_an_empty_issuer_or_application_id_is_refused_at_once(hsm, keys, clock, 
         TokenIssuer.from_directory(keys, **({"issuer": ISSUER, "application_id": APPLICATION_ID} | changes))
 
 
+@pytest.mark.parametrize("name", ["issuer", "application_id"])
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        ("x ", "begins or ends with a space"),
+        ("x\r", "contains an unprintable character (U+000D at position 2)"),
+        ("\ufeffx", "contains an unprintable character (U+FEFF at position 1)"),
+        ("x\u200b", "contains an unprintable character (U+200B at position 2)"),
+        ('"x"', "is in quotes"),
+    ],
+)
+def test_an_issuer_or_application_id_that_looks_like_another_is_refused_at_once(hsm, keys, clock, name, value, flaw):
+    says = f"^{re.escape(f'{name} {flaw}')}$"
+    with pytest.raises(IssueError, match=says):
+        hsm(**{name: value})
+    names = {"issuer": ISSUER, "application_id": APPLICATION_ID} | {name: value}
+    with pytest.raises(IssueError, match=says):
+        TokenIssuer.from_directory(keys, **names)
+    with pytest.raises(ConfigError, match=says):
+        TokenVerifier.from_directory(keys, **names)
+
+
 @pytest.mark.usefixtures("clock")
 def test_a_key_that_ends_before_the_token_does_not_sign_it(hsm, pairs, verify):
     signer = Hsm(pairs["ES256"])
@@ -280,8 +302,11 @@ def test_a_directory_without_a_private_half_is_refused_at_once(keys, pairs):
 def test_a_directory_without_a_current_key_is_refused_at_once(keys, pairs):
     for pair in pairs.values():
         change(keys, pair.kid, nbf=NOW + 1)
-    says = f"{keys / 'public'}: no current key (found none)"
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    first = min(pair.kid for pair in pairs.values())
+    says = (
+        f"{keys / 'public'}: no current key (found {first}, pending until {times.utc(NOW + 1)}: is this clock behind "
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}"):
         TokenIssuer.from_directory(keys, issuer=ISSUER, application_id=APPLICATION_ID)
 
 

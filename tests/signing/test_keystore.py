@@ -328,9 +328,10 @@ def test_a_signer_learns_when_its_key_ends(store, pairs):
     assert store.signer(NOW + 1).exp == NOW + 400
 
 
-def test_without_a_current_key_nothing_signs(store):
+def test_without_a_current_key_nothing_signs(store, pairs):
     assert store.signer(NOW).alg == "ES256"
-    says = f"{store.public.folder}: no current key (found none)"
+    dates = f"pending until {utc(NOW - 300)}: is this clock behind ({utc(NOW - 301)})?"
+    says = f"{store.public.folder}: no current key (found {pairs['RS256'].kid}, {dates})"
     with pytest.raises(ConfigError, match=f"^{re.escape(says)}$") as caught:
         store.signer(NOW - 301)
     assert caught.value.hint == "verifier keys list"

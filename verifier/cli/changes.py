@@ -11,6 +11,7 @@ import click
 
 from verifier.cli.options import print_json
 from verifier.cli.output import echo, warn
+from verifier.core.applications import secret_of_file
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.times import utc, when
 from verifier.errors import ConfigError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from verifier.core.keyring import Keyring
     from verifier.rotation.history import Event
     from verifier.rotation.plan import OverlapPolicy
+    from verifier.rotation.preconditions import Obstacle
     from verifier.signing.keystore import Keystore
 
 MAX_INPUT_BYTES = 1_048_576
@@ -49,28 +51,30 @@ def begin(
     with store.transaction(revoking=revoking) as keyring:
         while store.notes:
             warn(store.notes.pop(0))
-        content = _read_history(store, revoking)
-        found = preconditions.obstacles(store.public, store.history, content, store.now)
+        content, found = _read_history(store, revoking)
+        found += preconditions.obstacles(store.public, store.history, content, store.now)
         if not revoking:
             preconditions.require_none(found)
         for obstacle in found:
             warn(f"{obstacle.found}; not taken into account ({obstacle.remediation})")
-        if revoking and force and store.now < (last := preconditions.last_time(content)):
+        if revoking and force and store.now < (last := preconditions.last_time(content or b"")):
             warn(f"the clock ({utc(store.now)}) is behind the history; revoked as of its last line ({utc(last)})")
             store.assume(last)
-        preconditions.require_later_than(content, store.now, store.history, revoking=revoking)
+        preconditions.require_later_than(content or b"", store.now, store.history, revoking=revoking)
         yield store, keyring, store.now
         for text in store.notes:
             warn(text)
 
 
-def _read_history(store: "Keystore", revoking: bool) -> bytes:
+def _read_history(store: "Keystore", revoking: bool) -> "tuple[bytes | None, list[Obstacle]]":
+    from verifier.rotation.preconditions import Obstacle
+
     try:
-        return store.read_history()
-    except ConfigError:
+        return store.read_history(), []
+    except ConfigError as exc:
         if not revoking:
             raise
-        return b"not readable"
+        return None, [Obstacle(str(exc), exc.hint)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,19 @@ def read_input(file: str) -> bytes:
         return read_file(file, MAX_INPUT_BYTES)
     except OSError as exc:
         raise ConfigError(f"{file}: cannot be read ({exc.strerror})") from exc
+
+
+def read_secret(file: str) -> str:
+    """Return the secret in a file.
+
+    Raises:
+        ConfigError: as `read_input`, or the file is not UTF-8.
+    """
+    data = read_input(file)
+    try:
+        return secret_of_file(data)
+    except ConfigError as exc:
+        raise ConfigError(f"{file}: {exc}", exc.hint) from exc
 
 
 def print_events(store: "Keystore", events: "Iterable[Event]", as_json: bool) -> None:

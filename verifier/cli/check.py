@@ -8,27 +8,40 @@ from typing import Any
 
 import click
 
+from verifier.cli.changes import read_input, read_secret
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import json_option
+from verifier.cli.options import Name, json_option
 from verifier.cli.output import end_progress, progress
-from verifier.core.applications import BYTE_ORDER_MARK, secret_of_file
+from verifier.core.applications import BYTE_ORDER_MARK
 
 
 @click.command()
 @click.argument("url", required=False)
-@click.option("--application-id", envvar="VERIFIER_APPLICATION_ID", show_envvar=True, help="From the escs dashboard.")
+@click.option(
+    "--application-id",
+    type=Name(),
+    envvar="VERIFIER_APPLICATION_ID",
+    show_envvar=True,
+    help="From the escs dashboard.",
+)
 @click.option(
     "--secret-file",
-    type=click.File("rb"),
+    type=click.Path(),
+    metavar="FILENAME",
     envvar="VERIFIER_SECRET_KEY_FILE",
     show_envvar=True,
     help="File with the secret key; or VERIFIER_SECRET_KEY, or a prompt.",
 )
-@click.option("--token", type=click.File(), help="File with one valid token, - for standard input; or VERIFIER_TOKEN.")
+@click.option(
+    "--token",
+    type=click.Path(),
+    metavar="FILENAME",
+    help="File with one valid token, - for standard input; or VERIFIER_TOKEN.",
+)
 @click.option("--keys", type=click.Path(path_type=Path), help="Sign with the current key of this folder.")
-@click.option("--private-key", type=click.File("rb"), help="Sign with this PEM file.")
+@click.option("--private-key", type=click.Path(), metavar="FILENAME", help="Sign with this PEM file.")
 @click.option("--kid", help="Key ID of --private-key.")
-@click.option("--issuer", envvar="VERIFIER_ISSUER", show_envvar=True, help="iss of the signed tokens.")
+@click.option("--issuer", type=Name(), envvar="VERIFIER_ISSUER", show_envvar=True, help="iss of the signed tokens.")
 @click.option("--only", multiple=True, help="Run only this case or group; repeatable.")
 @click.option("--list", "listing", is_flag=True, help="List test cases and exit.")
 @click.option(
@@ -81,7 +94,7 @@ def check_context(options: dict[str, Any]) -> Any:
     """
     from verifier.conformance.forge import Context, Key
 
-    kid, pem, token = options["kid"], options["private_key"] and options["private_key"].read(), ""
+    kid, pem, token = options["kid"], b"", ""
     if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
         raise ValueError("give one of --keys, --private-key and --token")
     if options["keys"]:
@@ -89,16 +102,18 @@ def check_context(options: dict[str, Any]) -> Any:
 
         store = Keystore(options["keys"])
         kid = store.signer(int(time.time())).kid
-        pem = (store.private / f"{kid}.pem").read_bytes()
-    elif not pem:
-        token = (options["token"].read() if options["token"] else os.environ.get("VERIFIER_TOKEN", "")).strip()
+        pem = read_input(str(store.private / f"{kid}.pem"))
+    elif options["private_key"]:
+        pem = read_input(options["private_key"])
+    else:
+        token = _read_token(options["token"]) if options["token"] else os.environ.get("VERIFIER_TOKEN", "").strip()
     if not options["application_id"]:
         raise ValueError("--application-id is missing")
     if not pem and not token:
         raise ValueError("give --keys, --private-key and --kid, or --token")
     if pem and not (kid and options["issuer"]):
         raise ValueError("a key needs --issuer, and --private-key also --kid")
-    secret = options["secret_file"] and secret_of_file(options["secret_file"].read())
+    secret = options["secret_file"] and read_secret(options["secret_file"])
     secret = secret or os.environ.get("VERIFIER_SECRET_KEY", "").removeprefix(BYTE_ORDER_MARK)
     if not secret and sys.stdin.isatty():
         secret = click.prompt("Secret key", hide_input=True, err=True)
@@ -106,3 +121,10 @@ def check_context(options: dict[str, Any]) -> Any:
         raise ValueError("the secret key is missing: --secret-file, or VERIFIER_SECRET_KEY")
     key = Key.load(pem, kid, options["issuer"]) if pem else None
     return Context(options["application_id"], secret, token, key)
+
+
+def _read_token(file: str) -> str:
+    try:
+        return read_input(file).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{file}: the token is not UTF-8") from exc

@@ -19,6 +19,7 @@ from typing import IO, NoReturn
 
 import click
 
+from verifier.cli.changes import read_secret
 from verifier.cli.options import Number
 from verifier.cli.output import echo
 from verifier.cli.program import command
@@ -131,7 +132,7 @@ def _prepare(folder: Path) -> tuple[Path, str]:
     path = folder / "secret"
     if not path.exists():
         atomic.write_new(path, secrets.token_urlsafe(24).encode() + b"\n", 0o600)
-    return folder / "keys", path.read_text().strip()
+    return folder / "keys", read_secret(str(path))
 
 
 def _free_port(first: int) -> int:

@@ -93,7 +93,6 @@ def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
     from verifier._version import __version__
     from verifier.rotation import history
     from verifier.signing.events import user_name
-    from verifier.storage.atomic import write_atomic
 
     with begin(folder) as (store, _, now):
         lines = [
@@ -113,7 +112,7 @@ def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
             )
             for replica, good in zip(state.replicas, same, strict=True)
         ]
-        write_atomic(store.history, history.append(store.read_history(), lines))
+        store.confirm(lines)
 
 
 def state_options(function: Command) -> Command:

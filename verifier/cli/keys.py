@@ -77,7 +77,7 @@ def list_(as_json: bool, keys: Path) -> None:
     directory.refresh()
     keyring = directory.keyring
     missing = [describe_missing(key, private, now) for key in missing_private_keys(keyring, private, now)]
-    problems = [*directory.problems, *missing]
+    problems = [*directory.problems, *missing, *_clock_problem(keys / "history.jsonl", now)]
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
         print_json({"keys": rows, "key_set_digest": keyring.digest, "problems": problems})
@@ -90,6 +90,21 @@ def list_(as_json: bool, keys: Path) -> None:
             echo(f"verifier: error: {problem}", err=True)
     if problems:
         sys.exit(EXIT_REFUSED)
+
+
+def _clock_problem(path: Path, now: int) -> list[str]:
+    """Return that the clock is behind the history, so that the states are not those of the servers."""
+    from verifier.rotation.preconditions import require_later_than
+    from verifier.storage.journal import MAX_HISTORY_BYTES
+    from verifier.storage.snapshot import read_file
+
+    try:
+        require_later_than(read_file(path, MAX_HISTORY_BYTES), now, path)
+    except UnsafeOperationError as exc:
+        return [str(exc).removesuffix("; nothing was changed")]
+    except OSError:  # there is none, or another command reports it
+        pass
+    return []
 
 
 def _key_to_dict(keyring: "Keyring", key: "PublicKey", now: int) -> dict[str, Any]:
@@ -227,17 +242,19 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
 
     Removing unlinks a file; what the disk or a backup keeps of it is beyond this command.
     """
-    from verifier.rotation import plan
+    from verifier.rotation import history, plan
     from verifier.rotation.preconditions import published_times
 
     with begin(keys) as (store, keyring, now):
+        content = store.read_history()
         changes = plan.prune(
             keyring,
             now=now,
             retention_s=retention,
             leeway_s=leeway,
-            published=published_times(store.read_history()),
+            published=published_times(content),
             signable=store.signable(),
+            ended_kids=history.ended(history.read(content)[0], now),
         )
         events = store.apply(changes, "prune", now=now)
     print_events(store, events, as_json)

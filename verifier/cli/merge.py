@@ -1,10 +1,16 @@
 """`verifier keys merge`: repair a key directory after a merge of two branches that both changed keys."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verifier.cli.changes import print_events
 from verifier.cli.output import warn
 from verifier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from verifier.rotation.history import Event
+    from verifier.signing.keystore import Keystore
+    from verifier.storage.journal import FileChange
 
 
 def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
@@ -49,12 +55,23 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
         missing = [
             describe_missing(key, store.private, now) for key in missing_private_keys(keyring, store.private, now)
         ]
-    print_events(store, events, as_json)
+    _print_outcome(store, events, changes, as_json)
     if len(pending) > 1:
         kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
         warn(f"{len(pending)} keys are pending; withdraw all but one: {kids}")
     for text in missing:
         warn(text)
+
+
+def _print_outcome(store: "Keystore", events: "list[Event]", changes: "list[FileChange]", as_json: bool) -> None:
+    """Print the lines that were added, and the files that were corrected because the history had these lines before."""
+    kids = {event.kid for event in events}
+    corrected = [change for change in changes if Path(change.path).stem not in kids]
+    if events or as_json or not corrected:
+        print_events(store, events, as_json)
+    for change in corrected:
+        done = "removed" if change.after is None else "written"
+        warn(f"{store.folder / change.path} was {done} again, because the history records it so")
 
 
 def _differs(name: str, data: bytes, held: object) -> bool:

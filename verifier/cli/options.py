@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from verifier.core import times
+from verifier.core.encoding import describe_flaw
 from verifier.server.settings import Settings
 from verifier.server.variables import SERVICE_LINK
 
@@ -44,6 +45,18 @@ class Duration(click.ParamType[int]):
             self.fail(str(exc), param, ctx)
 
 
+class Name(click.ParamType[str]):
+    """An issuer or application id, without characters that make it look like another one."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text; fail as a usage error."""
+        if flaw := describe_flaw(value):
+            self.fail(f"it {flaw}; write the value without", param, ctx)
+        return str(value)
+
+
 def keys_option(function: Command) -> Command:
     """Add `--keys`, for every command that reads a key directory."""
     return click.option(
@@ -60,9 +73,17 @@ def keys_option(function: Command) -> Command:
 def token_options(function: Command) -> Command:
     """Add the options for the issuer and the application of a token."""
     for option in (
-        click.option("--issuer", envvar="VERIFIER_ISSUER", required=True, show_envvar=True, help="iss of the token."),
+        click.option(
+            "--issuer",
+            type=Name(),
+            envvar="VERIFIER_ISSUER",
+            required=True,
+            show_envvar=True,
+            help="iss of the token.",
+        ),
         click.option(
             "--application-id",
+            type=Name(),
             envvar="VERIFIER_APPLICATION_ID",
             required=True,
             show_envvar=True,

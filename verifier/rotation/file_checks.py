@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from verifier.core.keyring import KeyState
 from verifier.core.times import utc
+from verifier.rotation import history
 from verifier.rotation.history import SecretEvent
 from verifier.rotation.inventory import Inventory, public_members
 from verifier.rotation.violation import Violation, Violations
@@ -80,9 +81,21 @@ def writable(inventory: Inventory) -> Violations:
 def private_kept(inventory: Inventory) -> Violations:
     """Find private keys whose public key no longer verifies."""
     live = {key.kid for key in inventory.live_keys()}
+    ended = history.ended(inventory.history.events, inventory.now)
+    recorded = {event.kid for event in inventory.history.events}
+    present = {PurePosixPath(file.name).stem for file in inventory.files if file.name.startswith("public/")}
     for file in inventory.private_keys():
-        if file.path.stem not in live:
-            yield f"{file.path} belongs to no key that verifies"
+        kid = file.path.stem
+        found = f"{file.path} belongs to no key that verifies"
+        if kid in inventory.keyring.keys or kid in ended - present:
+            if kid not in live:
+                yield found
+        elif kid not in recorded | present:  # otherwise the public file is to be restored, which other rules report
+            remediation = (
+                f"its public key may be on another branch: git log --all -- '*{kid}.json'; if it is on none, delete "
+                f"{file.path}"
+            )
+            yield Violation(found, remediation)
 
 
 def private_missing(inventory: Inventory) -> Violations:
@@ -91,8 +104,15 @@ def private_missing(inventory: Inventory) -> Violations:
     if held:
         for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING):
             if key.kid not in held:
-                when = "now" if key.nbf <= inventory.now else f"from {utc(key.nbf)}"
-                yield f"{inventory.folder}/private/{key.kid}.pem is missing: no token can be issued {when}"
+                current = key.nbf <= inventory.now
+                when = "now" if current else f"from {utc(key.nbf)}"
+                instead = f"or revoke it with --replace: verifier keys revoke --kid {key.kid[:8]}"
+                if not current:
+                    instead = f"or, before the switch: verifier keys cancel --kid {key.kid[:8]}"
+                yield Violation(
+                    f"{inventory.folder}/private/{key.kid}.pem is missing: no token can be issued {when}",
+                    f"copy the file here with mode 0600, {instead}",
+                )
 
 
 def weak_secrets(inventory: Inventory) -> Violations:

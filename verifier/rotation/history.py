@@ -235,6 +235,14 @@ def replay(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
     return state
 
 
+def ended(events: Iterable[Event], now: int) -> set[str]:
+    """Return the keys that the log records as removed, revoked or expired."""
+    events = list(events)
+    state = replay(events)
+    live = {kid for kid, d in state.items() if d["revoked_at"] is None and (d["exp"] is None or d["exp"] > now)}
+    return {event.kid for event in events} - live
+
+
 def previous_exp(events: Iterable[Event], kid: str, exp: int | None) -> int | None:
     """Return the end that a key had before its rotation was scheduled; where none was, `exp`, the one that it has."""
     scheduled = [e for e in events if e.kid == kid and e.old != ABSENT and e.command in ("rotate", "import", "merge")]

@@ -4,7 +4,7 @@ from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.keyring import KeyState
 from verifier.core.times import duration, format_duration, utc
 from verifier.rotation import timeline
-from verifier.rotation.history import ABSENT
+from verifier.rotation.history import ABSENT, ended, replay
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.violation import Violation, Violations
@@ -15,11 +15,26 @@ WARNING_S = 14 * 86_400  # before the cryptoperiod ends
 def no_current(inventory: Inventory) -> Violations:
     """Find that no key signs."""
     if inventory.keyring.current(inventory.now) is None:
-        remediation = ""
-        if inventory.problems:
-            names = ", ".join(problem.partition(": ")[0] for problem in inventory.problems)
-            remediation = f"repair {names}, or restore it from version control; do not generate a key beside it"
-        yield Violation("no key is current: every sign-in is rejected", remediation)
+        yield Violation("no key is current: every sign-in is rejected", _how_to_have_a_current_key(inventory))
+
+
+def _how_to_have_a_current_key(inventory: Inventory) -> str:
+    """Return the remediation where `keys generate` would refuse; otherwise ""."""
+    recorded = replay(inventory.history.events)
+    missing = recorded.keys() - ended(inventory.history.events, inventory.now) - inventory.keyring.keys.keys()
+    names = [problem.partition(": ")[0] for problem in inventory.problems]
+    names += [name for kid in sorted(missing) if (name := f"{inventory.folder}/public/{kid}.json") not in names]
+    if names:
+        return f"repair {', '.join(names)}, or restore it from version control; do not generate a key beside it"
+    pending = inventory.keys_in(KeyState.PENDING)
+    if any(line is not None and line.at > inventory.now for line in inventory.history.lines):
+        return "correct the clock of this machine, or of the one that wrote the history (NTP)"
+    if pending:
+        return (
+            f"{pending[0].kid} signs from {utc(pending[0].nbf)}; for a key now: verifier keys revoke --kid "
+            f"{pending[0].kid[:8]} --replace --reason '...'"
+        )
+    return ""
 
 
 def no_successor(inventory: Inventory) -> Violations:
@@ -68,7 +83,8 @@ def pending_twice(inventory: Inventory) -> Violations:
     """Find more than one pending key."""
     pending = inventory.keys_in(KeyState.PENDING)
     if len(pending) > 1:
-        yield f"{len(pending)} keys are pending"
+        kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
+        yield Violation(f"{len(pending)} keys are pending", f"withdraw all but one: {kids}")
 
 
 def rotate_by(inventory: Inventory) -> int | None:

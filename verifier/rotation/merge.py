@@ -4,7 +4,6 @@ The history of this branch is kept as it is; the other branch's lines are record
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,10 +14,8 @@ from verifier.core.keyring import Keyring, PublicKey, parse_public_key
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history
 from verifier.rotation.history import ABSENT, REMOVED, Event
+from verifier.rotation.markers import has_conflict_markers, is_marker
 from verifier.rotation.plan import OverlapPolicy
-from verifier.rotation.preconditions import has_conflict_markers
-
-_MARKER = re.compile(rb"^(<{7}|\|{7}|={7}|>{7})( .*)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ def read_branches(content: bytes) -> Branches:
     Raises:
         ConfigError: a line is not an event or continues none of the others: it was changed or removed.
     """
-    lines = list(dict.fromkeys(line for line in content.splitlines() if line.strip() and not _MARKER.match(line)))
+    lines = list(dict.fromkeys(line for line in content.splitlines() if line.strip() and not is_marker(line)))
     following: dict[str, list[bytes]] = {}
     for line in lines:
         if history.load(line).lines[0] is None:
@@ -73,12 +70,11 @@ def _sides(content: bytes) -> list[bytes]:
         return [content]
     sides, targets = (bytearray(), bytearray()), (0, 1)
     for line in content.splitlines(keepends=True):
-        marker = _MARKER.match(line.rstrip(b"\r\n"))
-        if marker is None:
+        if is_marker(line):
+            targets = {b"<": (0,), b"|": (), b"=": (1,), b">": (0, 1)}[line[:1]]  # type: ignore[assignment]
+        else:
             for target in targets:
                 sides[target].extend(line)
-        else:
-            targets = {b"<": (0,), b"|": (), b"=": (1,), b">": (0, 1)}[line[:1]]  # type: ignore[assignment]
     return [bytes(side) for side in sides]
 
 

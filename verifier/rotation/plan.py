@@ -1,7 +1,7 @@
 """Which change of keys is safe: plans, made from a keyring and an instant, before anything is written."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -307,11 +307,13 @@ def prune(
     leeway_s: int = LEEWAY_S,
     published: Mapping[str, int] | None = None,
     signable: frozenset[str] | None = None,
+    ended_kids: Collection[str] = (),
 ) -> Plan:
     """Remove what is no longer used: private keys that no longer sign, public files out of retention.
 
     `published` is when each key was published: a replica may not have a current key that is newer than the
-    propagation time. `signable` are the private keys that are here.
+    propagation time. `signable` are the private keys that are here, `ended_kids` those that the history records as
+    ended: a private key without a public file may belong to another branch unless it is one of them.
     """
     plan = []
     current = keyring.current(now)
@@ -329,7 +331,8 @@ def prune(
             state is KeyState.RETIRING and replaced and now >= last_signature
         ):
             plan.append(KeyChange(key.kid, key.members, state, state, drop_private=True))
-    return plan
+    orphans = (signable or frozenset()) & set(ended_kids) - keyring.keys.keys()
+    return [*plan, *(KeyChange(kid, None, REMOVED, REMOVED, drop_private=True) for kid in sorted(orphans))]
 
 
 def pending_keys(keyring: Keyring, now: int) -> list[PublicKey]:

@@ -1,17 +1,16 @@
 """When a command must not plan: files that cannot be used, a history that is not valid, or both in conflict."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from verifier.core.keyring import PublicKey
 from verifier.core.times import utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
+from verifier.rotation.markers import has_conflict_markers
 from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.snapshot import MAX_KEY_FILE_BYTES, read_file
-
-_CONFLICT = re.compile(rb"^(<<<<<<<|\|\|\|\|\|\|\||=======|>>>>>>>)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +21,17 @@ class Obstacle:
     remediation: str
 
 
-def has_conflict_markers(content: bytes) -> bool:
-    """Return whether a file contains an unresolved merge of version control."""
-    return _CONFLICT.search(content) is not None
+def obstacles(directory: KeyDirectory, path: Path, content: bytes | None, now: int) -> list[Obstacle]:
+    """Return everything that keeps a command from planning on this directory and the content of its history.
 
-
-def obstacles(directory: KeyDirectory, path: Path, content: bytes, now: int) -> list[Obstacle]:
-    """Return everything that keeps a command from planning on this directory and the content of its history."""
+    The content is None if the history cannot be read, which is an obstacle of its own.
+    """
     found = []
     for problem in directory.problems:
         name = problem.partition(": ")[0]
         found.append(Obstacle(problem, _remedy(Path(name))))
+    if content is None:
+        return found
     events, broken = history.read(content)
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
@@ -61,13 +60,21 @@ def _contradictions(
     found = []
     for kid, dates in recorded.items():
         path, key = directory.folder / f"{kid}.json", directory.keyring.find(kid)
+        restore = f"restore the file (git checkout -- {path})"
+        again = f"verifier keys revoke --kid {kid[:8]} --reason '...'"
         exp, revoked_at = dates["exp"], dates["revoked_at"]
         if key is not None and revoked_at is not None and key.revoked_at is None:
             found.append(
                 Obstacle(
                     f"{path}: is not revoked, but the history records its revocation of {utc(revoked_at)}",
-                    f"restore the file (git checkout -- {path}), "
-                    f"or revoke it again: verifier keys revoke --kid {kid[:8]} --reason '...'",
+                    f"{restore}, or revoke it again: {again}",
+                )
+            )
+        elif key is not None and (differing := _extended(key, dates)):
+            found.append(
+                Obstacle(
+                    f"{path}: {differing}",
+                    f"{restore}; if the change is intended, record it: verifier keys merge",
                 )
             )
         ended = revoked_at is not None or (exp is not None and exp <= now)
@@ -75,11 +82,29 @@ def _contradictions(
             found.append(
                 Obstacle(
                     f"{path}: is missing, but the history records a key that has not ended",
-                    f"restore the file (git checkout -- {path}), "
-                    f"or give the key up: verifier keys revoke --kid {kid[:8]} --reason '...'",
+                    f"{restore}, or give the key up: {again}",
                 )
             )
+    for kid in directory.keyring.keys.keys() - recorded.keys():
+        path = directory.folder / f"{kid}.json"
+        found.append(
+            Obstacle(
+                f"{path}: is not in the history",
+                "restore the history if its lines were lost; remove the file if it is not yours; otherwise record it: "
+                "verifier keys merge",
+            )
+        )
     return found
+
+
+def _extended(key: PublicKey, dates: Mapping[str, int | None]) -> str:
+    """Return how a file trusts its key at other times than the history records; an earlier end is no such case."""
+    exp, nbf = dates["exp"], dates["nbf"]
+    if exp is not None and (key.exp is None or key.exp > exp):
+        return f"exp is {utc(key.exp) if key.exp else 'absent'}, but the history records {utc(exp)}"
+    if nbf is not None and key.nbf != nbf:
+        return f"nbf is {utc(key.nbf)}, but the history records {utc(nbf)}"
+    return ""
 
 
 def require_none(found: list[Obstacle]) -> None:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from verifier.rotation.git import Git, GitError, find_repositories, names_by_commit
 from verifier.rotation.history import digest, load, merged_lines
+from verifier.rotation.markers import is_marker
 from verifier.storage.snapshot import read_file
 
 MAX_COMMITS = 10_000
@@ -19,7 +19,6 @@ PRIVATE_SUFFIXES = (".pem", ".key", ".p8", ".pk8", ".p12", ".pfx", ".der")
 PRIVATE_TEXT = r'-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----|"(d|p|q|dp|dq|qi|oth|k)"[[:space:]]*:'
 HARMLESS = frozenset({".gitignore", ".lock", "README.md"})  # files of private/ that contain no key
 _GPG = r"^gpg\.(.*\.)?program$"
-_MARKER = re.compile(rb"^(<{7}|\|{7}|={7}|>{7})( |$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def _compare(
             if added[number] is None and here[number] == line:
                 added[number] = commit
         for line in [] if isinstance(version, int) else version:
-            if line not in kept and not _MARKER.match(line):
+            if line not in kept and not is_marker(line):
                 lost.setdefault(line, commit)
     return tuple(added), tuple(_describe(line, commit) for line, commit in lost.items())
 

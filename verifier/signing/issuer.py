@@ -6,6 +6,7 @@ from pathlib import Path
 
 from verifier.core import tokens
 from verifier.core.durations import DEFAULT_LIFETIME_S, MAX_LIFETIME_S
+from verifier.core.encoding import describe_flaw
 from verifier.errors import IssueError
 from verifier.signing.keystore import Keystore
 
@@ -19,7 +20,8 @@ class TokenIssuer:
     directory is on a network file system or the signer is remote.
 
     Raises:
-        IssueError: the issuer or application id is empty, or `lifetime_s` is not from 1 to `max_lifetime_s`.
+        IssueError: the issuer or application id is empty or has characters that are not visible at a glance, or
+            `lifetime_s` is not from 1 to `max_lifetime_s`.
     """
 
     def __init__(
@@ -33,6 +35,9 @@ class TokenIssuer:
     ) -> None:
         if not issuer or not application_id:
             raise IssueError("issuer and application_id must not be empty")
+        for name, value in (("issuer", issuer), ("application_id", application_id)):
+            if flaw := describe_flaw(value):
+                raise IssueError(f"{name} {flaw}")
         if lifetime_s is None:
             lifetime_s = min(DEFAULT_LIFETIME_S, max_lifetime_s)
         if not 1 <= lifetime_s <= max_lifetime_s:

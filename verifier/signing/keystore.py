@@ -20,8 +20,8 @@ from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
-from verifier.rotation.history import Event, Line, SecretEvent
-from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
+from verifier.rotation.history import Confirmation, Event, Line, SecretEvent
+from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, pending_keys, valid_until
 from verifier.signing import recovery
 from verifier.signing.events import make_event
 from verifier.signing.private_key import (
@@ -81,11 +81,19 @@ class Keystore:
                 self._read_at = now
             current = self.public.keyring.current(now)
             if current is None:
-                found = "; ".join(self.public.problems) or "none"
-                raise ConfigError(f"{self.public.folder}: no current key (found {found})", "verifier keys list")
+                raise ConfigError(
+                    f"{self.public.folder}: no current key (found {self._describe_found(now)})", "verifier keys list"
+                )
             if self._signer is None or (self._signer.kid, self._signer.exp) != (current.kid, current.exp):
                 self._signer = self.load(current)
             return self._signer
+
+    def _describe_found(self, now: int) -> str:
+        if self.public.problems:
+            return "; ".join(self.public.problems)
+        for key in pending_keys(self.public.keyring, now):
+            return f"{key.kid}, pending until {utc(key.nbf)}: is this clock behind ({utc(now)})?"
+        return "none"
 
     def _warn_about_missing(self, now: int) -> None:
         for key in missing_private_keys(self.public.keyring, self.private, now):
@@ -133,10 +141,10 @@ class Keystore:
             leeway_s = OverlapPolicy().leeway_s
             try:
                 self.notes.append(recovery.recover(self._files, record, now=now, leeway_s=leeway_s, undo=undo).text)
-            except ConfigError as exc:
+            except (ConfigError, OSError) as exc:
                 if not revoking:
                     raise
-                self.notes.append(str(exc))
+                self.notes.append(str(exc) if isinstance(exc, ConfigError) else _cause(exc, "read"))
 
     def assume(self, now: int) -> None:
         """Replace the time of this transaction: the clock is known to be behind."""
@@ -147,13 +155,14 @@ class Keystore:
         try:
             # Modes are explicit, because the server reads public/ as another user and the umask may forbid it.
             atomic.make_folder(self.public.folder, 0o755)
-            if not self.private.exists():
-                atomic.make_folder(self.private, 0o700)
-            self.private.chmod(0o700)
+            atomic.make_folder(self.private, 0o700)
+            if not self.private.is_symlink():  # because a link may lead to a folder that is not only for keys
+                self.private.chmod(0o700)
             if not ignore.exists():
                 atomic.write_atomic(ignore, b"# private keys are never committed\n*\n")
         except OSError as exc:
-            raise ConfigError(f"{exc.filename}: {exc.strerror}; nothing was changed") from exc
+            hint = f"{self.public.folder} and {self.private} must be folders, or links to folders, that can be written"
+            raise ConfigError(f"{exc.filename}: {exc.strerror}; nothing was changed", hint) from exc
 
     @contextmanager
     def _locked_history(self) -> Iterator[None]:
@@ -162,6 +171,9 @@ class Keystore:
             yield
             return
         target = atomic.resolve(self.history)
+        if not target.parent.is_dir():
+            yield  # nothing can be written there, and reading reports it
+            return
         private = target.parent / "private"
         lock = private / ".lock" if private.is_dir() else target.with_name(f".{target.name}.lock")
         if lock.resolve() == (self.private / ".lock").resolve():
@@ -290,6 +302,10 @@ class Keystore:
         change = FileChange(file, self._files.text(file), content.decode(), mode)
         self._commit(command, self.now, None, True, OverlapPolicy(), [change], [], lines)
 
+    def confirm(self, lines: list[Confirmation]) -> None:
+        """Append what replicas reported to the history; call it within `transaction`."""
+        self._commit("confirm", self.now, None, False, OverlapPolicy(), [], [], lines)
+
     def merge(self, changes: list[FileChange], events: list[Event], lines: bytes, *, now: int) -> None:
         """Replace a history with two branches by one that continues `lines`; call it within `transaction`."""
         whole = history.append(lines, events).decode()
@@ -366,7 +382,7 @@ class Keystore:
         return frozenset(path.stem for path in self.private.glob("*.pem")) or None
 
 
-def _cause(exc: Exception) -> str:
+def _cause(exc: Exception, what: str = "written") -> str:
     if isinstance(exc, OSError):
-        return f"{exc.filename or 'a file'}: cannot be written ({exc.strerror or type(exc).__name__})"
+        return f"{exc.filename or 'a file'}: cannot be {what} ({exc.strerror or type(exc).__name__})"
     return str(exc)

@@ -75,8 +75,9 @@ def missing_private_keys(keyring: Keyring, private: Path, now: int) -> list[Publ
 
 def describe_missing(key: PublicKey, private: Path, now: int) -> str:
     """Return what a missing private key means, and from when on."""
-    since = f"signs from {utc(key.nbf)}" if key.nbf > now else "is the current key"
+    pending = key.nbf > now
+    since = f"signs from {utc(key.nbf)}" if pending else "is the current key"
     return (
-        f"{private / key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here then; "
-        "copy the file from where the key was made"
+        f"{private / key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here"
+        f"{' then' if pending else ''}; copy the file from where the key was made"
     )

@@ -28,6 +28,11 @@ def resolve(path: Path) -> Path:
         pass
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return target(path)
+
+
+def target(path: Path) -> Path:
+    """Return where a path leads if it is a symbolic link; otherwise the path."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -39,20 +44,20 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def stage(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write the new content beside the file, where a full disk is noticed before anything changes."""
-    target = resolve(path)
-    temporary = target.with_name(f".{target.name}.tmp")
+    file = resolve(path)
+    temporary = file.with_name(f".{file.name}.tmp")
     temporary.unlink(missing_ok=True)
     _write(temporary, data, mode)
 
 
 def publish(path: Path) -> None:
     """Put staged content in the place of the file."""
-    target = resolve(path)
+    file = resolve(path)
     try:
-        _temporary(path).replace(target)
+        _temporary(path).replace(file)
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
-    sync_folder(target.parent)
+    sync_folder(file.parent)
 
 
 def unstage(path: Path) -> None:
@@ -62,15 +67,15 @@ def unstage(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file and, if it is a link, its target: a private key must not survive behind a link."""
-    target = resolve(path)
-    for name in {target, path}:
+    file = resolve(path)
+    for name in {file, path}:
         name.unlink(missing_ok=True)
         sync_folder(name.parent)
 
 
 def _temporary(path: Path) -> Path:
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    return target.with_name(f".{target.name}.tmp")
+    staged = target(path)
+    return staged.with_name(f".{staged.name}.tmp")
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:

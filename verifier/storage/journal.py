@@ -106,10 +106,16 @@ class Directory:
         return Applied.YES if digest(continued) == record.history_before and lines else Applied.OTHER
 
     def read_history(self) -> bytes:
-        """Return the history; empty before the first command."""
+        """Return the history; empty before the first command.
+
+        Raises:
+            OSError: it cannot be read, or is a link to a folder that does not exist: a volume is not mounted.
+        """
         try:
             return read_file(self.history, MAX_HISTORY_BYTES)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            if not atomic.target(self.history).parent.is_dir():
+                raise OSError(exc.errno, "its link leads to no folder", str(self.history)) from exc
             return b""
 
     def history_is_readable(self) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from verifier.core import tokens
 from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
+from verifier.core.encoding import describe_flaw
 from verifier.core.keyring import Keyring
 from verifier.core.rules import Policy
 from verifier.errors import ConfigError
@@ -34,10 +35,14 @@ class TokenVerifier:
         """Use `from_directory` unless you have a KeyDirectory already. Durations are in seconds.
 
         Raises:
-            ConfigError: the issuer or application id is empty, or a duration is negative.
+            ConfigError: the issuer or application id is empty or has characters that are not visible at a glance, or
+                a duration is negative.
         """
         if not issuer or not application_id:
             raise ConfigError("issuer and application_id must not be empty")
+        for name, value in (("issuer", issuer), ("application_id", application_id)):
+            if flaw := describe_flaw(value):
+                raise ConfigError(f"{name} {flaw}")
         if leeway_s < 0 or max_lifetime_s <= 0:
             raise ConfigError("leeway_s must not be negative, and max_lifetime_s must be positive")
         self._keys, self._refresh = keys, Refresher(keys.refresh)
