@@ -77,6 +77,15 @@ def test_the_folders_form_a_small_graph_without_a_cycle():
     assert sum(map(len, below.values())) <= 35
 
 
+def test_where_the_guide_says_that_something_is_it_is():
+    rows = re.findall(r"(?m)^\| .+ \| `(\w[\w/]+\.py)` \| (`.+`) \|$", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(rows) >= 20
+    for path, names in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            definition = rf"(?m)^ *(async def|def|class) {name}\b|^{name}\b.* = "
+            assert re.search(definition, (PACKAGE / path).read_text()), f"{path}: {name}"
+
+
 def test_no_file_is_too_long_to_read():
     limits = {"connection.py": 450}
     for path in PACKAGE.rglob("*.py"):
