@@ -126,7 +126,7 @@ RULES = (
         "verifier keys generate, or rotate ahead of time", key_checks.no_current,
     ),
     Rule(
-        "interrupted", "critical", "no command is half done", "this project: commands are all or nothing",
+        "interrupted", "critical", "no command was interrupted", "this project: commands are all or nothing",
         "run any command that changes keys; it completes or abandons the interrupted one first",
         history_checks.unfinished,
     ),

@@ -91,7 +91,7 @@ class SecretUses:
     """When secrets were last used, in seconds since 1970, by application and slot; 0: never since `started_at`."""
 
     by_slot: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    started_at: float | None = None  # of the replica; None: its system does not tell
+    started_at: float | None = None  # of the replica; None: its system does not report it
 
 
 def secret_uses(url: str) -> SecretUses:

@@ -182,8 +182,8 @@ def _describe(line: bytes, commit: Commit) -> str:
 
 def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -> dict[str, int | list[bytes]]:
     """Return the lines of each committed history, or only their number if it is a prefix of the file."""
-    asked = "".join(f"{commit.id}:{prefix}{LOG}\n" for commit in commits).encode()
-    answers = git.run("cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", stdin=asked)
+    queries = "".join(f"{commit.id}:{prefix}{LOG}\n" for commit in commits).encode()
+    answers = git.run("cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", stdin=queries)
     blobs: dict[str, tuple[str, int]] = {}
     for commit, answer in zip(commits, answers.decode().splitlines(), strict=True):
         if " blob " in answer:  # not where the file was deleted, or a link

@@ -24,7 +24,7 @@ class ApplicationsFile:
             self.applications = Applications([Application(settings.application_id, (settings.secret_key,))])
 
     def refresh(self, *, full: bool = False) -> bool:  # noqa: ARG002 - nothing is cached
-        """Take in what the file holds now; return whether anything changed.
+        """Reload the file; return whether its content changed.
 
         An invalid entry disables only its own application. If nothing can be read from the file, because it is
         incomplete or missing, the last good version stays in effect and the problem is reported.

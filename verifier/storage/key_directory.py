@@ -40,7 +40,7 @@ class KeyDirectory:
         return self.folder
 
     def refresh(self, *, full: bool = False) -> bool:
-        """Take in what the folder holds now; return whether anything changed.
+        """Reload the folder; return whether its content changed.
 
         An invalid file disables only its own key. A folder that cannot be read leaves no key, because keeping the
         last good set could undo a revocation. With `full`, no content is taken from the cache.
