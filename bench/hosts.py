@@ -72,7 +72,7 @@ async def drive(hosts: list[namespaces.Host], keys: Path, port: int, context: ss
     revoked: list[str] = []
     stream = requests(TokenSource(keys), revoked)
     rate = await steady.Load(port, stream, CONNECTIONS, context).half_of_capacity()
-    load, marks = steady.Load(port, stream, CONNECTIONS, context), [(steady.clock(), "nothing yet")]
+    load, marks = steady.Load(port, stream, CONNECTIONS, context), [(steady.clock(), "start")]
 
     def mark(name: str) -> None:
         marks.append((steady.clock(), name))
