@@ -169,6 +169,13 @@ def test_every_documented_reason_has_a_fix():
     assert [section.split()[0] for section in sections if "\n**Fix:** " not in section] == []
 
 
+def test_the_changelog_names_every_command_and_every_public_name():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    names = {" ".join(path[1:] if len(path) > 2 else path) for path in help_pages() if len(path) > 1}
+    names |= {name for name in verifier.__all__ if not name.startswith("_")}
+    assert sorted(name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)) == []
+
+
 def test_openapi_and_the_package_have_one_version():
     document = json.loads((PACKAGE / "server" / "openapi.json").read_text())
     assert document["info"]["version"] == verifier.__version__

@@ -134,7 +134,8 @@ def test_no_page_waits_a_fixed_time_for_a_condition():
 
 def is_setup(block: Block) -> bool:
     """Whether a block only calls targets of make and installs this package, which tests below check."""
-    return all(re.match(r"make \w+|pip install ", line) for line in block.text.splitlines())
+    setup = r"make \w+|python3 -m venv \.venv && \. \.venv/bin/activate$|pip install "
+    return all(re.match(setup, line) for line in block.text.splitlines())
 
 
 def test_every_block_is_executed_or_part_of_a_tested_file_or_says_why_not():
