@@ -18,6 +18,7 @@ from tests.support.sockets import answer, connections, exchange, post, seconds_u
 from verifier.server.connection import MAX_LINGERING, MAX_PIPELINED
 
 OK = (200, "42")
+OPENAPI = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
 TOO_MANY_REQUESTS = (503, "too many concurrent requests")
 TOO_MANY_CONNECTIONS = (503, "too many concurrent connections")
 NO_HEAD = (408, "timed out reading request headers (1 s)")
@@ -171,14 +172,13 @@ def test_a_body_after_the_answer_does_not_keep_a_connection(limited):
 
 def test_a_client_that_reads_no_answer_is_cut(limited, tmp_path):
     server = limited(header_timeout=1)
-    request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
         sock.settimeout(15)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):  # noqa: PT012
             while True:
-                sock.sendall(request * 20)
+                sock.sendall(OPENAPI * 20)
                 time.sleep(0.02)
     assert server.ask(method="GET", path="/healthz").status == 200
 
@@ -193,13 +193,11 @@ def test_pipelined_requests_are_answered_up_to_a_number(limited, live):
 
 def test_a_flood_of_pipelined_requests_takes_no_memory(limited):
     server = limited()
-    status = Path(f"/proc/{server.process.pid}/status")
-    memory = lambda: int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1])  # noqa: E731
-    before, request = memory(), b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    before = resident_kib(server.process.pid)
     with socket.create_connection(("127.0.0.1", server.port), timeout=1) as sock, suppress(OSError):
         for _ in range(1000):
-            sock.sendall(request * 100)
-    assert memory() - before < 20_000
+            sock.sendall(OPENAPI * 100)
+    assert resident_kib(server.process.pid) - before < 20_000
 
 
 def test_what_is_under_way_at_the_stop_has_its_seconds(limited, live):
@@ -231,5 +229,41 @@ def test_2000_connections_that_do_not_get_on_stop_no_sign_in(limited, live, data
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+HEAD = b"POST /profile HTTP/1.1\r\nHost: x\r\n"
+JSON = b"Content-Type: application/json\r\n"
+SIZED, CHUNKED = b"Content-Length: 16384\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"
+LARGE = b"y" * 32_000
+HELD = {
+    "idle": [HEAD + JSON + b"X: " + LARGE + b"\r\nContent-Length: 2\r\n\r\n{}"],
+    "one-large-field": [HEAD + b"X: " + LARGE],
+    "many-fields-that-are-kept": [HEAD + (b"Content-Type: " + b"y" * 230 + b"\r\n") * 120],
+    "body-behind-a-large-field": [HEAD + JSON[:-2] + b";" + LARGE + b"\r\n" + SIZED, b"y" * 16_383],
+    "body-behind-a-large-path": [b"POST /" + LARGE + HEAD[13:] + JSON + SIZED, b"y" * 16_383],
+    "body-after-an-early-response": [b"POST /x?" + LARGE + HEAD[13:] + SIZED, b"y" * 16_383],
+    "large-chunk": [HEAD + JSON + CHUNKED, b"4000\r\n" + b"y" * 16_383],
+    "trailer": [HEAD + JSON + CHUNKED + b"1\r\ny\r\n0\r\nX: " + LARGE[:8_000]],
+    "lingering-close": [HEAD + JSON + b"Content-Length: 9999999\r\n\r\n" + LARGE * 2],
+}
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_a_connection_holds_at_most_64_kib(limited, state):
+    server, number = limited(header_timeout=60, body_timeout=60), 300
+    idle = lambda: [server.ask(method="GET", path="/healthz").status for _ in range(3)]  # noqa: E731
+    with connections(server.port, 100, OPENAPI):
+        idle()
+    before = resident_kib(server.process.pid)
+    with connections(server.port, number, b"") as opened:
+        for piece in HELD[state]:
+            for sock in opened:
+                sock.sendall(piece)
+            assert idle() == [200] * 3  # so the pieces have been read
+        assert resident_kib(server.process.pid) - before < 64 * number
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident_kib(pid: int) -> int:
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])

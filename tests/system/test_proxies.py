@@ -1,4 +1,7 @@
-"""One client behind HAProxy or Caddy, in the shipped configurations, cannot disturb the requests of another."""
+"""One client behind HAProxy or Caddy, in the shipped configurations, or nginx cannot disturb the requests of another.
+
+nginx speaks HTTP/1.0 to the verifier by default, or keeps connections if it is configured to.
+"""
 
 import http.client
 import os
@@ -8,8 +11,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import pytest
 
 from bench.processes import free_port
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET, start
+from tests.support import http2
 from tests.support.sockets import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -32,8 +36,9 @@ class Proxy:
     certificate: Path
     environment: dict[str, str]
 
-    def connect(self) -> ssl.SSLSocket:
+    def connect(self, protocol: str = "http/1.1") -> ssl.SSLSocket:
         context = ssl.create_default_context(cafile=str(self.certificate))
+        context.set_alpn_protocols([protocol])
         return context.wrap_socket(
             socket.create_connection(("127.0.0.1", self.port), timeout=10), server_hostname="localhost"
         )
@@ -91,11 +96,38 @@ def caddy(folder: Path, upstream: int, port: int, changes: dict[str, str]) -> li
     return [tool("caddy"), "run", "--config", str(folder / "Caddyfile")]
 
 
+NGINX = """
+daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/a; scgi_temp_path {folder}/b; uwsgi_temp_path {folder}/c;
+    upstream verifier {{ server 127.0.0.1:{upstream}; keepalive 8; }}
+    server {{
+        listen 127.0.0.1:{port} ssl http2;
+        ssl_certificate {folder}/certificate; ssl_certificate_key {folder}/key;
+        location / {{ proxy_pass http://verifier; {settings} }}
+    }}
+}}
+"""
+
+
+def nginx(folder: Path, upstream: int, port: int, changes: dict[str, str]) -> list[str]:
+    settings = changes.get("settings", "")
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, upstream=upstream, port=port, settings=settings))
+    return [tool("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
+SHIPPED = ("haproxy", "caddy")
+KEEPS = 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_request_buffering off;'
 PROXIES = {
     "haproxy": (haproxy, {}),
     # HAProxy keeps connections to a server for all clients.
     "haproxy-reuse-always": (haproxy, {"    balance leastconn\n": "    balance leastconn\n    http-reuse always\n"}),
     "caddy": (caddy, {}),
+    "nginx-http-1.0": (nginx, {}),
+    "nginx-keep-alive": (nginx, {"settings": KEEPS}),
 }
 
 
@@ -181,6 +213,111 @@ def test_no_other_client_waits_or_gets_another_response(proxy, attack):
             assert max(took for _, took in outcomes) < VICTIM_S
 
 
+FORM, LIES = ("content-type", "application/json"), ("content-length", "100")
+NOT_JSON = ("content-type", "text/plain")
+HTTP_2_ATTACKS: dict[str, list[Callable[[str], bytes]]] = {
+    "body without a length": [lambda a: http2.post(1, FORM, authority=a) + http2.body(1, b"{}", last=True)],
+    "body in frames of one byte": [
+        lambda a: http2.post(1, FORM, authority=a) + b"".join(http2.body(1, b"{") for _ in range(2000))
+    ],
+    "body shorter than its length": [
+        lambda a: http2.post(1, FORM, LIES, authority=a) + http2.body(1, b"{}", last=True)
+    ],
+    "body longer than its length": [
+        lambda a: http2.post(1, FORM, LIES, authority=a) + http2.body(1, b"y" * 200, last=True)
+    ],
+    "reset in the body": [
+        lambda a: http2.post(1, FORM, LIES, authority=a) + http2.body(1, b"{}"),
+        lambda a: http2.reset(1),
+    ],
+    "reset in a body without a length": [
+        lambda a: http2.post(1, FORM, authority=a) + http2.body(1, b"{}"),
+        lambda a: http2.reset(1),
+    ],
+    "reset before the response": [lambda a: http2.post(1, FORM, authority=a, flags=http2.END_STREAM) + http2.reset(1)],
+    "early response, then the body": [
+        lambda a: http2.post(1, NOT_JSON, authority=a) + http2.body(1, b"y"),
+        lambda a: http2.body(1, b"y" * 1000, last=True),
+    ],
+    "early response, no body": [lambda a: http2.post(1, NOT_JSON, LIES, authority=a)],
+    "trailer": [lambda a: http2.post(1, FORM, authority=a) + http2.body(1, b"{}") + http2.trailer(1, ("x", "y"))],
+    "trailer that closes": [
+        lambda a: http2.post(1, FORM, authority=a) + http2.body(1, b"{}") + http2.trailer(1, ("connection", "close"))
+    ],
+    "trailer of a proxy that closes": [
+        lambda a: (
+            http2.post(1, FORM, authority=a) + http2.body(1, b"{}") + http2.trailer(1, ("proxy-connection", "close"))
+        )
+    ],
+    "trailer with a length": [
+        lambda a: http2.post(1, FORM, authority=a) + http2.body(1, b"{}") + http2.trailer(1, ("content-length", "9"))
+    ],
+    "chunked": [
+        lambda a: (
+            http2.post(1, FORM, ("transfer-encoding", "chunked"), authority=a) + http2.body(1, b"0\r\n\r\n", last=True)
+        )
+    ],
+    "two lengths": [
+        lambda a: http2.post(1, FORM, LIES, ("content-length", "2"), authority=a) + http2.body(1, b"{}", last=True)
+    ],
+    "two hosts": [lambda a: http2.post(1, FORM, ("host", "other"), authority=a) + http2.body(1, b"{}", last=True)],
+    "a request in a field": [
+        lambda a: http2.post(1, FORM, ("x", "y\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), authority=a)
+    ],
+    "a request in the path": [
+        lambda a: http2.post(1, FORM, authority=a, path="/profile HTTP/1.1\r\nHost: x\r\n\r\n", flags=1)
+    ],
+    "a request in the method": [lambda a: http2.post(1, FORM, authority=a, method="GET / HTTP/1.1\r\nX:", flags=1)],
+    "a request in the body": [
+        lambda a: (
+            http2.post(1, FORM, ("content-length", "0"), authority=a)
+            + http2.body(1, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", last=True)
+        )
+    ],
+    "expect": [
+        lambda a: http2.post(1, FORM, LIES, ("expect", "100-continue"), authority=a),
+        lambda a: http2.body(1, b"y" * 100, last=True),
+    ],
+    "connection that closes": [lambda a: http2.post(1, FORM, ("connection", "close"), authority=a, flags=1)],
+    "upgrade": [lambda a: http2.post(1, FORM, ("upgrade", "h2c"), authority=a, flags=1)],
+    "connect": [lambda a: http2.post(1, authority=a, method="CONNECT") + http2.body(1, b"y" * 100)],
+    "head with a body": [lambda a: http2.post(1, LIES, authority=a, method="HEAD") + http2.body(1, b"y" * 50)],
+    "many requests in part": [
+        lambda a: b"".join(http2.post(n, FORM, LIES, authority=a) + http2.body(n, b"{}") for n in range(1, 120, 2))
+    ],
+    "many requests, all reset": [
+        lambda a: b"".join(http2.post(n, FORM, authority=a, flags=1) + http2.reset(n) for n in range(1, 120, 2))
+    ],
+    "too large": [lambda a: http2.post(1, FORM, authority=a) + http2.body(1, b"y" * 16_384) + http2.body(1, b"y")],
+}
+
+
+def test_a_request_of_http_2_reaches_the_verifier(proxy):
+    with proxy.connect("h2") as sock:
+        request = http2.post(1, FORM, authority=f"localhost:{proxy.port}") + http2.body(1, b"{}", last=True)
+        sock.sendall(http2.start() + request)
+        received = b""
+        while b"code must be" not in received and (more := sock.recv(65_536)):
+            received += more
+    assert b'{"error":"invalid_request","error_description":"code must be a non-empty string"}' in received
+
+
+@pytest.mark.parametrize("attack", HTTP_2_ATTACKS)
+def test_no_client_of_http_2_disturbs_another(proxy, attack):
+    with ExitStack() as stack:
+        for _ in range(3):
+            sock = stack.enter_context(proxy.connect("h2"))
+            assert sock.selected_alpn_protocol() == "h2"
+            sock.sendall(http2.start())
+            for make in HTTP_2_ATTACKS[attack]:
+                with suppress(OSError):  # the proxy may have closed the connection
+                    sock.sendall(make(f"localhost:{proxy.port}"))
+                time.sleep(0.02)  # a piece of its own for the proxy
+            outcomes = [proxy.get() for _ in range(2)]
+            assert [status for status, _ in outcomes] == [200, 200]
+            assert max(took for _, took in outcomes) < VICTIM_S
+
+
 def test_clients_of_http_2_are_not_disturbed_either(proxy):
     curl = tool("curl")
     if "HTTP2" not in subprocess.run([curl, "--version"], capture_output=True, text=True).stdout:
@@ -196,6 +333,7 @@ def test_clients_of_http_2_are_not_disturbed_either(proxy):
             assert done.stdout == "2 200"
 
 
+@pytest.mark.parametrize("proxy", SHIPPED, indirect=True)
 def test_the_shipped_configuration_passes_the_shipped_checker(proxy):
     command = [sys.executable, "-m", "verifier", "check", f"https://localhost:{proxy.port}/profile", "--strict"]
     trusted = os.environ | proxy.environment | {"SSL_CERT_FILE": str(proxy.certificate)}
