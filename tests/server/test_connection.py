@@ -17,6 +17,7 @@ from verifier.server.connection import MAX_BATCH_SIZE, HttpConnection
 from verifier.server.request_parser import MAX_FIELDS, MAX_HEADER_BYTES
 from verifier.server.settings import Settings
 
+CACHED = (connection_module.encode_headers_cached, connection_module.encode_date_cached)
 GET = b"GET / HTTP/1.1\r\nHost: game.example\r\n\r\n"
 
 
@@ -81,6 +82,22 @@ def test_what_was_sent_is_not_kept_after_the_answer(answering):
         assert (connection.request, connection.cycle, connection.backlog) == (None, None, b"")
 
     asyncio.run(run())
+
+
+def test_a_new_date_every_second_fills_no_cache():
+    async def run() -> list[int]:
+        connection, transport = connect(at_once)
+        kept = []
+        for second in range(3):
+            connection.server_state.default_headers = [(b"date", b"%d" % second)]
+            connection.data_received(GET)
+            await asyncio.sleep(0.01)
+            assert b"date: %d\r\n" % second in transport.written
+            kept.append(sum(function.cache_info().currsize for function in CACHED))
+        return kept
+
+    first, *others = asyncio.run(run())
+    assert set(others) == {first}
 
 
 @pytest.mark.parametrize(

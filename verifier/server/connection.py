@@ -60,6 +60,8 @@ def encode_headers(headers: Iterable[Header]) -> bytes:
 
 # For the headers of responses only, of which there are few different ones; saves 1 µs.
 encode_headers_cached = functools.lru_cache(1024)(encode_headers)
+# A cache of its own, because the date changes every second and would fill the other one.
+encode_date_cached = functools.lru_cache(1)(encode_headers)
 
 
 class HttpConnection(asyncio.Protocol):
@@ -328,7 +330,7 @@ class HttpConnection(asyncio.Protocol):
         return self.pipelined < MAX_PIPELINED
 
     def _write(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
-        date = encode_headers_cached(tuple(self.server_state.default_headers))
+        date = encode_date_cached(tuple(self.server_state.default_headers))
         self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINES[status], date, encode_headers_cached(headers), body))
 
     # The end of the connection
