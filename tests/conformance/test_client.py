@@ -308,6 +308,15 @@ def test_a_tls_server_that_never_finishes_its_handshake_is_a_timeout(listen):
     assert time.monotonic() - started < 1
 
 
+def test_a_tls_handshake_has_the_time_that_is_left(listen, monkeypatch):
+    # As after a connection that was established in most of the time.
+    monkeypatch.setattr(client, "_connect", lambda url, _: socket.create_connection((url.host, url.port), 10))
+    started = time.monotonic()
+    with pytest.raises(client.NoResponseError, match=r"^timeout: "):
+        client.get(listen(None).replace("http:", "https:"), timeout_s=0.3)
+    assert time.monotonic() - started < 5
+
+
 def test_the_certificate_and_the_version_of_tls_are_known(serve, tmp_path, monkeypatch):
     tls, path = certificate(tmp_path, days=30)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))

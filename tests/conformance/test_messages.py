@@ -30,8 +30,8 @@ def test_a_url_is_split(text, insecure, shown, target, other):
     [
         ("", "expected https://host/path"),
         ("game.example/profile", "expected https://host/path"),
-        ("ftp://game.example/", "expected https://host/path"),
-        ("https:///profile", "expected https://host/path"),
+        ("ftp://game.example/", "expected https://host/path, without spaces and in ASCII$"),
+        ("https:///profile", "expected https://host/path, without spaces and in ASCII$"),
         ("https://game.example/a b", "expected https://host/path"),
         ("https://game.example/\u00e9", "expected https://host/path"),
         ("https://game.example:99999/", "Port out of range"),

@@ -347,6 +347,11 @@ def test_cases_are_selected_by_id_or_group(only, chosen):
     assert [item.id for item in runner.select(only)] == chosen
 
 
+def test_every_unknown_case_is_named():
+    with pytest.raises(ValueError, match=r"^unknown case or group: cris, no-such; see --list$"):
+        runner.select(["no-such", "crit", "cris"])
+
+
 @pytest.mark.parametrize(
     ("changes", "needs", "missing"),
     [

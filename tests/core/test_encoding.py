@@ -17,6 +17,7 @@ from verifier.core.encoding import (
     DecodeError,
     b64url_decode,
     b64url_encode,
+    describe_flaw,
     is_utf8_encodable,
     loads_object,
 )
@@ -342,3 +343,20 @@ def least_time(data: bytes) -> float:
             loads_object(data)
         times.append(time.process_time() - began)
     return min(times)
+
+
+@pytest.mark.parametrize(
+    ("text", "flaw"),
+    [
+        ("", ""),
+        ("'", ""),
+        ("''", "is in quotes"),
+        ("'a'", "is in quotes"),
+        ("'a", ""),
+        (" a", "begins or ends with a space"),
+        ("a b", ""),
+        ("a\u034f", "contains an unprintable character (U+034F at position 2)"),
+    ],
+)
+def test_what_makes_a_text_look_like_another_is_described(text, flaw):
+    assert describe_flaw(text) == flaw

@@ -1,6 +1,7 @@
 """The boundaries of the package, what the server may load, and documents that agree with the code."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -195,3 +196,10 @@ def test_the_package_exports_what_it_names():
     assert all(issubclass(exported[name], verifier.VerifierError) for name in exported if name.endswith("Error"))
     with pytest.raises(AttributeError, match=r"^module 'verifier' has no attribute 'nonsense'$"):
         verifier.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_a_subpackage_states_its_limits_and_exports_what_it_names(path):
+    module = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+    assert module.__doc__
+    assert all(hasattr(module, name) for name in getattr(module, "__all__", ()))
