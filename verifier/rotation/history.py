@@ -81,7 +81,7 @@ class Confirmation:
 
 Line = Event | SecretEvent | Confirmation
 
-_REQUIRED = {"at", "by", "command", "kid", "old", "new", "reason", "nbf", "exp", "previous_exp", "revoked_at"}
+_ALWAYS = {"reason", "nbf", "exp", "previous_exp", "revoked_at"}  # written even where they have their default
 _KINDS: dict[Any, Any] = {
     int: int,
     str: str,
@@ -161,7 +161,7 @@ def append(log: bytes, events: Iterable[Line]) -> bytes:
     for event in events:
         previous = digest(lines[-1]) if lines else ""
         defaults = {field.name: field.default for field in fields(event)}
-        members = {n: v for n, v in asdict(event).items() if n in _REQUIRED or v != defaults[n]}
+        members = {n: v for n, v in asdict(event).items() if n in _ALWAYS or v != defaults[n]}
         lines.append(json.dumps(members | {"previous": previous}).encode())
     return b"".join(line + b"\n" for line in lines)
 
