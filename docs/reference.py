@@ -17,6 +17,7 @@ import click
 import verifier
 from verifier.cli.main import cli
 from verifier.conformance import runner
+from verifier.rotation.audit import RULES
 from verifier.server.settings import Settings
 
 DOCS = Path(__file__).parent
@@ -162,7 +163,18 @@ def conformance_reference() -> str:
     return "\n\n".join(tables)
 
 
+def audit_reference() -> str:
+    """The rules of the audit, with severity, remediation and source."""
+    rows = []
+    for rule in RULES:
+        requirement, remediation, clause = map(clean, (rule.requirement, rule.remediation, rule.clause))
+        rows.append(f"| `{rule.id}` | {rule.severity} | {requirement} | {remediation} | {clause} |")
+    header = ["| rule | severity | what must hold | otherwise | source |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*header, *rows])
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "audit": audit_reference,
     "conformance": conformance_reference,
     "cli": cli_reference,
     "configuration": configuration,

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_where_the_guide_says_that_something_is_it_is():
         for name in re.findall(r"`(\w+)`", names):
             definition = rf"(?m)^ *(async def|def|class) {name}\b|^{name}\b.* = "
             assert re.search(definition, (PACKAGE / path).read_text()), f"{path}: {name}"
+
+
+def test_every_data_class_is_frozen():
+    found = []
+    for path in PACKAGE.rglob("[a-z]*.py"):
+        if path.name != "asgi.py" or path.parent != PACKAGE:  # it reads the environment
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            found += [thing for thing in vars(module).values() if isinstance(thing, type) and is_dataclass(thing)]
+    assert len(found) > 30
+    assert [thing for thing in found if not thing.__dataclass_params__.frozen] == []
 
 
 def test_no_file_is_too_long_to_read():

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from verifier.core import rules, tokens
 from verifier.core.encoding import b64url_decode, loads_object
-from verifier.core.times import format_duration, utc
+from verifier.core.times import MAX_TIME, format_duration, utc
 from verifier.errors import InvalidToken, Reason
 
 _PERSONAL = ("sub", "email", "username")
@@ -133,7 +133,7 @@ def _describe_actual(name: str, token: rules.UnverifiedToken, policy: rules.Poli
     value = source[name]
     if name in _PERSONAL:
         return f"a string of {len(value)} characters" if isinstance(value, str) else type(value).__name__
-    if name in ("exp", "iat", "nbf") and _is_number(value) and 0 <= value < 10**11:
+    if name in ("exp", "iat", "nbf") and _is_number(value) and 0 <= value <= MAX_TIME:
         return f"{value:.15g} ({utc(value)}, {_distance(name, value - policy.now)})"
     return json.dumps(value)[:60]
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from verifier.core import jwk
 from verifier.core.encoding import is_utf8_encodable, loads_object
+from verifier.core.times import MAX_TIME
 from verifier.errors import KeyFileError
 
 _PUBLISHED = ("kty", "crv", "alg", "use", "kid", "iat", "nbf", "exp")
@@ -97,10 +98,14 @@ def parse_public_key(name: str, data: bytes | str) -> PublicKey:
 
 def _parse_date(members: Mapping[str, Any], name: str) -> int:
     value = members.get(name)
-    # Up to the year 5138, because larger numbers are milliseconds.
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**11:
+    if not is_date(value):
         raise KeyFileError(f"{name} is missing or not a whole number of seconds since 1970")
     return value
+
+
+def is_date(value: object) -> TypeGuard[int]:
+    """Return whether a value is a date of a key: a whole number of seconds since 1970, not of milliseconds."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TIME
 
 
 def _sort_key(key: PublicKey) -> tuple[int, float, str]:

@@ -13,13 +13,13 @@ from verifier.core import jwk
 from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.keyring import Keyring, PublicKey
+from verifier.core.times import MAX_TIME
 from verifier.errors import InvalidToken, Reason
 
 TYPE = "at+jwt"  # RFC 9068 §2.1
 MAX_SUB_CHARACTERS = 255
 MAX_EMAIL_CHARACTERS = 320
 MAX_USERNAME_CHARACTERS = 255
-_MILLISECONDS = 10**11  # as seconds the year 5138, as milliseconds 1973
 _NUMBERS = (int, float)  # exact types, because bool is a subclass of int
 MAX_REPORTED_AGE_S = 10**6  # larger offsets are clamped; they carry no diagnostic value
 
@@ -190,7 +190,7 @@ def _numeric_date(token: UnverifiedToken, name: str) -> float:
         raise InvalidToken(Reason(f"{name}_not_number"))
     if not math.isfinite(value):
         raise InvalidToken(Reason(f"{name}_not_finite"))
-    if value > _MILLISECONDS:
+    if value > MAX_TIME:
         raise InvalidToken(Reason(f"{name}_in_milliseconds"))
     return value
 

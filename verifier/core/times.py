@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 
+MAX_TIME = 10**11  # the year 5138; as milliseconds 1973, so a larger number is in milliseconds
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

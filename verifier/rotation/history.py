@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from verifier.core.encoding import loads_object
+from verifier.core.times import MAX_TIME
 
 ABSENT, REMOVED = "none", "gone"  # the states before a key is published and after its file is removed
 MAX_PROBLEMS = 20  # because a file in another encoding is wrong in every line
-_MAX_TIME = 10**11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,7 @@ def _parse(members: dict[str, Any]) -> Line:
         value = getattr(line, field.name)
         if not isinstance(value, _KINDS[field.type]) or (isinstance(value, bool) and "bool" not in str(field.type)):
             raise ValueError(field.name)
-        if isinstance(value, int) and not (-_MAX_TIME if field.name in _SIGNED else 0) <= value <= _MAX_TIME:
+        if isinstance(value, int) and not (-MAX_TIME if field.name in _SIGNED else 0) <= value <= MAX_TIME:
             raise ValueError(field.name)
     if isinstance(line, Event) and not all(isinstance(text, str) for text in line.merged):
         raise ValueError("merged")

@@ -11,12 +11,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from verifier.core import jwk
 from verifier.core.encoding import MAX_FILE_CONTAINERS, loads_object
+from verifier.core.keyring import is_date
+from verifier.core.times import MAX_TIME
 from verifier.errors import KeyFileError
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----[\s\S]*?-----END \1-----")
 _PEM_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _RSA_PSS = bytes.fromhex("06092a864886f70d01010a")  # id-RSASSA-PSS (RFC 4055 §3.1)
-MAX_DATE = 10**11  # the year 5138: beyond lie milliseconds
 _ALG_BY_KTY = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}
 
 
@@ -208,16 +209,12 @@ def _read_jwk(position: int, members: Mapping[str, Any]) -> Verdict:
     except KeyFileError as exc:
         return Verdict(position, kid, problem=str(exc))
     dated = jwk.dump(key) | {date: members[date] for date in ("nbf", "exp") if date in members}
-    wrong = [name for name in ("nbf", "exp") if name in dated and not _is_date(dated[name])]
+    wrong = [name for name in ("nbf", "exp") if name in dated and not is_date(dated[name])]
     if wrong:
         return Verdict(position, dated["kid"], problem=f"{wrong[0]} is not a whole number of seconds since 1970")
-    if dated.get("exp", MAX_DATE) <= dated.get("nbf", 0):
+    if dated.get("exp", MAX_TIME) <= dated.get("nbf", 0):
         return Verdict(position, dated["kid"], problem="exp is not after nbf")
     return Verdict(position, dated["kid"], dated)
-
-
-def _is_date(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_DATE
 
 
 def _without_repetitions(verdicts: list[Verdict]) -> list[Verdict]:

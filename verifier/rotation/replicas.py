@@ -9,6 +9,7 @@ from verifier.conformance.causes import explain_no_json
 from verifier.conformance.client import NoResponseError, get
 from verifier.conformance.messages import Url
 from verifier.core.encoding import is_utf8_encodable
+from verifier.core.times import MAX_TIME
 from verifier.errors import ConfigError
 
 TIMEOUT_S = 5.0  # of each request, from the name lookup to the last byte
@@ -161,6 +162,6 @@ def _times(
         (labels, value)
         for found, labels, value in samples
         if found == name
-        and (0 < value <= 10**11 or (unset and value == 0))
+        and (0 < value <= MAX_TIME or (unset and value == 0))
         and all(map(is_utf8_encodable, labels.values()))
     ]
