@@ -83,10 +83,14 @@ def test_list_shows_stages_and_problems(run, keys, pairs):
     done = run("keys", "list", "--keys", keys)
     assert done.status == 1
     assert f"{kid}  ES256  revoked   2027-01-15 07:58:20 UTC to 2027-01-15 08:00:09 UTC\n" in done.out
-    assert f"{pairs['EdDSA'].kid}  EdDSA  current   2027-01-15 07:56:40 UTC to no expiry\n" in done.out
+    assert f"{pairs['EdDSA'].kid}  EdDSA  current   2027-01-15 07:56:40 UTC to no expiry, " in done.out
+    assert done.out.count(", rotate by 2027-04-15 07:56:40 UTC\n") == 1
+    listed = run("keys", "list", "--cryptoperiod", "1d", "--keys", keys)
+    assert listed.out.count(", rotate by 2027-01-16 07:56:40 UTC\n") == 1
     assert done.err == f"verifier: error: {keys}/public/bad.json: is not valid JSON\n"
     document = json.loads(run("keys", "list", "--json", "--keys", keys).out)
     assert document["problems"] == [f"{keys}/public/bad.json: is not valid JSON"]
+    assert document["rotate_by"] == NOW - 200 + 90 * 86_400
     assert document["keys"][-1] == {
         "kid": kid,
         "alg": "ES256",

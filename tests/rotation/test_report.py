@@ -521,6 +521,23 @@ def test_the_picture_has_every_stretch_of_a_keys_life(past):
         assert all(before["until"] == after["from"] for before, after in itertools.pairwise(bars))
 
 
+def test_the_page_of_an_audit_period_shows_the_switches_of_this_period(past, tmp_path):
+    log = tmp_path / "keys" / "history.jsonl"
+    past.generate("ES256", NOW - 80 * DAY)
+    start = Anchor.of(b"")
+    past.rotate("EdDSA", NOW - 50 * DAY)
+    planned = Anchor.of(log.read_bytes())
+    past.rotate("RS256", NOW - 10 * DAY)
+    first, second = NOW - 50 * DAY + 3600, NOW - 10 * DAY + 3600
+    every = [(None, [first, second]), (start, [first, second]), (planned, [first, second])]
+    for since, switches in [*every, (Anchor.of(log.read_bytes()), [second])]:
+        document = report.build_report(replace(past.state(), since=since))
+        assert [switch["at"] for switch in document["switches"]] == switches
+        words = Outline(report.render_html(document)).words()
+        assert ("Those before the anchor of this period are left out." in words) is (since is not None)
+        assert f"{len(switches)} of {len(switches)} switch" in words
+
+
 def luminance(colour: str) -> float:
     """Of `#rgb` or `#rrggbb`, as WCAG 2.2 defines it."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])

@@ -28,8 +28,8 @@ def tool(name: str, folder: Path | None = None) -> str:
     return str(found)
 
 
-def run(*command: object, **more: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120, **more)
+def run(*command: object, timeout: int = 120, **more: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout, **more)
 
 
 def good(*command: object, **more: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.rotation.test_tampering import commit, git
+from tests.system.test_deploy import TOOLS, good, run, tool
 
 ROOT = Path(__file__).parents[2]
 REVIEW = ROOT / "deploy" / "review"
@@ -57,6 +58,35 @@ def test_the_workflow_shows_the_audit_to_the_reviewer(repository, tampered):
     assert ("critical  anchor: line 1 has digest" in summary) is tampered
     assert f"since   {anchor}: 0 line(s) added" in summary
     assert sh(step(), repository, GITHUB_STEP_SUMMARY="summary").returncode == (1 if tampered else 0)
+
+
+def test_the_workflow_is_the_one_of_the_documentation_and_has_no_findings_of_a_linter(tmp_path):
+    path = REVIEW / "audit-keys.yml"
+    assert f"```yaml\n{path.read_text()}```" in (ROOT / "docs" / "evidence.md").read_text()
+    good(tool("check-jsonschema", TOOLS), "--builtin-schema", "vendor.github-workflows", path)
+    lint = [tool("zizmor", TOOLS), "--offline", "--no-progress"]
+    good(*lint, path, *(ROOT / ".github" / "workflows").glob("*.yml"))
+    broken = tmp_path / ".github" / "workflows" / "audit-keys.yml"
+    broken.parent.mkdir(parents=True)
+    broken.write_text(path.read_text().replace("status=0", "status=0; echo ${{ github.event.pull_request.title }}"))
+    done = run(*lint, broken)
+    assert (done.returncode, "template-injection" in done.stdout) == (14, True), done.stdout + done.stderr
+
+
+def test_pre_commit_runs_the_hook_in_a_repository_with_keys(repository, tmp_path_factory):
+    pre_commit = [tool("pre-commit", TOOLS), "try-repo", ROOT, "audit-keys", "--all-files", "--verbose"]
+    if not (ROOT / ".git").exists():
+        pytest.skip("pre-commit clones this repository, and this is not one")
+    environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(tmp_path_factory.mktemp("pre-commit"))}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    done = run(*pre_commit, cwd=repository, env=environment, timeout=500)  # installs the package
+    if re.search("No matching distribution found|Could not fetch URL|Connection|Read timed out", done.stdout):
+        pytest.skip("the dependencies of the package cannot be had")
+    assert (done.returncode, "0 finding(s)" in done.stdout) == (0, True), done.stdout + done.stderr
+    path = next((repository / "keys" / "public").iterdir())
+    path.write_text(path.read_text().replace('"use"', '"key_ops": ["sign"], "use"'))
+    done = run(*pre_commit, cwd=repository, env=environment, timeout=500)  # installs the package
+    assert (done.returncode, "medium    members: " in done.stdout) == (1, True), done.stdout + done.stderr
 
 
 def test_the_hook_is_valid_and_its_command_runs(repository):

@@ -11,10 +11,9 @@ import click
 
 from verifier.cli.changes import begin
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Command, Duration, json_option, keys_option, print_json, window_options
+from verifier.cli.options import Command, cryptoperiod_option, json_option, keys_option, print_json, window_options
 from verifier.cli.output import echo, end_progress, next_step, progress
 from verifier.core.durations import CRYPTOPERIOD_S
-from verifier.core.times import duration
 
 if TYPE_CHECKING:
     from verifier.rotation.history import Anchor
@@ -125,13 +124,7 @@ def state_options(function: Command) -> Command:
             show_envvar=True,
             help="File with the applications, to audit their secrets.",
         ),
-        click.option(
-            "--cryptoperiod",
-            type=Duration(),
-            default=duration(CRYPTOPERIOD_S),
-            show_default=True,
-            help="How long a key may sign.",
-        ),
+        cryptoperiod_option,
         click.option(
             "--since",
             type=AnchorType(),

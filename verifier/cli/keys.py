@@ -11,7 +11,16 @@ import click
 from verifier.cli.changes import Context, begin, print_events, text_argument
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.help import CommandGroup
-from verifier.cli.options import Command, Duration, json_option, keys_option, leeway_option, print_json, window_options
+from verifier.cli.options import (
+    Command,
+    Duration,
+    cryptoperiod_option,
+    json_option,
+    keys_option,
+    leeway_option,
+    print_json,
+    window_options,
+)
 from verifier.cli.output import echo, warn
 from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.times import duration, utc
@@ -66,10 +75,12 @@ def generate(alg: str, as_json: bool, keys: Path) -> None:
 
 
 @keys.command("list")
+@cryptoperiod_option
 @json_option
 @keys_option
-def list_(as_json: bool, keys: Path) -> None:
+def list_(cryptoperiod: int, as_json: bool, keys: Path) -> None:
     """List every public key and its state; exit 1 if a file cannot be used or a private key is missing."""
+    from verifier.rotation.plan import rotate_by
     from verifier.signing.private_key import describe_missing, missing_private_keys
     from verifier.storage.key_directory import KeyDirectory
 
@@ -78,14 +89,17 @@ def list_(as_json: bool, keys: Path) -> None:
     keyring = directory.keyring
     missing = [describe_missing(key, private, now) for key in missing_private_keys(keyring, private, now)]
     problems = [*directory.problems, *missing, *_clock_problem(keys / "history.jsonl", now)]
+    limit = rotate_by(keyring, now, cryptoperiod)
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
-        print_json({"keys": rows, "key_set_digest": keyring.digest, "problems": problems})
+        document = {"keys": rows, "key_set_digest": keyring.digest, "rotate_by": limit, "problems": problems}
+        print_json(document)
     else:
         for key in keyring.keys.values():
             until = utc(key.exp) if key.exp else "no expiry"
             name = f"{key.kid}  {key.algorithm.name:<5}  {keyring.state(key, now):<8}"
-            echo(f"{name}  {utc(key.nbf)} to {until}")
+            due = f", rotate by {utc(limit)}" if limit is not None and key is keyring.current(now) else ""
+            echo(f"{name}  {utc(key.nbf)} to {until}{due}")
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
     if problems:

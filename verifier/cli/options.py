@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from verifier.core import times
+from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.encoding import describe_flaw
 from verifier.server.settings import Settings
 from verifier.server.variables import SERVICE_LINK
@@ -115,6 +116,17 @@ leeway_option = setting_option("leeway")
 def window_options(function: Command) -> Command:
     """Add the two durations that decide how long a token may arrive."""
     return max_lifetime_option(leeway_option(function))
+
+
+def cryptoperiod_option(function: Command) -> Command:
+    """`--cryptoperiod`, for the commands that show when a key must be rotated."""
+    return click.option(
+        "--cryptoperiod",
+        type=Duration(),
+        default=times.duration(CRYPTOPERIOD_S),
+        show_default=True,
+        help="How long a key may sign.",
+    )(function)
 
 
 def json_option(function: Command) -> Command:

@@ -6,7 +6,7 @@ from verifier.core.times import duration, format_duration, utc
 from verifier.rotation import timeline
 from verifier.rotation.history import ABSENT, ended, replay
 from verifier.rotation.inventory import Inventory
-from verifier.rotation.plan import PROPAGATION_S
+from verifier.rotation.plan import PROPAGATION_S, rotate_by
 from verifier.rotation.violation import Violation, Violations
 
 WARNING_S = 14 * 86_400  # before the cryptoperiod ends
@@ -87,12 +87,6 @@ def pending_twice(inventory: Inventory) -> Violations:
         yield Violation(f"{len(pending)} keys are pending", f"withdraw all but one: {kids}")
 
 
-def rotate_by(inventory: Inventory) -> int | None:
-    """Return when the cryptoperiod of the current key ends; None without one."""
-    current = inventory.keyring.current(inventory.now)
-    return None if current is None else current.nbf + inventory.cryptoperiod_s
-
-
 def cryptoperiod(inventory: Inventory) -> Violations:
     """Find a key that has signed for too long."""
     for key in inventory.keys_in(KeyState.CURRENT):
@@ -103,7 +97,7 @@ def cryptoperiod(inventory: Inventory) -> Violations:
 
 def rotation_due(inventory: Inventory) -> Violations:
     """Find a key whose cryptoperiod ends soon and that has no successor yet."""
-    limit = rotate_by(inventory)
+    limit = rotate_by(inventory.keyring, inventory.now, inventory.cryptoperiod_s)
     if limit is None or inventory.keys_in(KeyState.PENDING):
         return
     if limit - WARNING_S < inventory.now <= limit:

@@ -335,6 +335,12 @@ def prune(
     return [*plan, *(KeyChange(kid, None, REMOVED, REMOVED, drop_private=True) for kid in sorted(orphans))]
 
 
+def rotate_by(keyring: Keyring, now: int, cryptoperiod_s: int) -> int | None:
+    """Return when the cryptoperiod of the current key ends; None without one."""
+    current = keyring.current(now)
+    return None if current is None else current.nbf + cryptoperiod_s
+
+
 def pending_keys(keyring: Keyring, now: int) -> list[PublicKey]:
     """Return the pending keys, the one that becomes active first in front."""
     return [key for key in keyring.keys.values() if keyring.state(key, now) is KeyState.PENDING]

@@ -8,10 +8,11 @@ from verifier.core import rules
 from verifier.core.encoding import printable
 from verifier.core.keyring import KeyState
 from verifier.core.times import format_duration, utc
-from verifier.rotation import audit, key_checks, replica_checks, timeline
+from verifier.rotation import audit, replica_checks, timeline
 from verifier.rotation.chart import chart_layout
 from verifier.rotation.history import Confirmation, Event, SecretEvent, merged_events
 from verifier.rotation.inventory import Inventory
+from verifier.rotation.plan import rotate_by
 from verifier.rotation.replicas import Replica
 
 SCHEMA_VERSION = 1  # of `report --json` and `audit --json`; raised when a member is removed or changes its meaning
@@ -70,11 +71,11 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
         row["last_use"] = inventory.last_use.get(("key", row["kid"]))
         row["revoked_by"] = revoked_by.get(row["kid"], "")
     return evidence(inventory) | {
-        "rotate_by": key_checks.rotate_by(inventory),
+        "rotate_by": rotate_by(inventory.keyring, inventory.now, inventory.cryptoperiod_s),
         "failed": any(finding.fails for finding in found),
         "worst": worst and asdict(worst),
         "keys": keys,
-        "switches": timeline.transitions(keys, inventory.window, inventory.history.confirmations),
+        "switches": _switches(inventory, keys),
         "applications": _applications(inventory),
         "findings": [asdict(finding) for finding in found],
         "rules": [
@@ -94,6 +95,14 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
         "policy": _policy(inventory),
         "not_covered": list(NOT_COVERED),
     }
+
+
+def _switches(inventory: Inventory, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the switches of the audit period: those after the last line that the anchor covers."""
+    start = inventory.since.lines if inventory.since else 0
+    before = max((line.at for line in inventory.history.lines[:start] if line is not None), default=None)
+    switches = timeline.transitions(keys, inventory.window, inventory.history.confirmations)
+    return [switch for switch in switches if before is None or switch["at"] > before]
 
 
 def _policy(inventory: Inventory) -> list[dict[str, str]]:
