@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_key_safety import DAY, HISTORY, PRIVATE, PUBLIC, SWITCH, first, pending, states
+from tests.cli.test_key_safety import (
+    DAY,
+    HISTORY,
+    PRIVATE,
+    PUBLIC,
+    SWITCH,
+    branch,
+    first,
+    merge_tree,
+    pending,
+    states,
+)
 from tests.conftest import NOW, Done
 from verifier.storage.key_directory import KeyDirectory
 
@@ -229,3 +240,32 @@ def test_confirm_appends_through_the_journal(run, first, monkeypatch):
     assert commits == ["confirm"]
     assert run("keys", "rotate", now=SWITCH).status == 0
     assert KeyDirectory(PUBLIC).load().find(first).exp == SWITCH + 3600 + 360
+
+
+def test_a_key_that_was_cancelled_on_one_branch_and_signs_on_the_other_stays(run, first, pending):
+    base = branch(run, "base")
+    theirs = branch(run, "theirs", (("revoke", "--kid", first, "--reason", "x", "--replace"), NOW + 30))
+    withdrawn = (PRIVATE / f"{pending}.pem").read_bytes()
+    assert run("keys", "cancel", now=NOW + 60).status == 0
+    merge_tree(Path("keys"), theirs, base)
+    shutil.copy(theirs / "public" / f"{pending}.json", PUBLIC)  # git keeps the version that was changed
+    (PRIVATE / f"{pending}.pem").write_bytes(withdrawn)
+    done = run("keys", "merge", now=NOW + 90)
+    assert (done.status, states(NOW + 90)) == (0, {first: "revoked", pending: "current"})
+    assert done.err == (
+        f"verifier: warning: {pending} signs now and is new to this branch: deploy {PUBLIC} to every replica first\n"
+    )
+
+
+def test_a_merge_after_which_no_key_signs_says_so(run, first, pending):
+    base = branch(run, "base")
+    theirs = branch(run, "theirs", (("revoke", "--kid", first, "--reason", "x", "--replace"), NOW + 30))
+    assert run("keys", "revoke", "--kid", pending, "--reason", "y", now=NOW + 60).status == 0
+    merge_tree(Path("keys"), theirs, base)
+    done = run("keys", "merge", now=NOW + 90)
+    assert (done.status, set(states(NOW + 90).values())) == (0, {"revoked"})
+    assert (
+        "verifier: warning: no key is current: every sign-in is rejected; verifier keys audit names the remedy\n"
+        in (done.err)
+    )
+    assert run("keys", "generate", now=NOW + 90).status == 0

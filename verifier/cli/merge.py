@@ -52,6 +52,7 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
             store.merge(changes, events, branches.lines, now=now)
         keyring = store.public.keyring
         pending = plan.pending_keys(keyring, now)
+        current = keyring.current(now)
         missing = [
             describe_missing(key, store.private, now) for key in missing_private_keys(keyring, store.private, now)
         ]
@@ -61,6 +62,10 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
         warn(f"{len(pending)} keys are pending; withdraw all but one: {kids}")
     for text in missing:
         warn(text)
+    if current is None:
+        warn("no key is current: every sign-in is rejected; verifier keys audit names the remedy")
+    elif any(event.kid == current.kid and event.old == "none" for event in events):
+        warn(f"{current.kid} signs now and is new to this branch: deploy {store.public.folder} to every replica first")
 
 
 def _print_outcome(store: "Keystore", events: "list[Event]", changes: "list[FileChange]", as_json: bool) -> None:

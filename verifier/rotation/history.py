@@ -245,7 +245,11 @@ def ended(events: Iterable[Event], now: int) -> set[str]:
 
 def previous_exp(events: Iterable[Event], kid: str, exp: int | None) -> int | None:
     """Return the end that a key had before its rotation was scheduled; where none was, `exp`, the one that it has."""
-    scheduled = [e for e in events if e.kid == kid and e.old != ABSENT and e.command in ("rotate", "import", "merge")]
+    scheduled = [
+        e
+        for e in events
+        if e.kid == kid and (e.command == "merge" or (e.old != ABSENT and e.command in ("rotate", "import")))
+    ]
     return scheduled[-1].previous_exp if scheduled else exp
 
 

@@ -30,6 +30,16 @@ class Branches:
         """The content of the history of this branch."""
         return b"".join(line + b"\n" for line in self.main)
 
+    def histories(self) -> list[list[Event]]:
+        """Return the events of each branch from its first line on, those of this branch first."""
+        found = [list(self.main)]
+        for branch in self.others:
+            parent = loads_object(branch[0])["previous"]
+            line = next(f for f in found for line in f if history.digest(line) == parent) if parent else []
+            digests = [history.digest(text) for text in line]
+            found.append([*line[: digests.index(parent) + 1 if parent else 0], *branch])
+        return [[event for line in lines for event in history.read(line)[0]] for lines in found]
+
 
 def read_branches(content: bytes) -> Branches:
     """Return the branches of a history with conflict markers, or with the lines of both sides one after the other.
@@ -100,8 +110,16 @@ def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, wind
             members[kid] = usable[0] | {"revoked": min(revocations, key=lambda revoked: revoked["revoked_at"])}
         if len({version.get("exp") for version in usable}) > 1:
             conflicting.add(kid)
-    _apply_histories(members, branches)
-    _schedule(members, conflicting, now, window)
+    signing: set[str] = set()
+    recorded: list[tuple[str, dict[str, Any]]] = []
+    for events in branches.histories():
+        dates = history.replay(events)
+        live = {kid: d for kid, d in dates.items() if members.get(kid) and _state(d, now) == "current"}
+        recorded += live.items()
+        signing |= set(sorted(live, key=lambda kid: (live[kid]["nbf"], kid))[-1:])
+    conflicting |= {kid for kid, dates in recorded if (members[kid] or {}).get("exp") != dates["exp"]}
+    _apply_histories(members, branches, signing)
+    _schedule(members, conflicting, signing, now, window)
     return members
 
 
@@ -112,8 +130,8 @@ def _parse(name: str, content: bytes) -> PublicKey | None:
         return None
 
 
-def _apply_histories(members: dict[str, Any], branches: Branches) -> None:
-    """Keep every revocation, and remove what either branch removed."""
+def _apply_histories(members: dict[str, Any], branches: Branches, signing: set[str]) -> None:
+    """Keep every revocation, and remove what either branch removed unless it signs on another."""
     for event in [event for line in (*branches.main, *sum(branches.others, ())) for event in history.read(line)[0]]:
         found = members.get(event.kid)
         if found is not None and event.revoked_at is not None and "revoked" not in found:
@@ -121,13 +139,18 @@ def _apply_histories(members: dict[str, Any], branches: Branches) -> None:
     for branch in ((), *branches.others):
         events = [event for line in branch or branches.main for event in history.read(line)[0]]
         kept = history.replay(events)
-        for kid in {event.kid for event in events} - kept.keys():
+        for kid in {event.kid for event in events} - kept.keys() - signing:
             if members.get(kid) is not None and "revoked" not in members[kid]:
                 members[kid] = None
 
 
-def _schedule(members: dict[str, Any], conflicting: set[str], now: int, window: OverlapPolicy) -> None:
-    """Give each key with a successor an end that its last token does not outlive."""
+def _schedule(
+    members: dict[str, Any], conflicting: set[str], signing: set[str], now: int, window: OverlapPolicy
+) -> None:
+    """Give each key with a successor an end that its last token does not outlive.
+
+    `signing` are the keys that signed on one of the branches until now.
+    """
     live = [key for key in _ring(members).keys.values() if not key.has_ended(now) or key.kid in conflicting]
     live = [key for key in live if key.revoked_at is None]
     for number, key in enumerate(live):
@@ -136,7 +159,8 @@ def _schedule(members: dict[str, Any], conflicting: set[str], now: int, window: 
             if key.kid in conflicting:
                 members[key.kid].pop("exp", None)
             continue
-        needed = max(following[0].nbf + window.overlap_s, now + window.overlap_s if key.kid in conflicting else 0)
+        since = max(following[0].nbf, now if key.kid in conflicting | signing else 0)
+        needed = since + window.overlap_s
         if key.exp is None or key.exp < needed or key.kid in conflicting:
             members[key.kid]["exp"] = needed
 
@@ -151,7 +175,7 @@ def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str)
     """Return the lines that record a merge: one for each key that it changed for this branch."""
     before = [event for line in branches.main for event in history.read(line)[0]]
     recorded = history.replay(before)
-    ring, found = _ring(members), []
+    ring, histories, found = _ring(members), branches.histories(), []
     touched = {e.kid for branch in branches.others for line in branch for e in history.read(line)[0]}
     for kid in dict.fromkeys([*members, *sorted(touched)]):
         held = members.get(kid)
@@ -174,7 +198,7 @@ def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str)
                 old=ABSENT if known is None else _state(known, now),
                 new=REMOVED if key is None else str(ring.state(key, now)),
                 reason=_reason(branches),
-                previous_exp=None if known is None else history.previous_exp(before, kid, known["exp"]),
+                previous_exp=_previous_exp(kid, histories),
                 iat=None if key is None else key.iat,
                 alg="" if key is None else key.algorithm.name,
                 version=__version__,
@@ -185,6 +209,15 @@ def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str)
     if found and merged:
         found[0] = replace(found[0], merged=merged)
     return found
+
+
+def _previous_exp(kid: str, histories: list[list[Event]]) -> int | None:
+    """Return the end that a key had on its branch before a successor was scheduled."""
+    for events in histories:
+        dates = history.replay(events).get(kid)
+        if dates is not None:
+            return history.previous_exp(events, kid, dates["exp"])
+    return None
 
 
 def _reason(branches: Branches) -> str:
