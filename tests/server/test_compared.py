@@ -152,6 +152,13 @@ DIFFERENT: dict[str, tuple[tuple[bytes, ...], list[str], list[str], list[str], s
         ["400 close"],
         "a server must refuse it (RFC 9112 3.2)",
     ),
+    "a host that is none": (
+        (b"GET /b HTTP/1.1\r\nHost: x/y z@w\r\n\r\n",),
+        ["400 close"],
+        [B],
+        [B],
+        "a server must refuse it (RFC 9112 3.2)",
+    ),
     "malformed HEAD": (
         (b"HEAD /b HTTP/1.1\r\n\r\n",),
         ["400 close"],

@@ -189,6 +189,28 @@ def test_only_the_field_expect_of_http_1_1_asks_to_continue(fields, version, exp
     assert parser.expects_continue is expected
 
 
+@pytest.mark.parametrize(
+    ("host", "valid"),
+    [
+        (b"", True),
+        (b"game.example", True),
+        (b"GAME_1.example:8443", True),
+        (b"127.0.0.1:80", True),
+        (b"[::1]:80", True),
+        (b"a b", False),
+        (b"a,b", True),
+        (b"user@a", False),
+        (b"a/b", False),
+        (b"http://a", False),
+        ("é".encode(), False),
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_host_has_only_characters_of_a_host(host, valid, version):
+    data = b"GET / HTTP/%b\r\nHost: %b\r\n\r\n" % (version, host)
+    assert (parse(data, []) != MALFORMED, parse(data, [30]) != MALFORMED) == (valid, valid)
+
+
 def test_a_trailer_is_no_header():
     parser = RequestParser(10)
     parser.feed(CHUNKED + b"0\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\r\n")

@@ -11,6 +11,7 @@ is parsed before this one has its response, and counts every byte against the li
 | framing of a chunked body: sizes, extensions, line ends, trailer | MAX_FRAMING_BYTES, MAX_EMPTY_LINES |
 """
 
+import string
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ MAX_AUTHORITY_BYTES = 512  # of a target in absolute form; a host name has 253 a
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 # The fields that the application reads; no others are kept, because many short fields take several times their size.
 KEPT_FIELDS = {name: name for name in (b"content-type", b"content-length", b"content-encoding", b"transfer-encoding")}
+HOST_CHARACTERS = (string.ascii_letters + string.digits + "-._~!$&'()*+,;=%:[]").encode()  # RFC 3986 §3.2.2
 PROFILE = b"/profile"
 VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
 
@@ -86,7 +88,7 @@ class RequestParser:
         self._tail = b""  # the last bytes before the next piece: what is searched for may be split
         self._headers: list[tuple[bytes, bytes]] = []
         self._fields = 0
-        self._hosts = 0
+        self._hosts = 0  # one that is not valid counts twice
         self._length = b""
         self._message_complete = False
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -137,7 +139,7 @@ class RequestParser:
             return  # a trailer field is never merged into the headers (RFC 9110 §6.5.1)
         name = name.lower()
         if name == b"host":
-            self._hosts += 1
+            self._hosts += 2 if value.translate(None, HOST_CHARACTERS) else 1
         elif name in KEPT_FIELDS:
             self._headers.append((KEPT_FIELDS[name], value))
             if name == b"content-length":
@@ -187,7 +189,8 @@ class RequestParser:
 
     def _check_headers(self) -> None:
         """Build the scope and find out how the body is framed, which decides where the request ends."""
-        # Two servers that read different hosts can be played off against each other (RFC 9112 §3.2).
+        # Two servers that read different hosts can be played off against each other: a second one and one that is
+        # not valid are rejected (RFC 9112 §3.2).
         if self._hosts != 1 and (self._hosts or self._version == "1.1"):
             raise InvalidRequest(Reason.MALFORMED_REQUEST)
         if self._version == "1.0":
