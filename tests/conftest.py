@@ -150,7 +150,7 @@ def verify(keyring: Keyring) -> Callable[..., tokens.Player]:
 
 @pytest.fixture
 def keys(tmp_path: Path, pairs: dict[str, forge.Pair], key_files: dict[str, bytes]) -> Path:
-    """A key directory with both halves."""
+    """A key directory with public and private keys."""
     public, private = tmp_path / "keys" / "public", tmp_path / "keys" / "private"
     public.mkdir(parents=True)
     private.mkdir(mode=0o700)

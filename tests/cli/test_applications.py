@@ -87,7 +87,7 @@ def test_an_empty_secret_is_refused(run, tmp_path):
     assert done == Done(3, "", "verifier: error: the secret is empty or not UTF-8\n")
 
 
-def test_a_secret_is_asked_for_on_a_terminal(run, tmp_path, monkeypatch):
+def test_a_secret_is_prompted_for_on_a_terminal(run, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True

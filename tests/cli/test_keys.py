@@ -69,9 +69,9 @@ def test_generate_does_not_replace_a_current_key(run, first):
 @pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
 def test_every_kind_of_key_signs_what_verifies(run, alg):
     assert run("keys", "generate", "--alg", alg).status == 0
-    mint = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
-    token = run("token", "42", *mint).out
-    assert run("explain", *mint, stdin=token).out.endswith("\naccepted\n")
+    options = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
+    token = run("token", "42", *options).out
+    assert run("explain", *options, stdin=token).out.endswith("\naccepted\n")
 
 
 def test_list_shows_stages_and_problems(run, keys, pairs):
@@ -425,7 +425,7 @@ def test_audit_is_silent_about_what_is_right(run, first):
     }
 
 
-def test_audit_names_rule_cure_and_source(run, first):
+def test_audit_names_rule_remediation_and_source(run, first):
     done = run("keys", "audit", "--max-lifetime", 301)
     assert done == Done(
         1,

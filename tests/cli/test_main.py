@@ -11,7 +11,7 @@ from tests.conftest import APPLICATION_ID, ISSUER, NOW, Done, free_port
 from verifier.cli.main import cli, main
 from verifier.core import rules, tokens
 
-MINT = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
+OPTIONS = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
 
 
 def test_every_command_has_help(run):
@@ -36,24 +36,24 @@ def test_a_usage_error_is_2(run):
 
 
 def test_token_prints_a_token_and_nothing_else(run, keys, verify):
-    done = run("token", "42", "--email", "a@b.example", "--username", "ann", "--lifetime", 60, "--keys", keys, *MINT)
+    done = run("token", "42", "--email", "a@b.example", "--username", "ann", "--lifetime", 60, "--keys", keys, *OPTIONS)
     assert (done.status, done.err) == (0, "")
     assert verify(done.out.removesuffix("\n"), now=NOW + 59) == tokens.Player("42", "a@b.example", "ann")
 
 
-def test_a_longer_life_is_for_a_verifier_that_allows_it(run, keys):
-    long = ("token", "42", "--lifetime", 600, "--keys", keys, *MINT)
+def test_a_longer_lifetime_is_for_a_verifier_that_allows_it(run, keys):
+    long = ("token", "42", "--lifetime", 600, "--keys", keys, *OPTIONS)
     assert run(*long).err == "verifier: error: lifetime_s must be from 1 to max_lifetime_s (found 600, max 300)\n"
     assert run(*long, "--max-lifetime", 600).status == 0
 
 
 def test_token_refuses_what_the_verifier_would_refuse(run, keys):
-    done = run("token", "", "--keys", keys, *MINT)
+    done = run("token", "", "--keys", keys, *OPTIONS)
     assert done == Done(1, "", "verifier: error: sub must be a non-empty string\n")
 
 
-def test_token_without_a_key_says_the_way_out(run):
-    done = run("token", "42", *MINT)
+def test_token_without_a_key_names_the_fix(run):
+    done = run("token", "42", *OPTIONS)
     assert done.status == 3
     assert done.err.startswith(
         "verifier: error: keys/public: no current key (found keys/public: cannot be read (No such"
@@ -62,7 +62,7 @@ def test_token_without_a_key_says_the_way_out(run):
 
 
 def test_explain_accepts_a_good_token(run, keys, issue):
-    done = run("explain", "--keys", keys, *MINT, stdin=f"{issue()}\n")
+    done = run("explain", "--keys", keys, *OPTIONS, stdin=f"{issue()}\n")
     assert (done.status, done.err) == (0, "")
     assert "FAIL" not in done.out
     assert done.out.endswith("\n\naccepted\n")
@@ -71,7 +71,7 @@ def test_explain_accepts_a_good_token(run, keys, issue):
 
 def test_explain_names_every_failure_at_once_and_shows_no_personal_data(run, keys, issue):
     token = issue(header={"typ": "JWT"}, exp=(NOW + 60) * 1000, iss="x", email=["canary@x"], sub="canary-player")
-    done = run("explain", "--keys", keys, *MINT, stdin=token)
+    done = run("explain", "--keys", keys, *OPTIONS, stdin=token)
     failed = re.findall(r"(?m)^FAIL  (\w+)", done.out)
     assert (done.status, failed) == (1, ["typ", "iss", "exp", "email"])
     assert "typ is JWT, the default of JWT libraries; expected at+jwt; expected at+jwt (RFC 9068 §4" in done.out
@@ -81,7 +81,7 @@ def test_explain_names_every_failure_at_once_and_shows_no_personal_data(run, key
 
 
 def test_explain_as_json(run, keys, issue):
-    document = json.loads(run("explain", "--json", "--keys", keys, *MINT, stdin=issue(iat=NOW - 7)).out)
+    document = json.loads(run("explain", "--json", "--keys", keys, *OPTIONS, stdin=issue(iat=NOW - 7)).out)
     assert document["accepted"] is False
     assert [(rule["reason"], rule["failure"]) for rule in document["rules"] if rule["failure"]] == [
         ("lifetime_too_long", "token lifetime exceeds the maximum of 300 s")
@@ -89,7 +89,7 @@ def test_explain_as_json(run, keys, issue):
 
 
 def test_explain_reads_what_is_no_token(run, keys):
-    done = run("explain", "--keys", keys, *MINT, stdin="nonsense")
+    done = run("explain", "--keys", keys, *OPTIONS, stdin="nonsense")
     assert done.status == 1
     assert "FAIL  form       1 parts, 8 characters\n" in done.out
     assert done.out.endswith("\n1 of 1 checks failed\n")

@@ -84,7 +84,7 @@ def test_a_setting_of_the_server_has_its_variable_its_default_and_its_limits_her
         assert says.endswith(f"{value} is not in the range {low}<=x<={high}.")
 
 
-def test_json_is_off_unless_it_is_asked_for():
+def test_json_is_off_by_default():
     assert invoke(options.json_option) == {"as_json": False}
     assert invoke(options.json_option, "--json") == {"as_json": True}
 

@@ -39,7 +39,7 @@ def ids(known):
 # --- authenticate
 
 
-def test_either_live_secret_is_taken_and_its_slot_is_told():
+def test_either_active_secret_is_accepted_and_its_slot_returned():
     known = applications(game=[OLD, NEW])
     assert known.authenticate(application_id="game", secret=OLD) == 0
     assert known.authenticate(application_id="game", secret=NEW) == 1
@@ -63,7 +63,7 @@ def test_a_secret_given_twice_is_in_its_first_slot():
         pytest.param("game", hashlib.sha256(OLD.encode()).hexdigest(), id="the-digest"),
         pytest.param("game", OLD + "\ud800", id="half-a-pair-in-the-secret"),
         pytest.param("\ud800", OLD, id="half-a-pair-in-the-id"),
-        pytest.param("game", "\ud83d\ude00", id="a-pair-as-two-halves"),
+        pytest.param("game", "\ud83d\ude00", id="a-pair-in-two-escapes"),
         pytest.param("game", "é" * 100_000, id="long"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_secret_in_another_unicode_normal_form_is_another_secret():
         pytest.param("", "", id="nothing"),
     ],
 )
-def test_every_question_costs_the_same_comparisons(monkeypatch, application_id, secret):
+def test_every_authentication_makes_the_same_comparisons(monkeypatch, application_id, secret):
     known = applications(one=[OLD], two=[OLD, NEW])
     compare, sizes = hmac.compare_digest, []
 
@@ -121,7 +121,7 @@ def test_any_texts_are_refused_and_nothing_else_happens(application_id, secret):
     assert is_refused(applications(game=[OLD]), "game", secret)
 
 
-def test_where_there_is_no_application_nobody_is_let_in():
+def test_without_an_application_every_client_is_rejected():
     assert is_refused(Applications(), "game", OLD)
     assert is_refused(Applications([Application("game", ())]), "game", OLD)
 
@@ -282,7 +282,7 @@ BAD = "entry 2 is not an application with 1 or 2 secrets (sha256: 64 hex digits)
         pytest.param({"id": "game", "secrets": [{"sha256": DIGEST}]}, "entry 2 repeats the id of another", id="twice"),
     ],
 )
-def test_a_bad_entry_costs_its_own_application(entry, says):
+def test_a_bad_entry_disables_only_its_own_application(entry, says):
     first, _, last = (json.loads(applications(**{name: [OLD]}).dump())["applications"][0] for name in ("game", "", "z"))
     known, problems = parse(json.dumps({"applications": [first, last]}).encode())
     assert (ids(known), problems) == (["game", "z"], [])
@@ -379,7 +379,7 @@ def test_a_file_that_says_nothing_leaves_the_applications_of_before(path, spoil,
     assert source.problems == (f"{path}: {says}",)
 
 
-def test_a_mended_file_takes_its_problem_away(path):
+def test_a_repaired_file_removes_its_problem(path):
     source, good = source_of(applications=path), path.read_bytes()
     source.load()
     path.write_bytes(good[:-10])

@@ -26,7 +26,7 @@ TOO_COMPLEX = "is nested too deeply or has too many objects and lists"
 TEXTS = {"is not UTF-8", "is not valid JSON", TOO_COMPLEX, "is not a JSON object", "has a duplicate key"}
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
-any_text = st.text(st.characters(exclude_categories=()))  # also halves of surrogate pairs
+any_text = st.text(st.characters(exclude_categories=()))  # also unpaired surrogates
 scalars = st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.floats(allow_nan=False) | any_text
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3), max_leaves=5
@@ -275,14 +275,14 @@ def test_a_string_that_utf_8_carries_is_text(value):
     [
         pytest.param("\ud800", id="first-surrogate"),
         pytest.param("a\udfff", id="last-surrogate"),
-        pytest.param("\ud83d\ude00", id="a-pair-as-two-halves"),
+        pytest.param("\ud83d\ude00", id="a-pair-in-two-escapes"),
         pytest.param(b"a", id="bytes"),
         pytest.param(1, id="number"),
         pytest.param(None, id="none"),
         pytest.param(["a"], id="list"),
     ],
 )
-def test_half_a_surrogate_pair_and_other_types_are_not_text(value):
+def test_an_unpaired_surrogate_and_other_types_are_not_text(value):
     assert is_utf8_encodable(value) is False
 
 

@@ -90,7 +90,7 @@ def test_what_is_expected_names_the_values_of_the_policy(issue, policy):
 # --- a bad token
 
 
-def test_every_broken_rule_is_told_at_once(issue, policy):
+def test_every_broken_rule_is_reported_at_once(issue, policy):
     text = issue(
         header={"typ": "JWT", "crit": ["exp"], "zip": "DEF"},
         iss="https://other.example",
@@ -173,7 +173,7 @@ def test_what_is_no_compact_jws_has_one_result(policy, text, found):
         ),
     ],
 )
-def test_a_part_that_cannot_be_read_is_told_and_the_rest_still_judged(issue, policy, spoil, part, says, why):
+def test_a_part_that_cannot_be_read_is_reported_and_the_rest_still_checked(issue, policy, spoil, part, says, why):
     results = explain(".".join(spoil(*issue().split("."))), policy)
     failed = [result for result in results if result.failure]
     assert failed[0].failure == says
@@ -182,7 +182,7 @@ def test_a_part_that_cannot_be_read_is_told_and_the_rest_still_judged(issue, pol
     assert set(skipped.values()) == {why}
 
 
-def test_a_wrong_signature_is_told_beside_its_length(issue, policy):
+def test_a_wrong_signature_is_reported_with_its_length(issue, policy):
     text = issue()
     results = explain(text[: text.rindex(".")] + "." + "A" * 86, policy)
     assert failures(results) == {"signature": "invalid signature"}
@@ -217,7 +217,7 @@ def test_what_a_rule_got_is_in_words(issue, policy, changes, name, shown):
     assert actual(explain(issue(**changes), policy))[name] == shown
 
 
-def test_a_number_beyond_every_limit_is_told_too(pairs, claims, policy):
+def test_a_number_beyond_every_limit_is_reported_too(pairs, claims, policy):
     header = {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
     payload = json.dumps(claims).replace(str(NOW + 300), "1e999")
     results = explain(forge.sign(pairs["ES256"], json.dumps(header), payload), policy)

@@ -450,7 +450,7 @@ def test_a_key_comes_and_goes_with_its_file(public, pairs):
         ),
     ],
 )
-def test_a_bad_file_costs_its_own_key_only(public, pairs, spoil, says):
+def test_a_bad_file_disables_only_its_own_key(public, pairs, spoil, says):
     directory, path = KeyDirectory(public), file_of(public, pairs, "ES256")
     assert len(directory.load().keys) == 3
     spoil(path)
@@ -480,7 +480,7 @@ def test_a_revoked_key_whose_file_breaks_stays_refused(public, pairs):
     assert directory.keyring.find(pairs["EdDSA"].kid) is None
 
 
-def test_a_mended_file_brings_its_key_back(public, pairs):
+def test_a_repaired_file_enables_its_key_again(public, pairs):
     directory, path = KeyDirectory(public), file_of(public, pairs, "ES256")
     good = path.read_bytes()
     path.write_bytes(b"")
@@ -490,7 +490,7 @@ def test_a_mended_file_brings_its_key_back(public, pairs):
     assert (directory.problems, len(directory.keyring.keys)) == ((), 3)
 
 
-def test_a_folder_that_is_gone_leaves_no_key(public):
+def test_a_folder_that_was_removed_leaves_no_key(public):
     directory = KeyDirectory(public)
     directory.load()
     aside = public.rename(public.with_name("aside"))
@@ -583,7 +583,7 @@ def test_a_process_out_of_descriptors_keeps_its_keys(keys, monkeypatch):
             assert (directory.refresh(), directory.keyring.digest, directory.problems) == (False, known, ())
 
 
-def test_a_pipe_among_the_keys_costs_nobody_anything(keys):
+def test_a_pipe_among_the_keys_delays_no_read(keys):
     import os
 
     os.mkfifo(keys / "public" / "pipe.json")

@@ -35,5 +35,5 @@ def test_another_form_is_refused(text):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (1, "1 s"), (360, "6 min"), (90 * 86_400 + 361, "90 d 6 min 1 s"), (3600, "1 h")]
 )
-def test_a_duration_is_told_to_the_second(seconds, text):
+def test_a_duration_is_shown_to_the_second(seconds, text):
     assert times.format_duration(seconds) == text

@@ -418,18 +418,18 @@ class Signer:
         vars(self).update(attributes)
 
 
-def mint(player: Player, signer: Signer, **changes: Any) -> str:
+def issue_token(player: Player, signer: Signer, **changes: Any) -> str:
     return tokens.issue(player, signer, **({"issuer": ISSUER, "application_id": APPLICATION_ID, "now": NOW} | changes))
 
 
 @pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
 def test_an_issued_token_is_accepted(pairs, verify, alg):
     player = Player("42", "ann@example.com", "ann")
-    assert verify(mint(player, Signer(pairs[alg]))) == player
+    assert verify(issue_token(player, Signer(pairs[alg]))) == player
 
 
 def test_an_issued_token_carries_what_was_agreed_to_and_nothing_else(pairs):
-    token = forge.parse(mint(Player("42", email=""), Signer(pairs["ES256"]), lifetime_s=60))
+    token = forge.parse(issue_token(Player("42", email=""), Signer(pairs["ES256"]), lifetime_s=60))
     assert token.header == {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
     jti = token.claims.pop("jti")
     assert len(jti) == 22
@@ -457,9 +457,9 @@ def test_an_issued_token_carries_what_was_agreed_to_and_nothing_else(pairs):
 )
 def test_what_the_verifier_would_refuse_is_not_issued(pairs, player, changes, says):
     signer = Signer(pairs["ES256"])
-    assert mint(Player("42"), signer, lifetime_s=300)
+    assert issue_token(Player("42"), signer, lifetime_s=300)
     with pytest.raises(IssueError, match=f"^{re.escape(says)}$"):
-        mint(player, signer, **changes)
+        issue_token(player, signer, **changes)
 
 
 @pytest.mark.parametrize(
@@ -474,18 +474,18 @@ def test_what_the_verifier_would_refuse_is_not_issued(pairs, player, changes, sa
     ],
 )
 def test_a_signer_that_cannot_make_a_good_token_is_refused(pairs, attributes, says):
-    assert mint(Player("42"), Signer(pairs["ES256"], exp=NOW + 300))
+    assert issue_token(Player("42"), Signer(pairs["ES256"], exp=NOW + 300))
     with pytest.raises(IssueError, match=f"^{re.escape(says)}$"):
-        mint(Player("42"), Signer(pairs["ES256"], **attributes))
+        issue_token(Player("42"), Signer(pairs["ES256"], **attributes))
 
 
-def test_a_longer_life_is_issued_where_the_verifier_allows_it(pairs):
-    issued = forge.parse(mint(Player("42"), Signer(pairs["ES256"]), lifetime_s=301, max_lifetime_s=301))
+def test_a_longer_lifetime_is_issued_where_the_verifier_allows_it(pairs):
+    issued = forge.parse(issue_token(Player("42"), Signer(pairs["ES256"]), lifetime_s=301, max_lifetime_s=301))
     assert issued.claims["exp"] == NOW + 301
 
 
 def test_an_issued_token_has_no_spaces_in_its_json(pairs):
-    for part in mint(Player("42"), Signer(pairs["ES256"])).split(".")[:2]:
+    for part in issue_token(Player("42"), Signer(pairs["ES256"])).split(".")[:2]:
         assert b" " not in b64url_decode(part)
 
 

@@ -86,7 +86,7 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
         store.history.write_bytes(history.append(store.read_history(), [event]))
 
 
-def test_every_rule_has_a_name_of_its_own_and_a_source_and_a_cure():
+def test_every_rule_has_a_unique_name_a_source_and_a_remediation():
     assert len({rule.id for rule in RULES}) == len(RULES) == 38
     assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
     assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
@@ -273,7 +273,7 @@ def test_a_key_is_too_old_after_its_cryptoperiod(store, audited, first):
     assert audited(NOW + 89 * DAY + 1) == [("cryptoperiod", text)]
 
 
-def test_a_private_half_that_belongs_to_no_key_is_found(store, audited):
+def test_a_private_key_that_belongs_to_no_public_key_is_found(store, audited):
     (store.private / "orphan.pem").touch(0o600)
     assert audited() == [("private-kept", f"{store.private}/orphan.pem belongs to no key that verifies")]
 

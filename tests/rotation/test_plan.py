@@ -221,7 +221,7 @@ def test_prune_without_a_current_key_removes_the_private_key_of_one_that_has_end
     assert (step.old, step.new, step.drop_private) == ("expired", "expired", True)
 
 
-def test_prune_removes_private_halves_that_no_longer_sign_and_files_out_of_retention(rotated):
+def test_prune_removes_private_keys_that_no_longer_sign_and_files_out_of_retention(rotated):
     old, _ = rotated.keys.values()
     assert plan.prune(rotated, now=NOW) == []
     assert plan.prune(rotated, now=NOW + 3629) == []

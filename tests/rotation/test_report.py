@@ -459,7 +459,7 @@ def test_the_words_of_others_are_text(past):
     assert "<b>mallory</b>" in words
 
 
-def test_the_page_answers_what_a_reviewer_asks(past):
+def test_the_page_answers_the_questions_of_a_reviewer(past):
     document = hostile(past)
     html = report.render_html(document)
     words = Outline(html).words()
@@ -485,7 +485,7 @@ def test_the_page_answers_what_a_reviewer_asks(past):
         assert f'<th scope="row">{name}</th>' in html
 
 
-def test_the_page_says_what_it_was_not_told(past):
+def test_the_page_names_what_it_could_not_check(past):
     words = Outline(report.render_html(young(past))).words()
     for text in ("There has been no switch.", "No key has been revoked.", "No replica was queried"):
         assert text in words
@@ -494,7 +494,7 @@ def test_the_page_says_what_it_was_not_told(past):
         assert text in words
 
 
-def test_a_broken_history_is_told_at_the_top(past, tmp_path):
+def test_a_broken_history_is_shown_at_the_top(past, tmp_path):
     past.generate("ES256", NOW)
     past.rotate("EdDSA", NOW)
     trail = tmp_path / "keys" / "history.jsonl"
@@ -508,7 +508,7 @@ def test_switches_too_near_for_two_numbers_share_one(past):
     assert [(mark["first"], mark["last"], len(mark["lines"])) for mark in picture["marks"]] == [(1, 2, 2)]
 
 
-def test_the_picture_has_every_stretch_of_a_keys_life(past):
+def test_the_picture_has_every_state_of_a_key(past):
     picture = chart_layout(hostile(past))
     states = {kid: [bar["state"] for bar in bars] for kid, bars in picture["bars"].items()}
     assert states == {

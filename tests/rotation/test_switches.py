@@ -60,14 +60,14 @@ def test_a_confirmation_after_the_switch_proves_nothing(past, log):
     assert found(past, "pending-window") != []
 
 
-def test_the_first_key_and_a_replacement_wait_for_nobody(past):
+def test_the_first_key_and_a_replacement_are_active_at_once(past):
     past.generate("ES256", NOW - 9 * DAY)
     past.revoke("ES256", "leaked", NOW - 60, force=True)
     past.generate("RS256", NOW - 60)
     assert found(past, "pending-window") == []
 
 
-def test_the_overlap_is_judged_by_the_recorded_settings(past, log):
+def test_the_overlap_is_checked_against_the_recorded_settings(past, log):
     past.generate("ES256", NOW - 9 * DAY)
     short = OverlapPolicy(60, 10)
     past.rotate("EdDSA", NOW - 3600, lead_s=3540, window=short)

@@ -134,7 +134,7 @@ def test_an_application_that_waits_is_run_as_a_task():
 
 
 @pytest.mark.parametrize("answering", [pytest.param(at_once, id="at-once"), pytest.param(later, id="by-a-task")])
-def test_a_bug_after_the_answer_costs_no_later_request(answering):
+def test_a_bug_after_the_response_affects_no_later_request(answering):
     async def then_fail(scope, receive, send):
         await answering(scope, receive, send)
         raise LookupError
@@ -219,7 +219,7 @@ def test_an_application_that_does_not_end_its_answer_keeps_no_connection(request
         pytest.param(b"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\n", True, id="ended-and-body-still-comes"),
     ],
 )
-def test_a_stop_cuts_nobody_off_who_still_sends(request_, waits):
+def test_a_stop_disconnects_no_client_that_still_sends(request_, waits):
     async def run():
         connection, transport = connect(at_once)
         connection.data_received(request_)
@@ -261,7 +261,7 @@ def test_a_client_that_closes_is_not_waited_for_when_the_answers_have_ended():
     asyncio.run(run())
 
 
-def test_one_connection_that_fails_costs_no_other():
+def test_one_connection_that_fails_affects_no_other():
     bugs: list[Exception] = []
 
     async def run():
@@ -339,7 +339,7 @@ def test_headers_that_are_too_large_behind_a_request_close_the_connection_withou
     asyncio.run(run())
 
 
-def test_nobody_is_asked_to_go_on_who_was_refused():
+def test_a_rejected_request_gets_no_100_continue():
     bugs: list[Exception] = []
 
     async def reads(scope, receive, send):
@@ -405,7 +405,7 @@ def test_who_does_not_read_is_not_written_to():
     asyncio.run(run())
 
 
-def test_who_has_gone_is_not_written_to():
+def test_a_disconnected_client_is_not_written_to():
     async def run():
         connection, transport = connect(later)
         connection.data_received(GET)

@@ -182,7 +182,7 @@ def test_the_largest_body_passes_and_one_byte_more_does_not(ask, body):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "POS", "post"])
-def test_another_method_is_told_which_is_allowed(ask, body, method):
+def test_another_method_is_rejected_with_the_allowed_ones(ask, body, method):
     assert ask(body, method=method) == refusal(405, "invalid_request", "method not allowed (use POST)", allow="POST")
 
 

@@ -53,7 +53,7 @@ def limited(environment, tmp_path):
         yield limited
 
 
-def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again(limited, live):
+def test_the_last_concurrent_request_is_served_and_one_more_gets_503(limited, live):
     server = limited(max_requests=5)
     unfinished = post(live)[:-1]
     with connections(server.port, 4, unfinished) as opened:
@@ -70,7 +70,7 @@ def test_the_last_request_at_once_is_answered_and_one_more_is_told_to_come_again
     assert exchange(server.port, post(live)) == [OK]
 
 
-def test_the_last_connection_is_served_and_one_more_is_told_to_come_again(limited, live):
+def test_the_last_connection_is_served_and_one_more_gets_503(limited, live):
     server = limited(max_connections=5, header_timeout=60)
     with connections(server.port, 4):
         assert exchange(server.port, post(live)) == [OK]

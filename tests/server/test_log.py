@@ -106,14 +106,14 @@ def test_a_token_refused_for_its_time_tells_its_age(ask, body, issue, told):
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json"])
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_what_is_only_read_is_told_at_debug(environment, request, told, path, level):
+def test_what_is_only_read_is_logged_at_debug(environment, request, told, path, level):
     environment["VERIFIER_LOG_LEVEL"] = level
     assert request.getfixturevalue("ask")(method="GET", path=path).status == 200
     found = [(line["level"], line["path"]) for line in told() if line["event"] == "request"]
     assert found == ([("debug", path)] if level == "debug" else [])
 
 
-def test_another_path_is_told_without_the_path(ask, told):
+def test_another_path_is_logged_without_the_path(ask, told):
     ask(path="/canary")
     assert request_line(told) == {
         "level": "info",
@@ -130,7 +130,7 @@ def test_not_ready_is_an_error(environment, keys, key_files, request, told):
     assert request_line(told) == {"level": "error", "outcome": "ok", "status": 503, "path": "/readyz"}
 
 
-def test_nothing_that_was_sent_is_told(ask, body, issue, capfd):
+def test_nothing_that_was_sent_is_logged(ask, body, issue, capfd):
     canaries = [
         body | {"code": "canary"},
         body | {"secretKey": "canary"},
@@ -308,7 +308,7 @@ def test_the_format_is_text_on_a_terminal_and_json_elsewhere(settings, monkeypat
     assert written(settings(log_format="json"), AccessLogEntry()).startswith("{")
 
 
-def test_a_pipe_that_nobody_reads_costs_lines_and_no_time():
+def test_a_pipe_that_is_not_read_loses_lines_and_no_time():
     reading, writing = os.pipe()
     output = NonBlockingWriter(writing)
     line = b"x" * 4095 + b"\n"

@@ -183,7 +183,7 @@ def test_a_request_has_one_outcome_however_it_is_split(name):
         (b"TE: 100-continue\r\n", b"1.1", False),
     ],
 )
-def test_only_the_field_expect_of_http_1_1_asks_to_continue(fields, version, expected):
+def test_only_the_field_expect_of_http_1_1_expects_a_100_continue(fields, version, expected):
     parser = RequestParser(10)
     parser.feed(b"POST / HTTP/%b\r\nHost: x\r\nContent-Length: 1\r\n%b\r\n" % (version, fields))
     assert parser.expects_continue is expected

@@ -1,4 +1,4 @@
-"""Minting tokens in a game backend: the front door of the package."""
+"""Issuing tokens in a game backend."""
 
 import contextlib
 import json
@@ -81,17 +81,17 @@ def test_the_package_offers_nothing_else():
         verifier.Verifier  # noqa: B018
 
 
-# --- what is minted
+# --- what is issued
 
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
-def test_a_minted_token_is_verified_and_gives_its_player(hsm, verify, alg):
+def test_an_issued_token_is_verified_and_gives_its_player(hsm, verify, alg):
     token = hsm(alg).issue("42", email="ann@example.com", username="ann")
     assert verify(token) == tokens.Player("42", "ann@example.com", "ann")
 
 
-def test_a_minted_token_says_this_and_nothing_more(directory, pairs):
+def test_an_issued_token_contains_this_and_nothing_more(directory, pairs):
     found = forge.parse(directory.issue("42", email="ann@example.com", username="ann"))
     assert found.header == {"alg": "ES256", "kid": pairs["ES256"].kid, "typ": "at+jwt"}
     jti = found.claims.pop("jti")
@@ -120,14 +120,14 @@ def test_no_two_tokens_share_an_id(directory):
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("lifetime_s", [1, 300])
-def test_a_lifetime_from_1_to_300_seconds_is_minted(hsm, verify, keys, lifetime_s):
+def test_a_lifetime_from_1_to_300_seconds_is_issued(hsm, verify, keys, lifetime_s):
     of_directory = TokenIssuer.from_directory(keys, issuer=ISSUER, application_id=APPLICATION_ID, lifetime_s=lifetime_s)
     for token in (hsm(lifetime_s=lifetime_s).issue("42"), of_directory.issue("42")):
         assert forge.parse(token).claims["exp"] == NOW + lifetime_s
         assert verify(token).id == "42"
 
 
-# --- what is not minted
+# --- what is not issued
 
 
 @pytest.mark.usefixtures("clock")
@@ -143,7 +143,7 @@ def test_a_lifetime_from_1_to_300_seconds_is_minted(hsm, verify, keys, lifetime_
         pytest.param({}, {"email": 1}, "email must be a string", id="email-number"),
     ],
 )
-def test_a_token_that_the_verifier_would_refuse_is_not_minted(hsm, verify, changes, player, says):
+def test_a_token_that_the_verifier_would_reject_is_not_issued(hsm, verify, changes, player, says):
     assert verify(hsm().issue("42")).id == "42"
     with pytest.raises(IssueError, match=f"^{re.escape(says)}$"):
         hsm(**changes).issue(**({"player_id": "42"} | player))
@@ -166,7 +166,7 @@ def test_the_default_lifetime_is_120_seconds_or_the_maximum(hsm, max_lifetime_s,
 
 
 @pytest.mark.usefixtures("clock")
-def test_the_longest_texts_are_minted(hsm, verify):
+def test_the_longest_texts_are_issued(hsm, verify):
     longest = tokens.Player("4" * 255, "a" * 320, "a" * 255)
     assert verify(hsm().issue(longest.id, email=longest.email, username=longest.username)) == longest
 
@@ -205,12 +205,12 @@ def test_an_issuer_or_application_id_that_looks_like_another_is_refused_at_once(
 @pytest.mark.usefixtures("clock")
 def test_a_key_that_ends_before_the_token_does_not_sign_it(hsm, pairs, verify):
     signer = Hsm(pairs["ES256"])
-    mint = TokenIssuer(signer, issuer=ISSUER, application_id=APPLICATION_ID)
+    issuer = TokenIssuer(signer, issuer=ISSUER, application_id=APPLICATION_ID)
     signer.exp = NOW + 120
-    assert verify(mint.issue("42")).id == "42"
+    assert verify(issuer.issue("42")).id == "42"
     signer.exp = NOW + 119
     with pytest.raises(IssueError, match=r"^the key expires before the token would$"):
-        mint.issue("42")
+        issuer.issue("42")
 
 
 def test_a_key_of_the_folder_that_ends_before_the_token_does_not_sign_it(directory, keys, pairs, clock):
@@ -245,11 +245,11 @@ def test_a_signer_that_gives_der_is_refused(hsm, pairs):
 @pytest.mark.parametrize("alg", ["HS256", "ES384", "none", ""])
 def test_a_signer_of_another_algorithm_is_refused(pairs, alg):
     signer = Hsm(pairs["ES256"])
-    mint = TokenIssuer(signer, issuer=ISSUER, application_id=APPLICATION_ID)
-    assert kid_of(mint.issue("42")) == signer.kid
+    issuer = TokenIssuer(signer, issuer=ISSUER, application_id=APPLICATION_ID)
+    assert kid_of(issuer.issue("42")) == signer.kid
     signer.alg = alg
     with pytest.raises(IssueError, match=r"^the signer's alg is not ES256, EdDSA or RS256$"):
-        mint.issue("42")
+        issuer.issue("42")
 
 
 @pytest.mark.usefixtures("clock")
@@ -290,7 +290,7 @@ def test_a_directory_that_loses_its_keys_stops_minting_and_goes_on_when_they_ret
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_directory_without_a_private_half_is_refused_at_once(keys, pairs):
+def test_a_directory_without_a_private_key_is_refused_at_once(keys, pairs):
     assert TokenIssuer.from_directory(str(keys), issuer=ISSUER, application_id=APPLICATION_ID).issue("42")
     shutil.rmtree(keys / "private")
     path = keys / "private" / f"{pairs['ES256'].kid}.pem"
@@ -310,7 +310,7 @@ def test_a_directory_without_a_current_key_is_refused_at_once(keys, pairs):
         TokenIssuer.from_directory(keys, issuer=ISSUER, application_id=APPLICATION_ID)
 
 
-def test_threads_mint_good_tokens_through_a_rotation(keys, pairs, monkeypatch):
+def test_threads_issue_good_tokens_through_a_rotation(keys, pairs, monkeypatch):
     now = NOW
     # Not freeze_time: it leaves the clock alone for what a thread calls first.
     monkeypatch.setattr(issuer, "time", SimpleNamespace(time=lambda: now + 0.5))
@@ -318,17 +318,17 @@ def test_threads_mint_good_tokens_through_a_rotation(keys, pairs, monkeypatch):
     path = keys / "public" / f"{pairs['EdDSA'].kid}.json"
     following = json.dumps(json.loads(path.read_bytes()) | {"nbf": NOW + 4}).encode()
     path.unlink()
-    minted, stop = queue.Queue(maxsize=20), threading.Event()
+    issued, stop = queue.Queue(maxsize=20), threading.Event()
 
-    def mint():
+    def issue():
         while not stop.is_set():
             try:
                 made = directory.issue("42")
-            except Exception as exc:  # noqa: BLE001 - told to the test
+            except Exception as exc:  # noqa: BLE001 - reported to the test
                 made = exc
-            minted.put(made)
+            issued.put(made)
 
-    threads = [threading.Thread(target=mint) for _ in range(4)]
+    threads = [threading.Thread(target=issue) for _ in range(4)]
     for thread in threads:
         thread.start()
     found = []
@@ -337,12 +337,12 @@ def test_threads_mint_good_tokens_through_a_rotation(keys, pairs, monkeypatch):
             if second == 2:
                 atomic.write_atomic(path, following)
             now = NOW + second
-            found += [minted.get(timeout=10) for _ in range(60)]
+            found += [issued.get(timeout=10) for _ in range(60)]
     finally:
         stop.set()
         while any(thread.is_alive() for thread in threads):
             with contextlib.suppress(queue.Empty):
-                minted.get(timeout=0.05)
+                issued.get(timeout=0.05)
     assert [made for made in found if not isinstance(made, str)] == []
     ring = KeyDirectory(keys / "public").load()
     for token in found:

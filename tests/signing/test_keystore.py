@@ -63,7 +63,7 @@ def create(store, alg, *, nbf=NOW):
 
 @pytest.fixture
 def public(store):
-    """Finds the public half of one of the three keys."""
+    """Finds the public key of one of the three keys."""
     ring = store.public.load()
     return lambda alg: next(key for key in ring.keys.values() if key.algorithm.name == alg)
 
@@ -79,7 +79,7 @@ def umask(request):
 
 
 @pytest.mark.parametrize("alg", ALGS)
-def test_a_made_key_is_of_the_algorithm_that_was_asked_for(alg):
+def test_a_generated_key_has_the_requested_algorithm(alg):
     kinds = {"ES256": ec.EllipticCurvePrivateKey, "EdDSA": ed25519.Ed25519PrivateKey, "RS256": rsa.RSAPrivateKey}
     key = keystore.generate(alg)
     assert isinstance(key, kinds[alg])
@@ -109,7 +109,7 @@ def test_a_created_key_is_published_with_its_dates_and_signs_from_nbf_on(empty, 
 
 
 @pytest.mark.usefixtures("umask")
-def test_the_private_half_is_readable_for_its_owner_alone(empty):
+def test_the_private_key_is_readable_for_its_owner_alone(empty):
     kid = create(empty, "ES256")
     assert (mode(empty.private), mode(empty.private / f"{kid}.pem")) == (0o700, 0o600)
     assert mode(empty.public.folder / f"{kid}.json") == 0o644
@@ -121,14 +121,14 @@ def test_a_private_folder_that_is_open_to_others_is_closed(store):
     assert mode(store.private) == 0o700
 
 
-def test_the_private_half_is_plain_pkcs8_which_every_library_reads(empty):
+def test_the_private_key_is_plain_pkcs8_which_every_library_reads(empty):
     kid = create(empty, "ES256")
     pem = (empty.private / f"{kid}.pem").read_bytes()
     assert pem.startswith(b"-----BEGIN PRIVATE KEY-----\n")
     assert load_pem_private_key(pem, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == pem
 
 
-def test_nothing_of_the_private_half_is_in_the_public_file(empty):
+def test_nothing_of_the_private_key_is_in_the_public_file(empty):
     kid = create(empty, "ES256")
     document = json.loads((empty.public.folder / f"{kid}.json").read_bytes())
     assert set(document) == {"kty", "crv", "x", "y", "alg", "use", "kid", "iat", "nbf"}
@@ -143,7 +143,7 @@ def test_another_key_leaves_every_file_as_it_is(store, keys):
     assert after == before
 
 
-def test_a_private_half_is_never_overwritten(store, keys, pairs, monkeypatch):
+def test_a_private_key_is_never_overwritten(store, keys, pairs, monkeypatch):
     monkeypatch.setattr(keystore, "generate", lambda alg: pairs[alg].key)
     before = tree(keys)
     with pytest.raises(KeyFileError, match=r"\.pem: exists already; it is never overwritten$"):
@@ -176,11 +176,11 @@ def test_nothing_is_left_of_a_key_when_one_of_its_files_cannot_be_written(empty,
     assert not empty.history.exists()
 
 
-# --- reading the private half
+# --- reading the private key
 
 
 @pytest.mark.parametrize("alg", ALGS)
-def test_a_private_half_signs_what_its_public_half_verifies(store, public, alg):
+def test_a_private_key_signs_what_its_public_key_verifies(store, public, alg):
     key = store.load(public(alg))
     assert (key.kid, key.alg, key.exp) == (public(alg).kid, alg, None)
     assert public(alg).verify(b"message", key.sign(b"message")) is True
@@ -238,7 +238,7 @@ def test_another_kind_of_file_is_refused_and_not_shown(store, public, pairs, con
 
 
 @pytest.mark.parametrize("other", ["a new key", "RS256"])
-def test_the_private_half_of_another_key_is_refused(store, public, pairs, other):
+def test_the_private_key_of_another_key_is_refused(store, public, pairs, other):
     key = pairs[other].key if other in pairs else keystore.generate("ES256")
     found = forge.Pair("", key).kid
     path = store.private / f"{pairs['ES256'].kid}.pem"
@@ -248,7 +248,7 @@ def test_the_private_half_of_another_key_is_refused(store, public, pairs, other)
         store.load(public("ES256"))
 
 
-def test_a_missing_private_half_is_named_with_the_way_out(store, public, pairs):
+def test_a_missing_private_key_is_named_with_the_fix(store, public, pairs):
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.unlink()
     says = f"{path}: cannot be read (No such file or directory)"
@@ -293,7 +293,7 @@ def test_the_folder_is_looked_at_once_a_second(store, pairs, monkeypatch):
         assert len(looks) == expected
 
 
-def test_a_thread_that_asks_while_another_reads_waits_for_it(store, monkeypatch):
+def test_a_thread_that_refreshes_while_another_reads_waits_for_it(store, monkeypatch):
     load, waited = store.load, []
     other = threading.Thread(target=store.signer, args=(NOW,))
 
@@ -350,7 +350,7 @@ def test_without_a_current_key_what_is_wrong_with_the_files_is_said(store, pairs
         empty.signer(NOW)
 
 
-def test_a_current_key_without_its_private_half_does_not_let_an_older_one_sign(store, pairs):
+def test_a_current_key_without_its_private_key_does_not_let_an_older_one_sign(store, pairs):
     assert store.signer(NOW - 101).kid == pairs["EdDSA"].kid
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.unlink()

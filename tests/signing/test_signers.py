@@ -94,12 +94,12 @@ def test_a_signature_in_der_verifies_once_it_is_raw(pairs: dict[str, forge.Pair]
     assert algorithm.pyjwt.verify(b"text", public, jwk.raw_signature(der))
 
 
-def _minted(*arguments: Any, **environment: str) -> tuple[dict[str, Any], list[str]]:
-    """The public key and the tokens that tests/signers/mint.py prints."""
+def _issued(*arguments: Any, **environment: str) -> tuple[dict[str, Any], list[str]]:
+    """The public key and the tokens that tests/signers/issue.py prints."""
     if not PYTHON.exists():
         pytest.skip("tests/signers/.venv is not installed: make tests/signers/.venv")
     done = subprocess.run(
-        [str(PYTHON), "-m", "tests.signers.mint", *map(str, arguments)],
+        [str(PYTHON), "-m", "tests.signers.issue", *map(str, arguments)],
         cwd=FOLDER.parent.parent,
         env=os.environ | environment,
         capture_output=True,
@@ -110,20 +110,20 @@ def _minted(*arguments: Any, **environment: str) -> tuple[dict[str, Any], list[s
     return printed["public"], printed["tokens"]
 
 
-def _accept(public: dict[str, Any], minted: list[str]) -> None:
+def _accept(public: dict[str, Any], issued: list[str]) -> None:
     now = int(time.time())
     file = json.dumps(public | {"iat": now - 60, "nbf": now - 60}).encode()
     policy = rules.Policy(ISSUER, APPLICATION_ID, Keyring([parse_public_key(f"{public['kid']}.json", file)]), now)
-    assert len(minted) == 20
-    for token in minted:
+    assert len(issued) == 20
+    for token in issued:
         assert tokens.verify(token, policy) == tokens.Player("42", "ann@example.com", "ann")
 
 
-def test_a_key_in_aws_kms_mints_tokens_that_are_accepted():
-    _accept(*_minted("aws_kms"))
+def test_a_key_in_aws_kms_issues_tokens_that_are_accepted():
+    _accept(*_issued("aws_kms"))
 
 
-def test_a_key_in_an_hsm_mints_tokens_that_are_accepted(tmp_path: Path):
+def test_a_key_in_an_hsm_issues_tokens_that_are_accepted(tmp_path: Path):
     module = next((path for path in SOFTHSM if path.exists()), None)
     if module is None or shutil.which("softhsm2-util") is None:
         pytest.skip("SoftHSM is not installed (Debian: softhsm2)")
@@ -133,4 +133,4 @@ def test_a_key_in_an_hsm_mints_tokens_that_are_accepted(tmp_path: Path):
     configuration.write_text(f"directories.tokendir = {store}\nlog.level = ERROR\n")
     init = ["softhsm2-util", "--init-token", "--free", "--label", "game", "--pin", "1234", "--so-pin", "1234"]
     subprocess.run(init, env=os.environ | {"SOFTHSM2_CONF": str(configuration)}, check=True, capture_output=True)
-    _accept(*_minted("pkcs11_hsm", module, "game", "1234", SOFTHSM2_CONF=str(configuration)))
+    _accept(*_issued("pkcs11_hsm", module, "game", "1234", SOFTHSM2_CONF=str(configuration)))

@@ -263,7 +263,7 @@ def test_a_swap_at_any_step_gives_the_new_version(volume, monkeypatch, step):
     assert snapshot.snapshot(volume.folder) == {f"{n}.json": b"2" for n in range(4)}
 
 
-def test_a_version_that_is_half_removed_is_not_taken_for_whole(volume, monkeypatch):
+def test_a_partially_removed_version_is_not_taken_for_complete(volume, monkeypatch):
     volume.write(payload(1))
     find, once = snapshot._version, [2]
 
@@ -303,7 +303,7 @@ def test_a_written_file_has_exactly_the_mode_it_was_given(folder, mode):
 
 
 @pytest.mark.usefixtures("umask")
-def test_a_file_is_readable_for_all_unless_told_otherwise(folder):
+def test_a_file_is_readable_for_all_by_default(folder):
     atomic.write_atomic(folder / "a.json", b"1")
     assert stat.S_IMODE((folder / "a.json").stat().st_mode) == 0o644
 

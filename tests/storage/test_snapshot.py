@@ -226,7 +226,7 @@ def test_a_file_that_becomes_unreadable_is_not_taken_from_the_cache(tmp_path, se
     assert snapshot.snapshot(tmp_path, cache) == {"a.json": os.strerror(errno.EISDIR)}
 
 
-def test_the_cache_forgets_files_that_are_gone(tmp_path, opened, settled):
+def test_the_cache_forgets_files_that_were_removed(tmp_path, opened, settled):
     path = tmp_path / "a.json"
     path.write_bytes(b"1")
     cache = snapshot.FileCache()

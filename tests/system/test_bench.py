@@ -299,7 +299,7 @@ def test_a_soak_fails_when_something_grows(change, unexpected, fails):
     assert soak.report(parts, checks).count("**fails**") == len(fails)
 
 
-def test_good_sign_ins_are_judged_by_all_of_them_and_shown_by_what_was_done_before():
+def test_good_sign_ins_are_measured_together_and_shown_by_what_was_done_before():
     responses = [(float(n), 0.002, "good") for n in range(1000)] + [(5.0, 0.3, "bad"), (700.0, 0.3, "good")]
     result = hosts.Result(100, responses, Counter(), [(-1.0, "nothing yet"), (500.0, "kill")])
     assert result.holds()
@@ -389,7 +389,7 @@ def test_the_kinds_of_input_have_distinct_names():
     assert max(names.values()) == 1
 
 
-def test_the_costs_of_inputs_are_shown_by_group_and_from_the_dearest():
+def test_the_costs_of_inputs_are_shown_by_group_and_from_the_highest():
     costs = [
         inputs.Cost("head: a", 10, 200, 2.0, Counter({"401": 3})),
         inputs.Cost("head: b", 10, 510, 5.1, Counter({"400": 2, "closed": 1})),

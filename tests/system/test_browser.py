@@ -87,7 +87,7 @@ def test_the_shortest_overlap_can_be_seen_and_begins_at_its_switch(page, show):
     assert starts == page.evaluate(edges.format("figure:first-of-type .switch"))
 
 
-def test_a_screen_reader_is_told_what_each_part_is(page, show):
+def test_a_screen_reader_gets_a_name_for_each_part(page, show):
     show(hostile)
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     told = {(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]}

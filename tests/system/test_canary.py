@@ -279,7 +279,7 @@ def test_a_start_that_fails_does_not_show_the_secret(run, monkeypatch, environme
 
 def test_the_commands_write_nothing_secret_or_personal(run, canaries, tmp_path: Path, pairs):
     say = canaries.found_in
-    mint = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
+    options_ = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
     player = (PERSONAL["sub"], "--email", PERSONAL["email"], "--username", PERSONAL["username"])
     shown: list[str] = []
 
@@ -292,12 +292,12 @@ def test_the_commands_write_nothing_secret_or_personal(run, canaries, tmp_path: 
     do("keys", "generate")
     for pem in (tmp_path / "keys/private").iterdir():
         canaries.add(*pem.read_bytes().splitlines()[1:-1])
-    done = run("token", *player, *mint)
+    done = run("token", *player, *options_)
     token = canaries.token(done.out.strip())
     assert say(done.err.encode()) == []  # what it prints is the token
     header, payload, signature = token.split(".")
-    do("token", PERSONAL["sub"] * 20, *mint, status=1)
-    do("token", *player, "--lifetime", 999, *mint, status=1)
+    do("token", PERSONAL["sub"] * 20, *options_, status=1)
+    do("token", *player, "--lifetime", 999, *options_, status=1)
 
     for text, now, status in (
         (token, NOW, 0),
@@ -310,7 +310,7 @@ def test_the_commands_write_nothing_secret_or_personal(run, canaries, tmp_path: 
     ):
         canaries.token(text)
         for options in ((), ("--json",)):
-            do("explain", *mint, *options, stdin=text, now=now, status=status)
+            do("explain", *options_, *options, stdin=text, now=now, status=status)
 
     applications = ("--file", "applications.json")
     do("applications", "add", APPLICATION_ID, *applications, stdin=OLD_SECRET + "\n")

@@ -128,7 +128,7 @@ def served(folder: Path) -> KeyDirectory:
     return directory
 
 
-def minted(pairs: list[forge.Pair], now: int) -> list[str]:
+def issued_tokens(pairs: list[forge.Pair], now: int) -> list[str]:
     """A token of each key."""
     claims = {"iss": ISSUER, "aud": APPLICATION_ID, "sub": "42", "iat": now, "exp": now + 300}
     return [forge.token(pair, {"alg": "ES256", "kid": pair.kid, "typ": "at+jwt"}, claims) for pair in pairs]
@@ -210,7 +210,9 @@ def test_a_command_is_all_or_nothing_wherever_it_is_killed(case, pool, tmp_path)
     assert run(*filled(chosen.command, copied(before, done))) == 0
     states = [content(before), content(done)]
     kept = [pair for pair in pool if pair.kid != chosen.revokes.format(pool[0].kid, pool[1].kid)]
-    good = [token for token in minted(kept, chosen.now) if is_accepted(token, served(before).keyring, chosen.now)]
+    good = [
+        token for token in issued_tokens(kept, chosen.now) if is_accepted(token, served(before).keyring, chosen.now)
+    ]
     usable = bool(served(before).keyring.verification_keys(chosen.now, 30)) and chosen.command[-1] != "--force"
 
     def serves(folder: Path) -> None:

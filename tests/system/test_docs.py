@@ -344,3 +344,13 @@ HOME_MADE = (
 def test_pages_use_the_terms_of_the_field():
     for page in documents():
         assert re.findall(HOME_MADE, page.read_text(), re.IGNORECASE) == [], page
+
+
+def test_test_names_use_the_terms_of_the_field():
+    words = (
+        r"_(mint(s|ed)?|hal(f|ves)|strangers?|nobody|whoever|mend(s|ed)?|cure|told|life|costs?_(its|no)|judged)(_|$)"
+    )
+    files = (ROOT / "tests").glob("**/test_*.py")
+    names = [name for path in files for name in re.findall(r"(?m)def (test_\w+)", path.read_text())]
+    assert len(names) > 1000
+    assert [name for name in names if re.search(words, name)] == []

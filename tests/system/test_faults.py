@@ -42,7 +42,7 @@ def command(*words: object, at: float, stdin: str = "") -> None:
 
 
 def issue(issuer: TokenIssuer, off_s: int = 0) -> str:
-    """A token of the real mint, by a clock that is so far off."""
+    """A token of the real issuer, by a clock that is so far off."""
     with mock.patch("time.time", return_value=time.time() + off_s):
         return issuer.issue("42", email="ann@example.com", username="ann")
 
@@ -344,7 +344,7 @@ def line_of(fault: Fault, game: Game) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_told_by_log_and_metrics_alone(name, replicas):
+def test_a_fault_is_identified_by_log_and_metrics_alone(name, replicas):
     fault = FAULTS[name]
     if fault.replica not in replicas:
         pytest.skip(f"does not work here: {' '.join(NEEDS[fault.replica])}")

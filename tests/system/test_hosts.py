@@ -77,11 +77,11 @@ class Client:
 
 def test_no_sign_in_is_lost_while_replicas_die_and_keys_rotate(hosts, tmp_path):
     keys = tmp_path / "keys"
-    mint, stranger = TokenSource(keys), keystore.generate("ES256")
+    source, other = TokenSource(keys), keystore.generate("ES256")
     stop = threading.Event()
     with namespaces.proxy(hosts, tmp_path) as (port, context):
         clients = [
-            Client(port, context, lambda: mint.token("42"), lambda: mint.token("42", key=stranger), stop)
+            Client(port, context, lambda: source.token("42"), lambda: source.token("42", key=other), stop)
             for _ in range(CLIENTS)
         ]
         threads = [threading.Thread(target=client.run) for client in clients]

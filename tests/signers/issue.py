@@ -1,7 +1,7 @@
 """Mints with a signer of this folder and a key made for the run; runs in the environment of requirements.lock.
 
-    python -m tests.signers.mint aws_kms
-    python -m tests.signers.mint pkcs11_hsm MODULE TOKEN_LABEL PIN
+    python -m tests.signers.issue aws_kms
+    python -m tests.signers.issue pkcs11_hsm MODULE TOKEN_LABEL PIN
 
 Prints JSON: the public key as a JWK, and tokens.
 """
@@ -55,7 +55,7 @@ def pkcs11_hsm(module: str, token_label: str, pin: str) -> Iterator[Pkcs11Signer
 
 
 def main(kind: str, *arguments: str) -> None:
-    """Mint 20 tokens: DER differs in length from one signature to the next."""
+    """Issue 20 tokens: DER differs in length from one signature to the next."""
     signers: dict[str, Any] = {"aws_kms": aws_kms, "pkcs11_hsm": pkcs11_hsm}
     with signers[kind](*arguments) as signer:
         issuer = TokenIssuer(signer, issuer="https://game.example", application_id="application-1")
