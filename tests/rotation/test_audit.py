@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import APPLICATION_ID, NOW
 from tests.support import forge
 from verifier.core.applications import Applications, Secret
+from verifier.core.keyring import KeyState
 from verifier.errors import ConfigError
 from verifier.rotation import audit, history, plan
 from verifier.rotation.audit import RULES, findings
@@ -263,6 +264,10 @@ def test_two_pending_keys_are_found(store, audited):
     with store.transaction():
         store.apply([activate_first_key(jwk | {"nbf": NOW + 9000}, now=NOW)], "generate", now=NOW, pem=pem)
     assert ("one-pending", "2 keys are pending") in audited()
+    state = Inventory.read(store.public.folder.parent, now=NOW, window=OverlapPolicy())
+    [finding] = [finding for finding in findings(state) if finding.rule == "one-pending"]
+    cancel = [f"verifier keys cancel --kid {key.kid[:8]}" for key in state.keys_in(KeyState.PENDING)]
+    assert finding.remediation == f"withdraw all but one: {' or '.join(cancel)}"
 
 
 def test_a_key_is_too_old_after_its_cryptoperiod(store, audited, first):

@@ -139,3 +139,12 @@ def test_a_history_without_lines_has_no_branches():
 def test_a_line_that_is_no_event_is_an_error(first):
     with pytest.raises(ConfigError, match=r"^a line is not an event \(found b'\{\}'\)$"):
         read_branches(history.append(b"", [event(first)]) + b"{}\n")
+
+
+def test_a_line_that_continues_no_other_is_an_error_with_its_beginning(first):
+    log = history.append(b"", [event(first), event(first, at=NOW), event(first, at=NOW + 1)])
+    start, _, last = log.splitlines(keepends=True)
+    with pytest.raises(ConfigError) as caught:
+        read_branches(start + last)
+    found = f"(found {last[:60]!r})"
+    assert str(caught.value) == f"a line continues none of the others {found}: a line was changed or removed"

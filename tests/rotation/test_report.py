@@ -538,6 +538,28 @@ def test_the_page_of_an_audit_period_shows_the_switches_of_this_period(past, tmp
         assert f"{len(switches)} of {len(switches)} switch" in words
 
 
+@pytest.mark.parametrize(
+    ("around_s", "ticks"),
+    [
+        (3600, [("01-15 08:00", 50.0)]),
+        (7 * DAY // 2, [(f"2027-01-{12 + n}", round(100 * (4 * 3600 + n * DAY) / (7 * DAY), 2)) for n in range(7)]),
+        (
+            18 * DAY,
+            [
+                ("2026-12-31", 7.41),
+                ("2027-01-07", 26.85),
+                ("2027-01-14", 46.3),
+                ("2027-01-21", 65.74),
+                ("2027-01-28", 85.19),
+            ],
+        ),
+    ],
+)
+def test_the_picture_has_dates_at_round_times(around_s, ticks):
+    layout = chart_layout({"made_at": NOW, "keys": [], "switches": [], "settings": {"overlap_s": around_s}})
+    assert [(tick["label"], tick["at"]) for tick in layout["ticks"]] == ticks
+
+
 def luminance(colour: str) -> float:
     """Of `#rgb` or `#rrggbb`, as WCAG 2.2 defines it."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
