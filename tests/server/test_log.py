@@ -217,6 +217,7 @@ def test_hangup_reloads_now(environment, told, keyring, monkeypatch, tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `verifier serve` leaves it
     try:
         found = asyncio.run(hang_up())
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
     assert sorted((line for line in found if line["event"] == "reload"), key=lambda line: line["kind"]) == [

@@ -271,3 +271,9 @@ def test_a_taken_port_stops_the_start(environment):
 def test_no_secret_is_in_the_metrics(measured):
     _, samples = measured
     assert SECRET not in str(samples())
+
+
+def test_every_metric_has_a_sentence_of_help(metrics):
+    found = list(metrics.registry.collect())
+    assert len(found) > 15
+    assert [metric.name for metric in found if not re.fullmatch(r"[A-Z1].*\w[.)]?", metric.documentation)] == []
