@@ -528,6 +528,21 @@ def test_reads_in_small_pieces_are_slowed_down_and_the_request_is_answered():
     asyncio.run(asyncio.wait_for(run(), 5))
 
 
+def test_each_read_of_a_request_in_small_pieces_is_later_than_the_one_before():
+    async def run():
+        connection, transport = connect(reads)
+        delays = []
+        connection.loop = SimpleNamespace(time=connection.loop.time, call_later=lambda delay, _: delays.append(delay))
+        for piece in (b"POST / HTTP/1.1\r\nHost: x\r\nX: ", *[b"y"] * 20):
+            connection.data_received(piece)
+            connection._end_read_interval()
+        first = connection_module.READ_INTERVAL_S
+        assert delays == [first * 2**n for n in (0, 1, 2, 3, *[4] * (21 - connection_module.MAX_READS - 4))]
+        transport.lose()
+
+    asyncio.run(run())
+
+
 def test_what_is_discarded_after_the_last_response_is_bounded():
     async def run():
         _, transport = connect(at_once)

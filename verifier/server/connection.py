@@ -12,7 +12,7 @@ the batch of its event-loop iteration; one whose body is still to come in a task
 | response that is not read | WRITE_BUFFER_BYTES and one response | VERIFIER_HEADER_TIMEOUT |
 | lingering close | MAX_DISCARDED_BYTES, none kept | LINGER_TIMEOUT_S |
 
-Any of them may be read in MAX_READS pieces, and then in one every READ_INTERVAL_S: a read has a price.
+A request may be read in MAX_READS pieces, and then in one every READ_INTERVAL_S and more: a read has a price.
 
 Follows the fixes of uvicorn's httptools_impl.py up to uvicorn 0.54.0 (with httptools 0.9.0);
 tests/server/test_compared.py lists every difference from that version's protocols.
@@ -41,6 +41,7 @@ MAX_DISCARDED_BYTES = 4_194_304
 WRITE_BUFFER_BYTES = 16_384
 MAX_READS = 8
 READ_INTERVAL_S = 0.01
+MAX_DOUBLINGS = 4  # of this interval
 TIMEOUT_CHECK_INTERVAL_S = 1.0
 LINGER_TIMEOUT_S = 2.0
 MAX_LINGERING = 32  # connections above VERIFIER_MAX_CONNECTIONS that may still read their 503
@@ -145,7 +146,9 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.reads += 1
         if self.reads > MAX_READS and self.read_timer is None:
-            self.read_timer = self.loop.call_later(READ_INTERVAL_S, self._end_read_interval)
+            # Longer and longer for one request; what is discarded comes in larger pieces, and must not be delayed.
+            doublings = min(self.reads - MAX_READS - 1, MAX_DOUBLINGS) if self.closing_since is None else 0
+            self.read_timer = self.loop.call_later(READ_INTERVAL_S * 2**doublings, self._end_read_interval)
             self._pause_reading()
         if self.closing_since is not None:
             self.discarded_bytes += len(data)

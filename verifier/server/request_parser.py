@@ -118,7 +118,8 @@ class RequestParser:
             if not self.chunked and end <= len(data) and self.remaining <= self._max_body_bytes:
                 self.body, self.remaining, self.complete = data[used:end], 0, True
                 return end
-            data = data[used:]
+        # More is not copied, because one of the limits is exceeded before.
+        data = data[used : used + self._max_body_bytes + MAX_FRAMING_BYTES + PIECE_BYTES]
         return used + (self._feed_chunked(data) if self.chunked else self._feed_sized(data))
 
     def release(self) -> None:
