@@ -224,7 +224,7 @@ def test_a_linked_private_folder_keeps_its_mode_and_a_file_in_its_place_is_named
         3,
         "",
         f"verifier: error: {PRIVATE}: Not a directory; nothing was changed\n"
-        f"verifier: hint: {PUBLIC} and {PRIVATE} must be folders, or links to folders, that can be written\n",
+        f"verifier: hint: {PUBLIC} and {PRIVATE} must be folders, or links to folders\n",
     )
 
 

@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_made_is_said_plainly(run, tmp_path):
         3,
         "",
         "verifier: error: file/public: Not a directory; nothing was changed\n"
-        "verifier: hint: file/public and file/private must be folders, or links to folders, that can be written\n",
+        "verifier: hint: file/public and file/private must be folders, or links to folders\n",
     )
     (tmp_path / "latin").write_bytes(b"\xff")
     assert run("keys", "import", "latin") == Done(

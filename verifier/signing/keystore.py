@@ -1,5 +1,6 @@
 """The key directory with its private keys: the current signer, and changes under a lock."""
 
+import errno
 import logging
 import threading
 import time
@@ -38,6 +39,7 @@ from verifier.storage.refresher import reset_in_child
 
 MAX_PLANNING_S = 30  # from reading the clock to the last write; a process that takes longer was suspended
 _REREAD_S = 1
+_NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST, errno.ENOENT})
 _log = logging.getLogger("verifier.signing")
 
 
@@ -142,9 +144,11 @@ class Keystore:
             try:
                 self.notes.append(recovery.recover(self._files, record, now=now, leeway_s=leeway_s, undo=undo).text)
             except (ConfigError, OSError) as exc:
-                if not revoking:
+                if not revoking and isinstance(exc, ConfigError):
                     raise
-                self.notes.append(str(exc) if isinstance(exc, ConfigError) else _cause(exc, "read"))
+                if not revoking:
+                    raise self._incomplete(_cause(exc), record) from exc
+                self.notes.append(str(exc) if isinstance(exc, ConfigError) else _cause(exc))
 
     def assume(self, now: int) -> None:
         """Replace the time of this transaction: the clock is known to be behind."""
@@ -161,7 +165,9 @@ class Keystore:
             if not ignore.exists():
                 atomic.write_atomic(ignore, b"# private keys are never committed\n*\n")
         except OSError as exc:
-            hint = f"{self.public.folder} and {self.private} must be folders, or links to folders, that can be written"
+            hint = "remove the cause, then run the command again"
+            if exc.errno in _NOT_A_FOLDER:
+                hint = f"{self.public.folder} and {self.private} must be folders, or links to folders"
             raise ConfigError(f"{exc.filename}: {exc.strerror}; nothing was changed", hint) from exc
 
     @contextmanager
@@ -350,6 +356,9 @@ class Keystore:
                 return kind(f"{cause}; {done}", hint or "remove the cause, then run the command again")
         except (OSError, UnsafeOperationError):
             pass
+        return self._incomplete(cause, record, kind)
+
+    def _incomplete(self, cause: str, record: Record, kind: type[ConfigError] = ConfigError) -> ConfigError:
         until = "" if record.until is None else f" until {utc(record.until)} (after that, it is abandoned)"
         undo = "" if record.revokes else "; to undo it now: verifier keys recover --undo"
         return kind(
@@ -382,7 +391,7 @@ class Keystore:
         return frozenset(path.stem for path in self.private.glob("*.pem")) or None
 
 
-def _cause(exc: Exception, what: str = "written") -> str:
+def _cause(exc: Exception) -> str:
     if isinstance(exc, OSError):
-        return f"{exc.filename or 'a file'}: cannot be {what} ({exc.strerror or type(exc).__name__})"
+        return f"{exc.filename or 'a file'}: cannot be written ({exc.strerror or type(exc).__name__})"
     return str(exc)

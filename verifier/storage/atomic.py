@@ -122,6 +122,8 @@ def sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, str(folder)) from exc
         finally:
             os.close(descriptor)
 
