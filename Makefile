@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: run example test check docs languages languages-lock bench profile startup soak hosts fuzz openapi mutants lock dist sbom clean
 
-run: .venv/run.stamp  ## throwaway keys, the real server, one request and its answer
+run: .venv/run.stamp  ## throwaway keys, the real server, one request and its response
 	@$(BIN)/verifier dev
 
 example: .venv/test.stamp  ## a game with a login, a permission dialog and an escs button, in a browser
@@ -24,10 +24,10 @@ check: .venv/test.stamp  ## style, types, and the suite with branch coverage
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-languages: .venv/test.stamp  ## the recipes of docs/issuing, built for their tests; downloads their libraries
+languages: .venv/test.stamp  ## build the programs of docs/issuing for their tests; downloads their libraries
 	$(BIN)/python -m tests.languages.build
 
-languages-lock: .venv/test.stamp  ## the locks of the recipes again, after a version in a manifest was changed
+languages-lock: .venv/test.stamp  ## lock the libraries of docs/issuing again, after a version in a manifest was changed
 	$(BIN)/python -m tests.languages.lock
 
 docs: docs/.venv/stamp .venv/test.stamp  ## the documentation as a site in docs/.site: broken links and outdated reference pages fail
@@ -39,10 +39,10 @@ docs/.venv/stamp: docs/requirements.lock
 	docs/$(PIP) install --require-hashes -r docs/requirements.lock
 	@touch $@
 
-bench: bench/.venv/stamp  ## beside its peers and floors: make bench BENCH="--quick ES256 RS256"
+bench: bench/.venv/stamp  ## compared with other implementations and lower bounds: make bench BENCH="--quick ES256 RS256"
 	bench/.venv/bin/python -m bench $(BENCH)
 
-inputs: bench/.venv/stamp  ## what each kind of input costs, in valid sign-ins: make inputs INPUTS="header --alg RS256"
+inputs: bench/.venv/stamp  ## processor time of each kind of input, in valid sign-ins: make inputs INPUTS="header --alg RS256"
 	bench/.venv/bin/python -m bench.inputs $(INPUTS)
 
 profile: bench/.venv/stamp  ## where the time of one request goes: make profile PROFILE="--alg RS256"
@@ -51,10 +51,10 @@ profile: bench/.venv/stamp  ## where the time of one request goes: make profile 
 startup: bench/.venv/stamp  ## imports and the first response
 	bench/.venv/bin/python -m bench.startup
 
-soak: bench/.venv/stamp  ## an hour at half of what one server can do, is it still the same: make soak SOAK="--minutes 60"
+soak: bench/.venv/stamp  ## an hour at half of capacity, compared part by part: make soak SOAK="--minutes 60"
 	bench/.venv/bin/python -m bench.soak $(SOAK)
 
-hosts: bench/.venv/stamp  ## three hosts behind HAProxy, what players see while hosts die and keys rotate; needs root
+hosts: bench/.venv/stamp  ## three hosts behind HAProxy: failed sign-ins while hosts fail and keys rotate; needs root
 	bench/.venv/bin/python -m bench.hosts
 
 bench/.venv/stamp: requirements.lock bench/requirements.lock bench/peers/package-lock.json pyproject.toml
@@ -66,7 +66,7 @@ bench/.venv/stamp: requirements.lock bench/requirements.lock bench/peers/package
 
 FUZZ := tests/fuzz/.venv/bin/python
 SECONDS := 60
-fuzz: tests/fuzz/.venv/stamp  ## coverage-guided fuzzing of what reads strangers' input: make fuzz SECONDS=600
+fuzz: tests/fuzz/.venv/stamp  ## coverage-guided fuzzing of the parsers of untrusted input: make fuzz SECONDS=600
 	$(FUZZ) -m tests.fuzz.run $(SECONDS)
 
 openapi: tests/fuzz/.venv/stamp  ## requests made from the OpenAPI document, against a live server
@@ -75,7 +75,7 @@ openapi: tests/fuzz/.venv/stamp  ## requests made from the OpenAPI document, aga
 mutants: .venv/test.stamp  ## mutation testing of a sample of every module, in a copy: make mutants MUTANTS="--per-module 8"
 	$(BIN)/python -m tests.fuzz.mutants $(MUTANTS)
 
-lock: .venv/python.stamp  ## remake the hashed locks, for every platform, without the names of hosts
+lock: .venv/python.stamp  ## update the hashed locks, for every platform, without the names of registries
 	$(PIP) install uv
 	$(BIN)/uv pip compile -q $(LOCK) --extra server pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q $(LOCK) --extra server pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
@@ -91,7 +91,7 @@ lock: .venv/python.stamp  ## remake the hashed locks, for every platform, withou
 	$(BIN)/uv pip compile -q $(LOCK) docs/requirements.in -o docs/requirements.lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-dist: .venv/test.stamp tests/deploy/.venv  ## the wheel and the sdist, checked for a package index; the sdist passes tests of its own
+dist: .venv/test.stamp tests/deploy/.venv  ## build the wheel and the sdist, check them for a package index, and run tests from the sdist
 	rm -rf dist
 	tests/deploy/.venv/bin/python -m build --outdir dist . >/dev/null
 	tests/deploy/.venv/bin/twine check --strict dist/*
@@ -99,7 +99,7 @@ dist: .venv/test.stamp tests/deploy/.venv  ## the wheel and the sdist, checked f
 	cd dist/escs_verifier-*/ && ../../$(BIN)/python -m pytest -q $(SDIST_TESTS)
 SDIST_TESTS := tests/core tests/system/test_architecture.py tests/system/test_deploy.py
 
-sbom: tests/deploy/.venv  ## what the package is made of, as CycloneDX: sbom.json
+sbom: tests/deploy/.venv  ## a software bill of materials (CycloneDX): sbom.json
 	tests/deploy/.venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
 	  --output-reproducible --of JSON -o sbom.json requirements.lock
 

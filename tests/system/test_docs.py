@@ -342,7 +342,8 @@ HOME_MADE = (
 
 
 def test_pages_use_the_terms_of_the_field():
-    for page in documents():
+    deployed = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix != ".md"]
+    for page in (*documents(), *deployed, ROOT / "Makefile", ROOT / "verifier" / "server" / "openapi.json"):
         assert re.findall(HOME_MADE, page.read_text(), re.IGNORECASE) == [], page
 
 
