@@ -93,10 +93,10 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"]["value"]
 
-    def picture(self) -> bytes:
-        """The whole page as PNG."""
+    def picture(self, x: float = 0, y: float = 0, width: float = 0, height: float = 0) -> bytes:
+        """A part of the page, or all of it, as PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        clip = {"x": x, "y": y, "width": width or size["width"], "height": height or size["height"], "scale": 1}
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(answer["data"])
 

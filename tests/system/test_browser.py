@@ -99,3 +99,50 @@ def test_a_screen_reader_gets_a_name_for_each_part(page, show):
         ("rowheader", "https://b"),
         ("heading", "Revocations"),
     } <= told
+
+
+# What a reader looks for: the result of a rule, of a replica, of a switch, and the state of a key.
+VERDICTS = """
+[...document.querySelectorAll(".verdict, td.state, td .state, td.pass, td.fail")]
+  .map(e => [e, e.closest(".scroll"), e.getBoundingClientRect().right])
+"""
+BELOW_THE_EDGE = f"""
+{VERDICTS}.filter(([e, region, right]) => right > document.documentElement.clientWidth && (
+  !region || region.scrollWidth <= region.clientWidth || getComputedStyle(region).overflowX != "auto"))
+  .map(([e]) => e.outerHTML.slice(0, 80))
+"""
+OFF_SCREEN = f"""
+[...new Set({VERDICTS}.filter(([e, region, right]) => right > document.documentElement.clientWidth)
+  .map(([e, region]) => region.getAttribute("aria-label")))].sort()
+"""
+EDGES = """
+[...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth).map(e => {
+  const box = e.getBoundingClientRect()
+  return [e.getAttribute("aria-label"), box.right - 2, box.top + scrollY + 8]
+})
+"""
+TO_THE_END = "[...document.querySelectorAll('.scroll')].map(e => e.scrollLeft = e.scrollWidth)"
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_telephone_no_verdict_is_off_the_screen_without_a_cue(page, show, scene, scheme):
+    show(scene)
+    page.show(width=375, scheme=scheme)
+    assert page.evaluate(BELOW_THE_EDGE) == []
+    assert set(page.evaluate(OFF_SCREEN)) <= {"Changes of keys"}  # the others are on the screen without scrolling
+    regions = page.evaluate(EDGES)
+    assert {"Switches", "Keys", "Changes of keys", "Audit rules"} <= {label for label, _, _ in regions}
+    blank = page.picture(x=1, y=1, width=2, height=2)
+    cues = {label: page.picture(x=x, y=y, width=2, height=2) for label, x, y in regions}
+    assert [label for label, cue in cues.items() if cue == blank] == []
+    page.evaluate(TO_THE_END)
+    ends = {label: page.picture(x=x, y=y, width=2, height=2) for label, x, y in regions}
+    assert [label for label, cue in ends.items() if cue != blank] == []
+
+
+def test_at_1600_px_a_key_id_fits_its_column(page, show):
+    show(hostile)
+    page.show(width=1600)
+    heights = "[...document.querySelectorAll('#keys ~ .scroll tbody th .kid')].map(e => e.getClientRects().length)"
+    assert set(page.evaluate(heights)) == {1}

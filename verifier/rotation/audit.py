@@ -23,6 +23,7 @@ class Rule:
     clause: str  # of the standard that it follows
     remediation: str
     check: Callable[[Inventory], Violations]
+    needs: str = ""  # without which it cannot be violated, as `Inventory.has` knows it
 
     @property
     def anchor(self) -> str:
@@ -72,23 +73,28 @@ REPLICA_RULES = (
     Rule(
         "replica-revoked", "critical", "no replica trusts a revoked key", f"{_NIST} §5.3.4",
         "deploy keys/public to the replica, then verifier keys confirm", replica_checks.trusts_revoked,
+        needs="--replica URL",
     ),
     Rule(
         "replica-response", "high", "every replica responds", "this project: what did not respond is not proven",
         "start the replica, or correct its URL", replica_checks.unreachable,
+        needs="--replica URL",
     ),
     Rule(
         "replica-keys", "high", "every replica serves with the keys that are here", f"{_NIST} §5.3.4",
         "deploy keys/public to the replica; check how the volume is mounted (no subPath)", replica_checks.differs,
+        needs="--replica URL",
     ),
     Rule(
         "replica-clock", "high", "every replica's clock is right", "RFC 7519 §4.1.4",
         "correct the clock of the replica (NTP)", replica_checks.clocks,
+        needs="--replica URL",
     ),
     Rule(
         "replica-settings", "high", "every replica runs with these settings", "RFC 6819 §5.1.5.3",
         "set VERIFIER_MAX_LIFETIME and VERIFIER_LEEWAY alike everywhere, or name them: --max-lifetime, --leeway",
         replica_checks.settings,
+        needs="--replica URL",
     ),
 )  # fmt: skip
 RULES = (
@@ -101,6 +107,7 @@ RULES = (
         "private-tracked", "critical", "git has never recorded a private key", _STORAGE,
         f"{_STOLEN}; git rm --cached the file; a past commit keeps it until the repository is rewritten",
         file_checks.private_tracked,
+        needs="a git checkout",
     ),
     Rule(
         "private-elsewhere", "critical", "private keys are in private/ only", _STORAGE,
@@ -111,10 +118,12 @@ RULES = (
         "anchor", "critical", "the history continues from the anchor", _LOGS,
         "compare with the commit of the anchor: git log -p -- history.jsonl; restore the history",
         history_checks.anchored,
+        needs="--since N:DIGEST",
     ),
     Rule(
         "history-rewritten", "critical", "every committed line is still in the history", _LOGS,
         "restore history.jsonl and public/ from the commit that is named", history_checks.rewritten,
+        needs="a git checkout",
     ),
     Rule(
         "history-transitions", "critical", "every line records a change that a command makes", _LOGS,
@@ -160,10 +169,12 @@ RULES = (
         "private-missing", "high", "where private keys are, those of the current and the pending key are",
         f"{_NIST} §8.2.1", "copy the file here with mode 0600, or before the switch: verifier keys cancel",
         file_checks.private_missing,
+        needs="private keys",
     ),
     Rule(
         "private-mode", "high", "private keys are 0600 in a 0700 folder", _STORAGE,
         "chmod 700 keys/private; chmod 600 keys/private/*.pem", file_checks.private_mode,
+        needs="private keys",
     ),
     Rule(
         "writable", "high", "only the owner changes the key directory", _STORAGE,
@@ -185,15 +196,18 @@ RULES = (
     Rule(
         "secrets-agree", "high", "the history and the applications file agree", _LOGS,
         "find the change that no command made, and restore the file", file_checks.secrets_agree,
+        needs="--applications FILE",
     ),
     Rule(
         "signature", "high", "each line was committed with a valid signature (with --require-signed)", _LOGS,
         "let the author sign the commit, or import the author's public key (git log --show-signature)",
         history_checks.signatures,
+        needs="--require-signed",
     ),
     Rule(
         "uncommitted", "medium", "the working tree is as committed", "this project: the diff is what is approved",
         "commit the change after review, or undo it: git checkout -- keys", history_checks.uncommitted,
+        needs="a git checkout",
     ),
     Rule(
         "members", "medium", "public keys have registered members only", "RFC 7517 §4, §4.3",
@@ -224,10 +238,12 @@ RULES = (
     Rule(
         "weak-secret", "medium", "secrets have 16 characters or more and no outer white space", "RFC 6749 §10.10",
         "verifier applications rotate-secret with a random one", file_checks.weak_secrets,
+        needs="--applications FILE",
     ),
     Rule(
         "shared-secret", "medium", "no two applications have the same secret", "RFC 6749 §2.3.1",
         "verifier applications rotate-secret for one of them", file_checks.shared_secrets,
+        needs="--applications FILE",
     ),
     Rule(
         "lifetime", "medium", f"tokens live {MAX_LIFETIME_S} s at most", "RFC 6819 §5.1.5.3",

@@ -134,6 +134,18 @@ class Inventory:
         """Return the same inventory with one replica."""
         return replace(self, replicas=(replica,))
 
+    def has(self, needed: str) -> bool:
+        """Return whether what a rule needs is here; "" is nothing."""
+        return {
+            "": True,
+            "--replica URL": bool(self.replicas),
+            "--since N:DIGEST": self.since is not None,
+            "--require-signed": self.require_signed,
+            "--applications FILE": self.applications is not None,
+            "a git checkout": self.witness.clean is not None,
+            "private keys": bool(self.private_keys()),
+        }[needed]
+
     def private_keys(self) -> list[File]:
         """Return the files in private/ that a signer loads."""
         return [file for file in self.files if re.fullmatch(r"private/[^/.][^/]*\.pem", file.name)]

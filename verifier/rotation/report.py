@@ -87,6 +87,7 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
                 "remediation": rule.remediation,
                 "anchor": rule.anchor,
                 "violations": sum(finding.rule == rule.id for finding in found),
+                "needs": "" if inventory.has(rule.needs) else rule.needs,
             }
             for rule in audit.RULES
         ],
