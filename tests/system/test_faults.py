@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.conftest import APPLICATION_ID, ISSUER, JSON, SECRET, Answer, Server, free_port, lines, start
 from tests.server.test_metrics import scrape
-from tests.storage.test_atomic import KubeletVolume
 from tests.support import forge
+from tests.support.kubelet import KubeletVolume
 from tests.support.sockets import post, until
 from verifier import TokenIssuer
 from verifier.cli.main import cli
