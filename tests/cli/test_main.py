@@ -69,12 +69,22 @@ def test_explain_accepts_a_good_token(run, keys, issue):
     assert len(re.findall(r"(?m)^pass  ", done.out)) == 4 + len(rules.RULES)
 
 
+def test_explain_without_a_key_directory_names_the_fix(run, tmp_path):
+    assert run("explain", "--keys", tmp_path / "no" / "keys", *OPTIONS, stdin="x") == Done(
+        3,
+        "",
+        f"verifier: error: {tmp_path}/no/keys/public: cannot be read (No such file or directory)\n"
+        "verifier: hint: correct the path, or create it: "
+        f"verifier keys generate --keys {tmp_path}/no/keys\n",
+    )
+
+
 def test_explain_names_every_failure_at_once_and_shows_no_personal_data(run, keys, issue):
     token = issue(header={"typ": "JWT"}, exp=(NOW + 60) * 1000, iss="x", email=["canary@x"], sub="canary-player")
     done = run("explain", "--keys", keys, *OPTIONS, stdin=token)
     failed = re.findall(r"(?m)^FAIL  (\w+)", done.out)
     assert (done.status, failed) == (1, ["typ", "iss", "exp", "email"])
-    assert "typ is JWT, the default of JWT libraries; expected at+jwt; expected at+jwt (RFC 9068 §4" in done.out
+    assert "typ is JWT, the default of JWT libraries; expected at+jwt (RFC 9068 §4" in done.out
     assert "4 of 18 checks failed" in done.out
     for part in ("canary", *token.split(".")):
         assert part not in done.out

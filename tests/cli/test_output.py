@@ -96,6 +96,18 @@ def test_a_report_ends_with_the_file_to_open(keys, replica, tmp_path):
     assert text == f"next    open {page} in a browser; its findings are at the top\r\n"
 
 
+def test_a_server_in_a_terminal_says_how_to_test_it(keys, tmp_path):
+    environment = {"VERIFIER_ISSUER": "https://game.example", "VERIFIER_KEYS": str(keys), "VERIFIER_PORT": "0"}
+    environment |= {"VERIFIER_APPLICATION_ID": "app", "VERIFIER_SECRET_KEY": "a secret of an application"}
+    with run_in_terminal("serve", environment=environment) as terminal:
+        text = terminal.read_until("Listening on http://127.0.0.1:")
+        terminal.process.terminate()
+        terminal.read_until()
+        assert terminal.process.wait(timeout=30) == 0
+    command = f"{sys.executable} -m verifier check --help"
+    assert text.startswith(f"next    test it from another terminal ({command}); Ctrl-C stops it\r\n")
+
+
 def test_elsewhere_nothing_is_shown_beside_the_output(keys, replica):
     command = [sys.executable, "-m", "verifier", "keys", "confirm", replica, "--keys", keys]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from verifier.cli.options import Number
+from verifier.cli.output import next_step
 from verifier.cli.program import command
 from verifier.errors import ConfigError
 from verifier.server.settings import Option, Settings
@@ -58,6 +59,7 @@ def serve(**options: Any) -> None:
     _require_files(settings)
     from verifier.server import run
 
+    next_step(f"test it from another terminal ({command('check', '--help')}); Ctrl-C stops it")
     run.serve(settings)
 
 

@@ -65,7 +65,8 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
             actual = f"not checked: {result.skipped}" if result.skipped else result.actual
             click.echo(f"{status}  {result.rule:<9}  {actual}")
             if result.failure:
-                click.echo(f"      {result.failure}; expected {result.expected} ({result.source})")
+                expected = f"; expected {result.expected}"
+                click.echo(f"      {result.failure.removesuffix(expected)}{expected} ({result.source})")
         click.echo(f"\n{len(failures)} of {len(results)} checks failed" if failures else "\naccepted")
     if failures:
         sys.exit(EXIT_REFUSED)

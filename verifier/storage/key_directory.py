@@ -100,9 +100,10 @@ class KeyDirectory:
         """
         self.refresh()
         if self.problems:
-            raise KeyFileError(
-                "; ".join(self.problems), hint="repair or remove the file; verifier keys list shows the rest"
-            )
+            hint = "repair or remove the file; verifier keys list shows the rest"
+            if not self.folder.exists():
+                hint = f"correct the path, or create it: verifier keys generate --keys {self.folder.parent}"
+            raise KeyFileError("; ".join(self.problems), hint=hint)
         if not self.keyring.keys:
             raise KeyFileError(
                 f"{self.folder}: no key (expected <kid>.json)", hint="create one: verifier keys generate"
