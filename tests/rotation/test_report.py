@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import NOW
+from tests.rotation.test_tampering import committed_keys as committed_keys  # a fixture
+from tests.rotation.test_tampering import private_key_committed
+from tests.rotation.test_tampering import repository as repository  # a fixture
 from verifier import __version__
 from verifier.core import rules
+from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import Keyring, parse_public_key
 from verifier.rotation import audit, plan, report, timeline
 from verifier.rotation.chart import chart_layout
@@ -487,11 +491,52 @@ def test_the_page_answers_the_questions_of_a_reviewer(past):
 
 def test_the_page_names_what_it_could_not_check(past):
     words = Outline(report.render_html(young(past))).words()
-    for text in ("There has been no switch.", "No key has been revoked.", "No replica was queried"):
+    for text in (
+        "There has been no switch.",
+        "No key has been revoked.",
+        "No replica was queried",
+        "Was a private key ever committed? Not known: not a git checkout.",
+        "No line records --force.",
+        "No findings. 23 of 38 rules of the audit hold; the others were not checked.",
+        "15 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
+        "--applications FILE, --require-signed.",
+        "the history continues from the anchorneeds --since N:DIGEST",
+    ):
         assert text in words
     words = Outline(report.render_html(locked_out(past))).words()
     for text in ("None: every sign-in is rejected.", "No command has written a history"):
         assert text in words
+
+
+def test_the_page_of_a_repository_answers_more(repository, tmp_path):
+    path = tmp_path / "applications.json"
+    path.write_bytes(Applications().with_secret("app", Secret.of("first-secret-of-the-dashboard")).dump())
+
+    def page(**options: Any) -> str:
+        now = NOW - 60 * DAY
+        state = Inventory.read(repository.keys, now=now, window=WINDOW, since=repository.anchor, **options)
+        return Outline(report.render_html(report.build_report(state))).words()
+
+    words = page()
+    assert "Was a private key ever committed? No commit of a branch or tag contains one." in words
+    assert "9 rules could not be checked without --replica URL, --applications FILE, --require-signed." in words
+    state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=WINDOW)
+    good = Replica("http://a", state.keyring.digest, ready=True, clock_offset_s=0, max_lifetime_s=300, leeway_s=30)
+    words = page(replicas=(good,), applications=path, require_signed=True)
+    assert "could not be checked" not in words
+    assert "not checked" not in words
+    private_key_committed(repository)
+    assert "Was a private key ever committed? Yes: see Audit." in page()
+    (repository.top / ".git" / "HEAD").write_text("nonsense")
+    assert "Was a private key ever committed? Not known: git could not be queried." in page()
+
+
+def test_the_page_shows_where_a_command_was_forced(past):
+    past.generate("ES256", NOW - DAY)
+    state = past.state()
+    [line] = state.history.lines
+    forced = replace(state, history=replace(state.history, lines=(line, replace(line, force=True))))
+    assert "--force was used in line 2." in Outline(report.render_html(report.build_report(forced))).words()
 
 
 def test_a_broken_history_is_shown_at_the_top(past, tmp_path):

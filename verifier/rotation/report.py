@@ -21,6 +21,7 @@ NOT_COVERED = (
     "Whether a deleted private key is gone from disks and backups: deletion unlinks a file.",
     "A rewrite of the history together with git, by someone who controls both: only an anchor that was kept elsewhere "
     "shows it.",
+    "Commits that no branch or tag contains, such as an amended one that held a private key.",
     "The true name behind an account: it comes from the environment of the command. A signed commit proves more.",
     "Replay: a token can be used again until it expires. There is no database to remember it.",
     "Revocation between the change of the file and the moment a replica has read it: "
