@@ -1,6 +1,8 @@
 """A private key is read from PEM, signs what its public key verifies, and is never shown."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
@@ -12,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from tests.conftest import NOW
 from tests.support import forge
 from verifier.errors import KeyFileError
 from verifier.signing import keystore
+from verifier.signing.private_key import describe_missing
 
 ALGS = ["ES256", "EdDSA", "RS256"]
 
@@ -103,3 +107,15 @@ def test_a_missing_private_key_is_named_with_the_fix(store, public, pairs):
 def test_a_private_key_does_not_show_itself(store, public):
     key = store.load(public("EdDSA"))
     assert repr(key) == f"PrivateKey(kid='{key.kid}', alg='EdDSA', exp=None)"
+
+
+@pytest.mark.parametrize(
+    ("nbf", "since", "when"),
+    [(NOW + 1, "signs from 2027-01-15 08:00:01 UTC", " then"), (NOW, "is the current key", "")],
+)
+def test_a_missing_private_key_is_described_with_the_time_from_which_it_is_needed(keyring, pairs, nbf, since, when):
+    key = replace(keyring.find(pairs["ES256"].kid), nbf=nbf)
+    assert describe_missing(key, Path("private"), NOW) == (
+        f"private/{key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here{when}; "
+        "copy the file from where the key was made"
+    )

@@ -179,6 +179,16 @@ def test_an_assumed_time_replaces_that_of_the_clock(timed, pairs):
     assert timed.public.keyring.find(pairs["RS256"].kid).revoked_at == NOW
 
 
+def test_a_suspension_is_measured_by_the_assumed_time(timed, pairs):
+    timed.times[:] = [NOW - 5000] * 7 + [NOW - 4500]
+    with timed.transaction() as keyring:
+        timed.assume(NOW)
+        jwk, pem = timed.generate_pair("ES256")
+        timed.apply(plan.rotate(keyring, jwk, now=NOW), "rotate", now=NOW, pem=pem)
+    end = NOW + 500 + LEAD_S + plan.OverlapPolicy().overlap_s
+    assert timed.public.keyring.find(pairs["ES256"].kid).exp == end
+
+
 # --- the history and files elsewhere
 
 
