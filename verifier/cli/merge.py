@@ -1,5 +1,6 @@
 """`verifier keys merge`: repair a key directory after a merge of two branches that both changed keys."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
     """Write one history and the public files that agree with it; nothing if there is nothing to merge."""
-    from verifier.rotation import merge, plan
+    from verifier.rotation import merge
+    from verifier.rotation.plan import OverlapPolicy
     from verifier.rotation.preconditions import require_later_than
     from verifier.signing.events import user_name
     from verifier.signing.keystore import Keystore
-    from verifier.signing.private_key import describe_missing, missing_private_keys
     from verifier.signing.recovery import render
     from verifier.storage.journal import FileChange
     from verifier.storage.snapshot import snapshot
@@ -39,7 +40,7 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
             b"".join([branches.lines, *(b"\n".join(b) + b"\n" for b in branches.others)]), now, store.history
         )
         files = snapshot(store.public.folder)
-        members = merge.resolve(files, branches, now, plan.OverlapPolicy(max_lifetime, leeway))
+        members = merge.resolve(files, branches, now, OverlapPolicy(max_lifetime, leeway))
         events = merge.events(branches, members, now=now, by=user_name())
         changes = []
         for name, data in files.items():
@@ -50,22 +51,28 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
                 changes.append(FileChange(f"public/{name}", before, after))
         if events or changes or branches.lines != content:
             store.merge(changes, events, branches.lines, now=now)
-        keyring = store.public.keyring
-        pending = plan.pending_keys(keyring, now)
-        current = keyring.current(now)
-        missing = [
-            describe_missing(key, store.private, now) for key in missing_private_keys(keyring, store.private, now)
-        ]
+        remaining = list(_describe_remaining(store, events))
     _print_outcome(store, events, changes, as_json)
+    for text in remaining:
+        warn(text)
+
+
+def _describe_remaining(store: "Keystore", events: "list[Event]") -> Iterator[str]:
+    """Yield what the merge leaves to be done."""
+    from verifier.rotation.plan import pending_keys
+    from verifier.signing.private_key import describe_missing, missing_private_keys
+
+    keyring, now = store.public.keyring, store.now
+    pending, current = pending_keys(keyring, now), keyring.current(now)
     if len(pending) > 1:
         kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
-        warn(f"{len(pending)} keys are pending; withdraw all but one: {kids}")
-    for text in missing:
-        warn(text)
+        yield f"{len(pending)} keys are pending; withdraw all but one: {kids}"
+    for key in missing_private_keys(keyring, store.private, now):
+        yield describe_missing(key, store.private, now)
     if current is None:
-        warn("no key is current: every sign-in is rejected; verifier keys audit names the remedy")
+        yield "no key is current: every sign-in is rejected; verifier keys audit names the remedy"
     elif any(event.kid == current.kid and event.old == "none" for event in events):
-        warn(f"{current.kid} signs now and is new to this branch: deploy {store.public.folder} to every replica first")
+        yield f"{current.kid} signs now and is new to this branch: deploy {store.public.folder} to every replica first"
 
 
 def _print_outcome(store: "Keystore", events: "list[Event]", changes: "list[FileChange]", as_json: bool) -> None:
