@@ -84,6 +84,11 @@ def test_removing_a_link_removes_what_it_leads_to(folder, tmp_path):
     assert (os.listdir(folder), (tmp_path / "target").exists()) == ([], False)
 
 
+def test_removing_what_is_gone_is_no_error(folder):
+    atomic.remove(folder / "a.pem")
+    assert os.listdir(folder) == []
+
+
 @pytest.mark.usefixtures("umask")
 def test_a_folder_has_exactly_the_mode_it_was_given_and_its_parents_0755(tmp_path):
     atomic.make_folder(tmp_path / "a" / "b" / "c", 0o700)

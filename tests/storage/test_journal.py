@@ -61,6 +61,13 @@ def test_a_change_is_committed_completely_and_leaves_no_journal(directory, recor
     assert directory.history_applied(record) is Applied.YES
 
 
+def test_a_file_that_becomes_what_was_planned_leaves_nothing_staged(directory, record):
+    directory.commit(
+        record, lambda: directory.journal.exists() and (directory.folder / "public/a.json").write_text("new")
+    )
+    assert files(directory) == DONE
+
+
 def test_a_journal_is_read_as_it_was_written(directory, record):
     assert journal.read(directory.journal) is None
     atomic.write_atomic(directory.journal, json.dumps(asdict(record)).encode())

@@ -20,6 +20,16 @@ def test_it_refreshes_at_the_first_call_and_once_per_interval():
             assert len(calls) == expected
 
 
+def test_the_interval_is_a_second():
+    calls: list[int] = []
+    with freeze_time("2027-01-15 08:00:00") as clock:
+        refresher = Refresher(lambda: calls.append(1))
+        for elapsed, expected in ((0, 1), (0.99, 1), (0.01, 2)):
+            clock.tick(elapsed)
+            refresher()
+            assert len(calls) == expected
+
+
 def test_a_refresh_that_fails_is_tried_again_by_the_next_call():
     outcomes = iter([OSError("disk"), None])
 

@@ -103,3 +103,10 @@ def forge_key():
     from cryptography.hazmat.primitives.asymmetric import ec
 
     return ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.mark.parametrize("name", ["issuer", "application_id"])
+def test_a_name_in_quotes_fails_in_the_constructor(keys, name):
+    arguments = {"issuer": ISSUER, "application_id": APPLICATION_ID} | {name: '"x"'}
+    with pytest.raises(ConfigError, match=f"^{name} is in quotes$"):
+        TokenVerifier.from_directory(keys, **arguments)
