@@ -11,7 +11,6 @@ import os
 import select
 import threading
 import time
-import weakref
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol, cast
@@ -25,35 +24,13 @@ from structlog.typing import EventDict, Processor
 from verifier.core.encoding import printable
 from verifier.errors import ApiError, InvalidToken
 from verifier.server.settings import Settings
+from verifier.storage.refresher import reset_in_child
 
 PIPE_BUF: int = getattr(select, "PIPE_BUF", 4096)  # bytes that a pipe takes whole or not at all (pipe(7))
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 DEFAULT_FIELDS = {"event": "request", "level": "info", "outcome": "ok", "status": 200}
-
-
-class Resettable(Protocol):
-    """An object with locks, threads or buffers, of which a child process must not use the copies."""
-
-    def after_fork(self) -> None: ...
-
-
-_RESETTABLE: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def reset_after_fork(resettable: Resettable) -> None:
-    """Call `after_fork` of an object in every child process."""
-    _RESETTABLE.add(resettable)
-
-
-def _reset_all() -> None:  # pragma: no cover - runs in child processes, which are not measured
-    for resettable in list(_RESETTABLE):
-        resettable.after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(after_in_child=_reset_all)
 
 
 class AccessLogEntry(dict[str, Any]):
@@ -95,10 +72,10 @@ class NonBlockingWriter:
         if os.name == "posix":  # pragma: no branch - the suite runs on POSIX
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLOUT)
-        self.after_fork()
-        reset_after_fork(self)
+        self.reset()
+        reset_in_child(self)
 
-    def after_fork(self) -> None:
+    def reset(self) -> None:
         """Replace the lock, which another thread of the parent may have held."""
         self._lock = threading.Lock()  # because files are read in threads of their own
 
@@ -146,10 +123,10 @@ class Telemetry:
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
             context_class=dict,
         ).bind()
-        self.after_fork()
-        reset_after_fork(self)
+        self.reset()
+        reset_in_child(self)
 
-    def after_fork(self) -> None:
+    def reset(self) -> None:
         """Leave the lines of the parent to the parent."""
         self._pending: deque[AccessLogEntry] = deque()
         self._flushing_loop: asyncio.AbstractEventLoop | None = None

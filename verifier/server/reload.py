@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 from verifier.errors import Reason, ServiceUnavailableError
 from verifier.server.applications_file import ApplicationsFile
-from verifier.server.log import Telemetry, reset_after_fork
+from verifier.server.log import Telemetry
 from verifier.server.reader import Periodic, Reader, read_in_time
 from verifier.server.settings import Settings
 from verifier.storage.key_directory import KeyDirectory
+from verifier.storage.refresher import reset_in_child
 from verifier.storage.snapshot import bind_mounted_files
 
 CURRENT_S = 3.0  # a request waits for the next read if the last one is older
@@ -38,16 +39,16 @@ class Reloader:
         self._readers = [Reader("keys", self.keys, telemetry, self._on_read)]
         if self.applications.is_file:
             self._readers.append(Reader("applications", self.applications, telemetry, self._on_read))
-        self.after_fork()
+        self.reset()
         for reader in self._readers:
             read_in_time(reader.source.path, reader.source.load)
         for reader in self._readers:
             path = reader.source.path
             self.bind_mounted_files += read_in_time(path, functools.partial(bind_mounted_files, path))
             reader.read_at, reader.completed_at = time.time(), time.monotonic()
-        reset_after_fork(self)
+        reset_in_child(self)
 
-    def after_fork(self) -> None:
+    def reset(self) -> None:
         """Start anew in a child process."""
         self.read_at = 0.0  # no request is answered before the first read by this process
         self._lock = threading.Lock()

@@ -9,10 +9,10 @@ from typing import Protocol
 
 
 class Resettable(Protocol):
-    """An object with a lock and with content that was read."""
+    """An object with locks, threads, buffers or content that was read, of which a child must not use the copies."""
 
     def reset(self) -> None:
-        """Replace the lock, and read again at the next use."""
+        """Replace them, and read again at the next use."""
 
 
 _resettable: "weakref.WeakSet[Resettable]" = weakref.WeakSet()
