@@ -101,8 +101,10 @@ def test_explain_as_json(run, keys, issue):
 def test_explain_reads_what_is_no_token(run, keys):
     done = run("explain", "--keys", keys, *OPTIONS, stdin="nonsense")
     assert done.status == 1
-    assert "FAIL  form       1 parts, 8 characters\n" in done.out
-    assert done.out.endswith("\n1 of 1 checks failed\n")
+    assert done.out == (
+        "FAIL  form       1 part, 8 characters\n"
+        "      malformed token: expected header.payload.signature (RFC 7515 §7.1)\n\n1 of 1 checks failed\n"
+    )
 
 
 def test_serve_says_which_setting_is_missing(run):

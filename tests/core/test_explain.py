@@ -128,10 +128,10 @@ def test_every_broken_rule_is_reported_at_once(issue, policy):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        pytest.param("", "1 parts, 0 characters", id="empty"),
+        pytest.param("", "1 part, 0 characters", id="empty"),
         pytest.param("a.b", "2 parts, 3 characters", id="two-parts"),
         pytest.param("a.b.c.d.e", "5 parts, 9 characters", id="jwe"),
-        pytest.param('{"payload": "canary"}', "1 parts, 21 characters", id="json-serialization"),
+        pytest.param('{"payload": "canary"}', "1 part, 21 characters", id="json-serialization"),
     ],
 )
 def test_what_is_no_compact_jws_has_one_result(policy, text, found):

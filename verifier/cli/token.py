@@ -65,8 +65,9 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
             actual = f"not checked: {result.skipped}" if result.skipped else result.actual
             click.echo(f"{status}  {result.rule:<9}  {actual}")
             if result.failure:
-                expected = f"; expected {result.expected}"
-                click.echo(f"      {result.failure.removesuffix(expected)}{expected} ({result.source})")
+                expected = f"expected {result.expected}"
+                failure = result.failure if result.failure.endswith(expected) else f"{result.failure}; {expected}"
+                click.echo(f"      {failure} ({result.source})")
         click.echo(f"\n{len(failures)} of {len(results)} checks failed" if failures else "\naccepted")
     if failures:
         sys.exit(EXIT_REFUSED)

@@ -46,7 +46,8 @@ def explain(text: str, policy: rules.Policy) -> list[RuleResult]:
     try:
         segments = tokens.split_compact(text)
     except InvalidToken as exc:
-        found = f"{text.count('.') + 1} parts, {len(text)} characters{_wrapping(text)}"
+        dots = text.count(".")
+        found = f"{dots + 1} part{'s' if dots else ''}, {len(text)} characters{_wrapping(text)}"
         return [RuleResult("form", "RFC 7515 §7.1", "header.payload.signature", found, exc.reason, str(exc))]
     results = []
     decoded: dict[str, Any] = {}
