@@ -102,7 +102,7 @@ def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
     ("arguments", "message"),
     [
         (["http://game.example/", "--token", "-"], "plain http exposes the secret"),
-        (["--token", "-"], "expected https://host/path"),
+        (["--token", "-"], "the URL is missing (expected https://host/path)"),
         (["https://game.example/", "--only", "alg-nome", "--token", "-"], "unknown case or group: alg-nome"),
         (["https://game.example/"], "give --keys, --private-key and --kid, or --token"),
         (["https://game.example/", "--keys", ".", "--token", "-"], "give one of --keys, --private-key and --token"),

@@ -158,3 +158,12 @@ def test_audit_in_a_checkout_names_its_commit(run, first):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     anchor = Anchor.of(HISTORY.read_bytes())
     assert run("keys", "audit") == Done(0, f"anchor  {anchor}\ncommit  {commit} clean\n0 finding(s)\n")
+
+
+def test_list_without_a_key_directory_names_the_fix(run):
+    assert run("keys", "list", "--keys", "none") == Done(
+        1,
+        "",
+        "verifier: error: none/public: cannot be read (No such file or directory)\n"
+        "verifier: hint: correct the path, or create it: verifier keys generate --keys none\n",
+    )

@@ -66,7 +66,9 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
             for item in chosen:
                 click.echo(f"{item.group:<9}  {item.level:<6}  {item.id:<20}  {item.description}")
             return
-        target = Url.parse(url or "", allow_http=options["insecure"])
+        if not url:
+            raise click.UsageError("the URL is missing (expected https://host/path)")
+        target = Url.parse(url, allow_http=options["insecure"])
         context = check_context(options)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc

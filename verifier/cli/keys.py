@@ -102,6 +102,8 @@ def list_(cryptoperiod: int, as_json: bool, keys: Path) -> None:
             echo(f"{name}  {utc(key.nbf)} to {until}{due}")
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
+        if problems and not directory.folder.exists():
+            echo(f"verifier: hint: correct the path, or create it: verifier keys generate --keys {keys}", err=True)
     if problems:
         sys.exit(EXIT_REFUSED)
 
