@@ -1,6 +1,8 @@
 """Files, histories and private keys that contradict each other: commands stop, and the remediation is right."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.cli.test_key_safety import (
     states,
 )
 from tests.conftest import NOW, Done
+from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory
 
 __all__ = ["first", "pending"]  # fixtures
@@ -269,3 +272,39 @@ def test_a_merge_after_which_no_key_signs_says_so(run, first, pending):
         in (done.err)
     )
     assert run("keys", "generate", now=NOW + 90).status == 0
+
+
+def test_the_remediation_for_two_pending_keys_names_each(run, first, pending):
+    base = branch(run, "base")
+    theirs = branch(run, "theirs", (("cancel",), NOW + 30), (("rotate",), NOW + 40))
+    assert run("keys", "cancel", now=NOW + 50).status == 0
+    assert run("keys", "rotate", now=NOW + 60).status == 0
+    merge_tree(Path("keys"), theirs, base)
+    assert run("keys", "merge", now=NOW + 90).status == 0
+    mine, other = (kid for kid, state in states(NOW + 90).items() if state == "pending")
+    assert audit(run, NOW + 90)["one-pending"] == (
+        "2 keys are pending",
+        f"withdraw all but one: verifier keys cancel --kid {mine[:8]} or verifier keys cancel --kid {other[:8]}",
+    )
+    assert run("keys", "cancel", "--kid", mine[:8], now=NOW + 90).status == 0
+    assert "one-pending" not in audit(run, NOW + 90)
+
+
+def test_where_every_key_has_expired_none_is_named_as_pending(run, first, pending):
+    edit(first, exp=NOW - 1)
+    edit(pending, nbf=NOW - 2, exp=NOW - 1)
+    done = run("token", "p", "--issuer", "https://x", "--application-id", "app")
+    assert done.err == "verifier: error: keys/public: no current key (found none)\nverifier: hint: verifier keys list\n"
+
+
+def test_a_full_disk_when_folders_are_made_is_named(run, monkeypatch):
+    def full(path: Path, data: bytes, mode: int = 0o644) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(atomic, "write_atomic", full)
+    assert run("keys", "generate") == Done(
+        3,
+        "",
+        f"verifier: error: {PRIVATE}/.gitignore: No space left on device; nothing was changed\n"
+        "verifier: hint: remove the cause, then run the command again\n",
+    )
