@@ -96,6 +96,27 @@ def extend_an_end_while_rotating(repository: SimpleNamespace) -> None:
     git(repository.top, "commit", "-q", "--amend", "-m", "rotate")
 
 
+def swap_two_files(repository: SimpleNamespace) -> None:
+    first, second = public(repository, repository.first), public(repository, repository.current)
+    content = first.read_text()
+    first.write_text(second.read_text())
+    second.write_text(content)
+
+
+def remove_the_use_of_a_key(repository: SimpleNamespace) -> None:
+    edit(public(repository, repository.current), use=None)
+
+
+def restore_a_file_that_was_pruned(repository: SimpleNamespace) -> None:
+    path = public(repository, repository.first)
+    content = path.read_text()
+    line = last(repository, repository.first)
+    append(repository, replace(line, command="prune", old="expired", new="gone", nbf=None, exp=None, iat=None))
+    path.unlink()
+    commit(repository.top)
+    path.write_text(content)
+
+
 # What is changed in the repository, so that the witness would be blind.
 
 
@@ -280,6 +301,9 @@ ATTEMPTS: dict[Callable[[SimpleNamespace], None], set[str]] = {
     move_the_iat_of_a_key: {"history-transitions"},
     publish_a_key_twice: {"history-transitions"},
     extend_an_end_while_rotating: {"history-transitions"},
+    swap_two_files: {"kid", "history-agrees"},
+    remove_the_use_of_a_key: {"members"},
+    restore_a_file_that_was_pruned: {"history-agrees"},
     graft: {"anchor", "history-rewritten"},
     replace_the_parents: {"anchor", "history-rewritten"},
     nest_a_repository: {"anchor", "git"},

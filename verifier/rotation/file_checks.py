@@ -49,7 +49,7 @@ def problems(*words: str) -> Callable[[Inventory], Violations]:
 
 
 def members(inventory: Inventory) -> Violations:
-    """Find members of public keys that nothing reads, such as key_ops, which other software could obey."""
+    """Find members of public keys that nothing reads, such as key_ops, which other software could obey; and no use."""
     for file in inventory.files:
         if file.name.startswith("public/") and file.name.endswith(".json"):
             found = public_members(file)
@@ -59,6 +59,8 @@ def members(inventory: Inventory) -> Violations:
                 unknown += [f"revoked.{name}" for name in sorted(revoked.keys() - {"revoked_at", "reason"})]
             if unknown:
                 yield f"{file.path} has members that are not registered here ({', '.join(unknown)})"
+            if found and "use" not in found:
+                yield f"{file.path} does not say that the key is for signatures (expected: use is sig)"
 
 
 def private_mode(inventory: Inventory) -> Violations:
