@@ -143,12 +143,16 @@ def test_dev_takes_the_next_free_port_and_serves_until_it_is_stopped(tmp_path, n
 
 
 def test_dev_reports_that_no_port_is_free(monkeypatch):
-    def listen(*_):
+    tried = []
+
+    def listen(_, port):
+        tried.append(port)
         raise ConfigError("taken")
 
     monkeypatch.setattr("verifier.server.run.listen", listen)
     with pytest.raises(ConfigError, match=r"^ports 8000 to 8099 are all in use$"):
         dev._free_port(8000)
+    assert tried == list(range(8000, 8100))
 
 
 @pytest.mark.parametrize("options", [(), ("--verbose",)], ids=["quiet", "verbose"])

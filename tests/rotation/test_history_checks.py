@@ -1,12 +1,16 @@
 """That the history and the files agree, also where the history is an older version's."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
 
 from tests.conftest import NOW
 from tests.rotation.test_report import past as past  # a fixture
 from verifier.rotation import history, history_checks
 from verifier.rotation.history import History
 from verifier.rotation.inventory import Inventory
+from verifier.rotation.witness import Commit
 
 
 def older(state: Inventory, **changes: object) -> Inventory:
@@ -40,3 +44,25 @@ def test_a_line_that_is_no_event_has_no_time(past):
         "line 2 is of 2027-01-15 08:01:01 UTC, in the future",
         "line 3 is of 2027-01-15 08:00:00 UTC, before the line above it (2027-01-15 08:01:01 UTC)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("commit", "required", "text"),
+    [
+        (Commit("a" * 40, "N", "", "", ""), False, []),
+        (Commit("a" * 40, "G", "", "", ""), True, []),
+        (Commit("a" * 40, "B", "", "", ""), False, ["line 1 was added by commit aaaaaaaaaaaa with a bad signature"]),
+        (
+            Commit("a" * 40, "N", "", "", ""),
+            True,
+            [
+                "line 1 was added by commit aaaaaaaaaaaa, which is not signed by a key that is trusted here (%G? is N)",
+            ],
+        ),
+        (None, True, ["line 1 is not committed"]),
+        (None, False, []),
+    ],
+)
+def test_a_line_without_a_valid_signature_is_found(commit, required, text):
+    inventory = SimpleNamespace(require_signed=required, witness=SimpleNamespace(present=True, lines=(commit,)))
+    assert list(history_checks.signatures(inventory)) == text

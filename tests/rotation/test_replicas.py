@@ -161,7 +161,7 @@ def test_the_last_use_of_keys_and_secrets_is_read_from_metrics(serve):
     }
 
 
-@pytest.mark.parametrize("value", ["1e300", "NaN", "+Inf", "-1"])
+@pytest.mark.parametrize("value", ["1e300", "1.00000000001e11", "NaN", "+Inf", "-1"])
 def test_a_value_that_is_no_time_is_left_out(serve, value):
     url = serve({"/metrics": METRICS.replace(b"1.8e9", value.encode())})
     by_slot = {("app", 2): 0, ('o"\\n', 1): 1.7e9}

@@ -14,3 +14,20 @@ def test_a_history_with_more_commits_than_are_read_has_no_witness(repository, mo
     assert found.problems == problems
     assert found.clean is (None if problems else True)
     assert len(found.lines) == (0 if problems else len(repository.log.read_bytes().splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("name", "private"),
+    [
+        ("private/a.pem", True),
+        ("private/notes", True),
+        ("private/README.md", False),
+        ("private/.gitignore", False),
+        ("public/a.pem", True),
+        ("old/A.P12", True),
+        ("public/a.json", False),
+        ("public/private", False),
+    ],
+)
+def test_a_private_key_is_known_by_its_folder_or_its_suffix(name, private):
+    assert witness._is_private(name) is private
