@@ -566,3 +566,20 @@ def test_the_key_set_is_served_without_another_read_while_files_are_current(sett
         return found | {(await call(app, path="/.well-known/jwks.json"))[0]}
 
     assert asyncio.run(serve()) == {200}
+
+
+def test_a_stopped_thread_does_not_wait_for_its_next_turn(monkeypatch):
+    monkeypatch.setattr("verifier.server.reader.RELOAD_INTERVAL_S", 60)
+    called = threading.Event()
+
+    class Source:
+        def read(self) -> None:
+            called.set()
+
+    source = Source()
+    periodic = reader.Periodic(source.read)
+    periodic.start()
+    assert called.wait(10)
+    periodic.stop()
+    periodic._thread.join(10)
+    assert not periodic.is_running()
