@@ -133,3 +133,16 @@ done
     command = ["bash", "-c", script, Path(sys.executable).with_name("verifier")]
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=60)
     assert (done.stdout, done.stderr) == ("rotate\n--metrics-port\n", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "note"),
+    [
+        ("--port", "[env: VERIFIER_PORT; default: 8000]"),
+        ("--issuer", "[env: VERIFIER_ISSUER]"),
+        ("--metrics-port", "[env: VERIFIER_METRICS_PORT; default: no metrics]"),
+    ],
+)
+def test_an_option_of_serve_names_its_variable_and_its_default(option, note):
+    [found] = [parameter for parameter in cli.commands["serve"].params if option in parameter.opts]
+    assert found.help.endswith(note)

@@ -175,7 +175,7 @@ def fails(tree: Path, suite: list[str]) -> str:
         if not status:
             return ""
         output.seek(0)
-        lines = output.read().splitlines()
+        lines = [line for line in output.read().splitlines() if line]
     named = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     return (named or lines or ["no output"])[0][:160]
 
