@@ -118,6 +118,7 @@ def test_json_is_read_as_a_parser_with_hooks_reads_it(text):
         pytest.param(b'{"a": 01}', "is not valid JSON", id="leading-zero"),
         pytest.param(b'{"a": "\n"}', "is not valid JSON", id="raw-newline-in-a-string"),
         pytest.param(b'{"a": 1} {}', "is not valid JSON", id="two-objects"),
+        pytest.param(b'{"a": 1e999} {}', "is not valid JSON", id="two-objects-behind-infinity"),
         pytest.param(b'{"a": 1', "is not valid JSON", id="cut-off"),
         pytest.param(b"", "is not valid JSON", id="empty"),
         pytest.param(b'\xef\xbb\xbf{"a": 1}', "is not valid JSON", id="byte-order-mark"),
@@ -294,6 +295,8 @@ def test_128_levels_pass_and_one_more_does_not():
     assert loads_object(nested(128)) == json.loads(nested(128))
     with pytest.raises(ValueError, match=f"^{TOO_COMPLEX}$"):
         loads_object(nested(129))
+    with pytest.raises(ValueError, match=f"^{TOO_COMPLEX}$"):
+        loads_object(nested(300))  # more than orjson encodes
 
 
 def test_depth_beyond_the_recursion_limit_is_too_complex_for_either_parser():
