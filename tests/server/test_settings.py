@@ -399,7 +399,7 @@ def test_an_option_wins_over_its_variable_and_has_a_type(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--port", "abc"], "Invalid value for '--port': 'abc' is not a valid integer range."),
+        (["--port", "abc"], "Invalid value for '--port': 'abc' is not a valid integer."),
         (["--port", "70000"], "Invalid value for '--port': 70000 is not in the range 0<=x<=65535."),
         (["--log-format", "xml"], "Invalid value for '--log-format': 'xml' is not one of 'json', 'text'."),
     ],
