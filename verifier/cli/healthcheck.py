@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Number
+from verifier.cli.options import Number, key_directory_option
 from verifier.conformance import escape, get_json
 from verifier.errors import UnsafeOperationError
 
@@ -34,14 +34,8 @@ _MAX_READ_AGE_S = 10
     show_envvar=True,
     help="Port the server listens on.",
 )
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    envvar="VERIFIER_KEYS",
-    default="keys",
-    show_default=True,
-    show_envvar=True,
-    help="Folder of the server: one that trusts none of these keys is another server. Not compared if there is none.",
+@key_directory_option(
+    "Folder of the server: one that trusts none of these keys is another server. Not compared if there is none."
 )
 def healthcheck(host: str, port: int, keys: Path) -> None:
     """Query whether the server on this machine is ready; for containers.

@@ -58,8 +58,8 @@ class Name(click.ParamType[str]):
         return str(value)
 
 
-def keys_option(function: Command) -> Command:
-    """Add `--keys`, for every command that reads a key directory."""
+def key_directory_option(help: str) -> Callable[[Command], Command]:  # noqa: A002 - click's own word
+    """Add `--keys`, the key directory, for a command with a use of its own for it."""
     return click.option(
         "--keys",
         type=click.Path(path_type=Path),
@@ -67,8 +67,11 @@ def keys_option(function: Command) -> Command:
         default="keys",
         show_default=True,
         show_envvar=True,
-        help="Folder that holds public/ and, where tokens are signed, private/.",
-    )(function)
+        help=help,
+    )
+
+
+keys_option = key_directory_option("Folder that holds public/ and, where tokens are signed, private/.")
 
 
 def token_options(function: Command) -> Command:

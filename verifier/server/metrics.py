@@ -107,7 +107,7 @@ class Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "verifier_revocations_undone",
-            "Number of revoked keys whose file no longer says so; they stay rejected until a restart.",
+            "Number of revoked keys whose file no longer contains the revocation; they stay rejected until a restart.",
             len(self.files.keys.undone_revocations),
         )
 
