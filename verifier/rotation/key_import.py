@@ -1,13 +1,14 @@
 """Public keys of other systems: what a document contains, a verdict per key, and how to convert other formats."""
 
 import base64
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from verifier.core import jwk
 from verifier.core.encoding import MAX_FILE_CONTAINERS, loads_object
@@ -36,42 +37,45 @@ class Verdict:
         return f"{name}: {self.problem or 'ok'}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """A document that is not read, and the command that converts it to one that is."""
-
-    name: str
-    command: str  # with {file}
-
-
+# Documents that are not read, and the command that converts each to one that is; {file} is its name.
 _FORMATS = {
-    "azure": _Format(
+    "azure": (
         "a response of Azure Key Vault",
         "az keyvault key download --vault-name VAULT --name KEY --encoding PEM --file key.pem",
     ),
-    "aws": _Format(
+    "aws": (
         "a response of AWS KMS (GetPublicKey)",
         "jq -r .PublicKey {file} | base64 -d | openssl pkey -pubin -inform DER -out key.pem",
     ),
-    "gcp": _Format("a response of Google Cloud KMS", "jq -r .pem {file} > key.pem"),
-    "vault": _Format(
+    "gcp": ("a response of Google Cloud KMS", "jq -r .pem {file} > key.pem"),
+    "vault": (
         "a response of HashiCorp Vault",
         "jq -r '.data.keys[.data.latest_version|tostring].public_key' {file} > key.pem",
     ),
-    "der": _Format("DER, not PEM", "openssl pkey -pubin -inform DER -in {file} -out key.pem"),
-    "der-certificate": _Format("a certificate in DER", "openssl x509 -inform DER -in {file} -noout -pubkey > key.pem"),
-    "der-private": _Format("a private key in DER", "openssl pkey -inform DER -in {file} -pubout -out key.pem"),
-    "certificate": _Format("a certificate", "openssl x509 -in {file} -noout -pubkey > key.pem"),
-    "private": _Format("a private key", "openssl pkey -in {file} -pubout -out key.pem"),
-    "private-jwk": _Format(
+    "der": ("DER, not PEM", "openssl pkey -pubin -inform DER -in {file} -out key.pem"),
+    "der-certificate": ("a certificate in DER", "openssl x509 -inform DER -in {file} -noout -pubkey > key.pem"),
+    "der-private": ("a private key in DER", "openssl pkey -inform DER -in {file} -pubout -out key.pem"),
+    "certificate": ("a certificate", "openssl x509 -in {file} -noout -pubkey > key.pem"),
+    "private": ("a private key", "openssl pkey -in {file} -pubout -out key.pem"),
+    "private-jwk": (
         "a private key",
         'jq \'del(.d,.p,.q,.dp,.dq,.qi,.oth,.k, .keys[]?["d","p","q","dp","dq","qi"])\' {file} > key.json',
     ),
-    "openssh": _Format("an OpenSSH key", "ssh-keygen -e -m PKCS8 -f {file} > key.pem"),
-    "utf-16": _Format("UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > key.txt"),
-    "request": _Format("a certificate request", "openssl req -in {file} -noout -pubkey > key.pem"),
-    "parameters": _Format("curve parameters without a key", "openssl pkey -in PRIVATE.pem -pubout -out key.pem"),
-    "pgp": _Format("an OpenPGP key", "gpg --export-ssh-key KEY > key.pub; ssh-keygen -e -m PKCS8 -f key.pub > key.pem"),
+    "openssh": ("an OpenSSH key", "ssh-keygen -e -m PKCS8 -f {file} > key.pem"),
+    "utf-16": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > key.txt"),
+    "request": ("a certificate request", "openssl req -in {file} -noout -pubkey > key.pem"),
+    "parameters": ("curve parameters without a key", "openssl pkey -in PRIVATE.pem -pubout -out key.pem"),
+    "pgp": ("an OpenPGP key", "gpg --export-ssh-key KEY > key.pub; ssh-keygen -e -m PKCS8 -f key.pub > key.pem"),
+}
+# The format of a PEM file by a part of a label; the first that fits, because some labels contain another.
+_FORMAT_BY_LABEL = {
+    "OPENSSH": "openssh",
+    "SSH2": "openssh",
+    "PGP": "pgp",
+    "PRIVATE KEY": "private",
+    "CERTIFICATE REQUEST": "request",
+    "CERTIFICATE": "certificate",
+    "PARAMETERS": "parameters",
 }
 
 
@@ -91,13 +95,12 @@ def read_document(data: bytes, name: str) -> list[Verdict]:
 
 
 def _other(kind: str, name: str) -> KeyFileError:
-    found = _FORMATS[kind]
+    description, command = _FORMATS[kind]
     secret = "; a private key must not leave the machine that signs" if "private" in kind else ""
     file = "'" + name.replace("'", "'\\''") + "'" if re.search(r"[^\w./-]", name) else name
-    command = found.command.replace("{file}", file if name != "-" else "FILE")
     return KeyFileError(
-        f"{name}: is {found.name} (expected a public key as PEM, JWK or JWKS){secret}",
-        hint=f"convert it: {command}",
+        f"{name}: is {description} (expected a public key as PEM, JWK or JWKS){secret}",
+        hint=f"convert it: {command.replace('{file}', file if name != '-' else 'FILE')}",
     )
 
 
@@ -105,16 +108,8 @@ def _read_pem(data: bytes, name: str) -> list[Verdict]:
     blocks = [(match[1].decode(), match[0]) for match in _PEM.finditer(data)]
     if len(blocks) != len(_PEM_BEGIN.findall(data)):
         raise KeyFileError(f"{name}: a PEM block is not complete (BEGIN without END)", hint="copy the whole block")
-    kinds: list[tuple[Callable[[str], bool], str]] = [
-        (lambda label: "OPENSSH" in label or "SSH2" in label, "openssh"),
-        (lambda label: "PGP" in label, "pgp"),
-        (lambda label: "PRIVATE KEY" in label, "private"),
-        (lambda label: "CERTIFICATE REQUEST" in label, "request"),
-        (lambda label: "CERTIFICATE" in label, "certificate"),
-        (lambda label: "PARAMETERS" in label, "parameters"),
-    ]
-    for matches, kind in kinds:
-        if any(matches(label) for label, _ in blocks):
+    for part, kind in _FORMAT_BY_LABEL.items():
+        if any(part in label for label, _ in blocks):
             raise _other(kind, name)
     return [_read_block(position, label, pem) for position, (label, pem) in enumerate(blocks, start=1)]
 
@@ -122,9 +117,8 @@ def _read_pem(data: bytes, name: str) -> list[Verdict]:
 def _read_block(position: int, label: str, pem: bytes) -> Verdict:
     try:
         key = load_pem_public_key(pem)
-        der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if _is_rsa_pss(pem) or _RSA_PSS in der[:32]:
-            return Verdict(position, "", problem="an RSA-PSS key (PS256) cannot be used for RS256")
+        if _is_rsa_pss(pem):
+            raise KeyFileError("an RSA-PSS key (PS256) cannot be used for RS256")
         members = jwk.dump(key)
     except (ValueError, UnsupportedAlgorithm):
         return Verdict(position, "", problem=f"not a valid public key in PEM (found {label})")
@@ -166,19 +160,16 @@ def _require_text(data: bytes, name: str) -> None:
 
 
 def _kind_of_der(data: bytes) -> str:
-    from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
+    from cryptography.hazmat.primitives.serialization import load_der_private_key
     from cryptography.x509 import load_der_x509_certificate
 
     for kind, load in (
-        ("der", lambda: load_der_public_key(data)),
         ("der-certificate", lambda: load_der_x509_certificate(data)),
         ("der-private", lambda: load_der_private_key(data, None)),
     ):
-        try:
+        with contextlib.suppress(TypeError, ValueError, UnsupportedAlgorithm):
             load()
-        except (TypeError, ValueError, UnsupportedAlgorithm):
-            continue
-        return kind
+            return kind
     return "der"
 
 
@@ -195,36 +186,35 @@ def _require_keys(document: Mapping[str, Any], name: str) -> None:
 
 
 def _read_jwk(position: int, members: Mapping[str, Any]) -> Verdict:
-    named = members.get("kid")
+    named, operations = members.get("kid"), members.get("key_ops")
     kid = named if isinstance(named, str) else ""
-    operations = members.get("key_ops")
     if members.get("use", "sig") != "sig":
         return Verdict(position, kid, problem="is not for signatures (use is not sig): skipped", skipped=True)
     if "key_ops" in members and (not isinstance(operations, list) or "verify" not in operations):
         return Verdict(position, kid, problem="is not for signatures (key_ops lacks verify): skipped", skipped=True)
-    if "revoked" in members:
-        return Verdict(position, kid, problem="is revoked")
     try:
+        if "revoked" in members:
+            raise KeyFileError("is revoked")
         _, key = jwk.load({"alg": _ALG_BY_KTY.get(str(members.get("kty")))} | dict(members))
+        found = jwk.dump(key)
+        kid = found["kid"]
+        dates = {name: members[name] for name in ("nbf", "exp") if name in members}
+        for name, value in dates.items():
+            if not is_date(value):
+                raise KeyFileError(f"{name} is not a whole number of seconds since 1970")
+        if dates.get("exp", MAX_TIME) <= dates.get("nbf", 0):
+            raise KeyFileError("exp is not after nbf")
     except KeyFileError as exc:
         return Verdict(position, kid, problem=str(exc))
-    dated = jwk.dump(key) | {date: members[date] for date in ("nbf", "exp") if date in members}
-    wrong = [name for name in ("nbf", "exp") if name in dated and not is_date(dated[name])]
-    if wrong:
-        return Verdict(position, dated["kid"], problem=f"{wrong[0]} is not a whole number of seconds since 1970")
-    if dated.get("exp", MAX_TIME) <= dated.get("nbf", 0):
-        return Verdict(position, dated["kid"], problem="exp is not after nbf")
-    return Verdict(position, dated["kid"], dated)
+    return Verdict(position, kid, found | dates)
 
 
 def _without_repetitions(verdicts: list[Verdict]) -> list[Verdict]:
     first: dict[str, int] = {}
     checked = []
     for verdict in verdicts:
-        if verdict.members is not None and verdict.kid in first:
+        if verdict.members is not None and first.setdefault(verdict.kid, verdict.position) != verdict.position:
             problem = f"is the same key as key {first[verdict.kid]}"
             verdict = Verdict(verdict.position, verdict.kid, problem=problem)
-        elif verdict.members is not None:
-            first[verdict.kid] = verdict.position
         checked.append(verdict)
     return checked
