@@ -11,7 +11,7 @@ import pytest
 
 from verifier.errors import ConfigError
 from verifier.rotation import replicas
-from verifier.rotation.replicas import Replica, SecretUses
+from verifier.rotation.replicas import Replica, Uses
 
 READY = {"status": "ready", "settings": {"max_lifetime_s": 300, "leeway_s": 30}, "version": "1.2"}
 GOOD: dict[str, Any] = {
@@ -152,8 +152,8 @@ METRICS = (
 
 def test_the_last_use_of_keys_and_secrets_is_read_from_metrics(serve):
     url = serve({"/metrics": METRICS, "/later": METRICS.replace(b"1.75e9", b"1.76e9")})
-    by_slot = {("app", 1): 1.8e9, ("app", 2): 0, ('o"\\n', 1): 1.7e9}
-    assert replicas.secret_uses(f"{url}/metrics") == SecretUses(by_slot, 1.7e9)
+    used = {("secret", "app 1"): 1.8e9, ("secret", "app 2"): 0, ("secret", 'o"\\n 1'): 1.7e9, ("key", "k"): 1.75e9}
+    assert replicas.read_uses(f"{url}/metrics") == Uses(used, 1.7e9)
     assert replicas.last_uses([f"{url}/later", f"{url}/metrics"]) == {
         ("key", "k"): 1.76e9,
         ("secret", "app 1"): 1.8e9,
@@ -164,27 +164,27 @@ def test_the_last_use_of_keys_and_secrets_is_read_from_metrics(serve):
 @pytest.mark.parametrize("value", ["1e300", "1.00000000001e11", "NaN", "+Inf", "-1"])
 def test_a_value_that_is_no_time_is_left_out(serve, value):
     url = serve({"/metrics": METRICS.replace(b"1.8e9", value.encode())})
-    by_slot = {("app", 2): 0, ('o"\\n', 1): 1.7e9}
-    assert replicas.secret_uses(f"{url}/metrics") == SecretUses(by_slot, 1.7e9)
+    used = {("secret", "app 2"): 0, ("secret", 'o"\\n 1'): 1.7e9, ("key", "k"): 1.75e9}
+    assert replicas.read_uses(f"{url}/metrics") == Uses(used, 1.7e9)
 
 
 def test_a_replica_whose_system_does_not_tell_its_start_has_none(serve):
     url = serve({"/metrics": METRICS.replace(b"process_start", b"another")})
-    assert replicas.secret_uses(f"{url}/metrics").started_at is None
+    assert replicas.read_uses(f"{url}/metrics").started_at is None
 
 
 @pytest.mark.parametrize("body", [b'x{a="b} 1\n', b"x y z w\n", b"# TYPE x nonsense\n", b"{} {} {}\n"])
 def test_what_is_no_metrics_page_is_an_error(serve, body):
     url = serve({"/metrics": body})
     with pytest.raises(ConfigError, match=r"/metrics: not metrics in the Prometheus text format$"):
-        replicas.secret_uses(f"{url}/metrics")
+        replicas.read_uses(f"{url}/metrics")
 
 
 def test_a_metrics_page_that_is_not_there_is_an_error(serve):
     url = serve({}, status=404)
     with pytest.raises(ConfigError, match=r"/readyz: no metrics \(status 404, expected 200\)$"):
-        replicas.secret_uses(f"{url}/readyz")
+        replicas.read_uses(f"{url}/readyz")
     with pytest.raises(ConfigError, match=r"^http://127.0.0.1:9/metrics: no metrics \(connection refused"):
-        replicas.secret_uses("http://127.0.0.1:9/metrics")
+        replicas.read_uses("http://127.0.0.1:9/metrics")
     with pytest.raises(ConfigError, match=r"^ftp://x: not an http or https URL$"):
-        replicas.secret_uses("ftp://x")
+        replicas.read_uses("ftp://x")

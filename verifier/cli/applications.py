@@ -19,7 +19,7 @@ from verifier.errors import ConfigError, UnsafeOperationError
 if TYPE_CHECKING:
     from verifier.core.applications import Applications
     from verifier.rotation.history import SecretEvent
-    from verifier.rotation.replicas import SecretUses
+    from verifier.rotation.replicas import Uses
 
 metrics_option = click.option(
     "--metrics",
@@ -65,7 +65,7 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
         before = _read(path)
         _find(before, application_id)
         changed = before.with_secret(application_id, secret)
-        uses = _secret_uses(metrics)
+        uses = _read_uses(metrics)
         _write(path, keys, "rotate-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json, uses)
     if not as_json:
@@ -98,7 +98,7 @@ def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, key
 def list_(metrics: str | None, as_json: bool, path: Path) -> None:
     """List every application and its secrets, by the beginning of their digests."""
     known = _read(path)
-    uses = _secret_uses(metrics)
+    uses = _read_uses(metrics)
     _show([_row(known, application_id, uses) for application_id in known.by_id], as_json, uses)
 
 
@@ -216,7 +216,7 @@ def _lines(
 
 
 def _print_change(
-    path: Path, changed: "Applications", application_id: str, as_json: bool, uses: "SecretUses | None" = None
+    path: Path, changed: "Applications", application_id: str, as_json: bool, uses: "Uses | None" = None
 ) -> None:
     row = _row(changed, application_id, uses)
     if not as_json:
@@ -225,28 +225,28 @@ def _print_change(
     _show([row], as_json, uses)
 
 
-def _secret_uses(metrics: str | None) -> "SecretUses | None":
-    from verifier.rotation.replicas import secret_uses
+def _read_uses(metrics: str | None) -> "Uses | None":
+    from verifier.rotation.replicas import read_uses
 
-    return None if metrics is None else secret_uses(metrics)
+    return None if metrics is None else read_uses(metrics)
 
 
-def _row(known: "Applications", application_id: str, uses: "SecretUses | None") -> dict[str, Any]:
+def _row(known: "Applications", application_id: str, uses: "Uses | None") -> dict[str, Any]:
     secrets = enumerate(known.by_id[application_id].secrets, start=1)
-    used = uses.by_slot if uses else {}
+    used = uses.last if uses else {}
     rows = [
         {
             "slot": n,
             "sha256": s.digest.hex()[:12],
             "weakness": s.weakness,
-            "last_used": used.get((application_id, n)) or None,
+            "last_used": used.get(("secret", f"{application_id} {n}")) or None,
         }
         for n, s in secrets
     ]
     return {"id": application_id, "secrets": rows}
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, uses: "SecretUses | None") -> None:
+def _show(rows: list[dict[str, Any]], as_json: bool, uses: "Uses | None") -> None:
     if as_json:
         print_json({"applications": rows, "replica_started_at": uses and uses.started_at})
         return
@@ -257,8 +257,8 @@ def _show(rows: list[dict[str, Any]], as_json: bool, uses: "SecretUses | None") 
             echo(f"{row['id']}  secret {secret['slot']}  sha256 {secret['sha256']}...{weakness}{used}")
 
 
-def _describe_use(uses: "SecretUses", application_id: str, slot: int) -> str:
-    used = uses.by_slot.get((application_id, slot))
+def _describe_use(uses: "Uses", application_id: str, slot: int) -> str:
+    used = uses.last.get(("secret", f"{application_id} {slot}"))
     if used is None:
         return "not loaded by this replica"
     if used:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from verifier.conformance.causes import explain_no_json
@@ -40,8 +40,8 @@ def query(url: str) -> Replica:
     base = url.rstrip("/")
     try:
         status, members, offset = _get_object(f"{base}/readyz")
-        found = _with_settings(Replica(url, ready=status == 200 and members.get("status") == "ready"), members)
-        found = replace(found, clock_offset_s=offset)
+        ready = status == 200 and members.get("status") == "ready"
+        found = Replica(url, ready=ready, clock_offset_s=offset, **_settings(members))
         status, jwks, _ = _get_object(f"{base}/.well-known/jwks.json")
         if status != 200:
             return replace(found, problem=f"status {status} for the JWK Set (expected 200)")
@@ -69,16 +69,12 @@ def _get_object(url: str) -> tuple[int, Mapping[str, Any], int | None]:
     return response.status, response.members, round(response.clock_offset_s) if known else None
 
 
-def _with_settings(found: Replica, members: Mapping[str, Any]) -> Replica:
-    settings = members.get("settings")
+def _settings(members: Mapping[str, Any]) -> dict[str, Any]:
+    settings, version = members.get("settings"), members.get("version")
     values = settings if isinstance(settings, dict) else {}
-    version = members.get("version")
-    return replace(
-        found,
-        max_lifetime_s=_seconds(values.get("max_lifetime_s")),
-        leeway_s=_seconds(values.get("leeway_s")),
-        version=str(version) if _is_token(version) else "",
-    )
+    return {name: _seconds(values.get(name)) for name in ("max_lifetime_s", "leeway_s")} | {
+        "version": version if _is_token(version) else ""
+    }
 
 
 def _seconds(value: object) -> int | None:
@@ -88,53 +84,49 @@ def _seconds(value: object) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class SecretUses:
-    """When secrets were last used, in seconds since 1970, by application and slot; 0: never since `started_at`."""
+class Uses:
+    """When each key and each secret was last used, in seconds since 1970; 0: never since `started_at`."""
 
-    by_slot: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    last: Mapping[tuple[str, str], float]  # by kind and name: ("key", KID), ("secret", "APPLICATION SLOT")
     started_at: float | None = None  # of the replica; None: its system does not report it
 
 
-def secret_uses(url: str) -> SecretUses:
-    """Return when each secret was last used, from a metrics page.
-
-    Raises:
-        ConfigError: there is no usable metrics page.
-    """
-    samples = _samples(url)
-    found = {
-        (labels.get("application", ""), int(labels["slot"])): value
-        for labels, value in _times(samples, LAST_USE, unset=True)
-        if labels.get("slot") in ("1", "2")
-    }
-    return SecretUses(found, next((value for _, value in _times(samples, STARTED_AT)), None))
-
-
-def last_uses(urls: Iterable[str]) -> dict[tuple[str, str], float]:
-    """Return when each key and each secret was last used on any of these metrics pages, by kind and name.
+def read_uses(url: str) -> Uses:
+    """Return the last uses from a metrics page; values that are no time are left out.
 
     Raises:
         ConfigError: there is no usable metrics page.
     """
     found: dict[tuple[str, str], float] = {}
+    started_at = None
+    for name, labels, value in _samples(url):
+        if not 0 <= value <= MAX_TIME or not all(map(is_utf8_encodable, labels.values())):
+            continue
+        if name == LAST_KEY_USE:
+            found["key", labels.get("kid", "")] = value
+        elif name == LAST_USE:
+            found["secret", f"{labels.get('application', '')} {labels.get('slot', '')}"] = value
+        elif name == STARTED_AT:
+            started_at = value or None
+    return Uses(found, started_at)
+
+
+def last_uses(urls: Iterable[str]) -> dict[tuple[str, str], float]:
+    """Return when each key and each secret was last used on any of these metrics pages, without those never used.
+
+    Raises:
+        ConfigError: as `read_uses`.
+    """
+    found: dict[tuple[str, str], float] = {}
     for url in urls:
-        samples = _samples(url)
-        used = [(("key", labels.get("kid", "")), value) for labels, value in _times(samples, LAST_KEY_USE)]
-        used += [
-            (("secret", f"{labels.get('application', '')} {labels.get('slot', '')}"), value)
-            for labels, value in _times(samples, LAST_USE)
-        ]
-        for name, value in used:
-            found[name] = max(value, found.get(name, 0.0))
+        for name, value in read_uses(url).last.items():
+            if value:
+                found[name] = max(value, found.get(name, 0.0))
     return found
 
 
 def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:
-    """Return name, labels and value of every sample of a metrics page.
-
-    Raises:
-        ConfigError: there is no usable metrics page.
-    """
+    """Return name, labels and value of every sample of a metrics page."""
     # Here, because the plain installation audits and does not contain it.
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -152,16 +144,3 @@ def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:
         # The parser raises whatever its steps do.
         raise ConfigError(f"{url}: not metrics in the Prometheus text format") from exc
     return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
-
-
-def _times(
-    samples: Iterable[tuple[str, Mapping[str, str], float]], name: str, *, unset: bool = False
-) -> list[tuple[Mapping[str, str], float]]:
-    """Return the labels and values of a timestamp metric without values that are no time; 0 only with `unset`."""
-    return [
-        (labels, value)
-        for found, labels, value in samples
-        if found == name
-        and (0 < value <= MAX_TIME or (unset and value == 0))
-        and all(map(is_utf8_encodable, labels.values()))
-    ]
