@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from verifier.storage.snapshot import read_file
@@ -45,8 +45,8 @@ class Git:
         self._environment = {**kept, **_ENVIRONMENT, **(own if variables is None else variables)}
 
     @contextlib.contextmanager
-    def objects(self, head: str, tips: Iterable[str]) -> Iterator["Git"]:
-        """Yield git for the same commits in an empty repository, whose references are these tips.
+    def objects(self) -> Iterator[tuple["Git", str]]:
+        """Yield git for the same commits in an empty repository, and the commit of HEAD; "" if there is none.
 
         Because the configuration of a repository (filters, programs, trusted signers), its attributes, grafts and
         replaced objects can run a program, or show other commits than those that were made.
@@ -54,6 +54,8 @@ class Git:
         Raises:
             GitError: as `run`.
         """
+        head = self.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}", expected=(0, 1)).strip()
+        tips = self.text("for-each-ref", "--format=%(objectname)").split()
         paths = self.text("rev-parse", "--git-path", "objects", "--git-path", "shallow").splitlines()
         objects, boundary = (self._folder / paths[0]).resolve(), self._folder / paths[-1]
         sha256 = "[extensions]\n\tobjectFormat = sha256\n" if len(head or min(tips, default="")) == 64 else ""
@@ -67,7 +69,7 @@ class Git:
             with contextlib.suppress(OSError):  # without the boundary of a shallow clone, git fails at it
                 (folder / "shallow").write_bytes(read_file(boundary, MAX_OUTPUT_BYTES))
             remaining_s = self._deadline - time.monotonic()
-            yield Git(folder, remaining_s, {"GIT_DIR": name, "GIT_OBJECT_DIRECTORY": str(objects)})
+            yield Git(folder, remaining_s, {"GIT_DIR": name, "GIT_OBJECT_DIRECTORY": str(objects)}), head
 
     def text(self, *arguments: str, expected: tuple[int, ...] = (0,)) -> str:
         """Return the output of a command as text; bytes that are not UTF-8 are escaped.

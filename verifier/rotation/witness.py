@@ -64,10 +64,10 @@ def query(folder: Path, log: bytes) -> Witness:
     top = repositories[0]
     git, prefix = Git(top), "" if real == top else f"{real.relative_to(top).as_posix()}/"
     try:
-        index = _index(git, prefix)
-        head, tips, problems = _head(git), _tips(git), (*_blind_spots(git), *_others(folder, top))
-        with git.objects(head, tips) as clean:
-            private = _private(clean, prefix, _everywhere(head), [name for name, _ in index])
+        index = _entries(git.text("ls-files", "-z", "--stage", "--", prefix or "."), prefix)
+        with git.objects() as (clean, head):
+            problems = (*_blind_spots(git), *_others(folder, top))
+            private = _private(clean, prefix, [name for name, _ in index])
             if not head:
                 names = tuple(name for name, _ in _files(folder))
                 return Witness(True, "", names, (None,) * len(log.splitlines()), private=private, problems=problems)
@@ -78,19 +78,10 @@ def query(folder: Path, log: bytes) -> Witness:
         return Witness(True, problems=(str(exc),))
 
 
-def _head(git: Git) -> str:
-    return git.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}", expected=(0, 1)).strip()
-
-
-def _tips(git: Git) -> list[str]:
-    return git.text("for-each-ref", "--format=%(objectname)").split()
-
-
-def _index(git: Git, prefix: str) -> list[tuple[str, str]]:
-    """Return the paths below the key directory that are tracked, with mode and object."""
-    entries = git.text("ls-files", "-z", "--stage", "--", prefix or ".").split("\0")
-    fields = [entry.split("\t", 1) for entry in entries if entry]
-    return [(name.removeprefix(prefix), state) for state, name in fields]
+def _entries(output: str, prefix: str) -> list[tuple[str, list[str]]]:
+    """Parse `ls-files --stage` and `ls-tree`: each path below the key directory, and the fields before it."""
+    entries = [entry.split("\t", 1) for entry in output.split("\0") if entry]
+    return [(name.removeprefix(prefix), fields.split(" ")) for fields, name in entries]
 
 
 def _blind_spots(git: Git) -> Iterator[str]:
@@ -110,9 +101,8 @@ def _others(folder: Path, top: Path | None) -> Iterator[str]:
                 continue
             git, name = Git(other), (path / LOG).relative_to(other).as_posix()
             try:
-                head = _head(git)
-                with git.objects(head, _tips(git)) as clean:
-                    found = clean.text("log", *_everywhere(head), "--max-count=1", "--format=%H", "--", name)
+                with git.objects() as (clean, _):
+                    found = clean.text("log", "--all", "--max-count=1", "--format=%H", "--", name)
             except GitError as exc:
                 yield f"{other}: {exc}"
             else:
@@ -120,14 +110,10 @@ def _others(folder: Path, top: Path | None) -> Iterator[str]:
                     yield f"{other} has commits of this directory too (expected: only {top or 'there'})"
 
 
-def _everywhere(head: str) -> tuple[str, ...]:
-    return ("--all", "HEAD") if head else ("--all",)
-
-
-def _private(git: Git, prefix: str, revisions: tuple[str, ...], tracked: list[str]) -> tuple[str, ...]:
+def _private(git: Git, prefix: str, tracked: list[str]) -> tuple[str, ...]:
     """Return where a private key is tracked, or was committed on any branch."""
     found = [f"{name} is tracked" for name in tracked if _is_private(name)]
-    common = ("log", *revisions, "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv",
+    common = ("log", "--all", "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv",
               "-z", "--name-only", "--format=%x01%H")  # fmt: skip
     by_name = git.text(*common, "--diff-filter=AM", "--", prefix or ".")
     by_content = git.text(*common, "--text", "-G", PRIVATE_TEXT, "--", prefix or ".")
@@ -173,11 +159,10 @@ def _compare(
         for line in [] if isinstance(version, int) else version:
             if line not in kept and not is_marker(line):
                 lost.setdefault(line, commit)
-    return tuple(added), tuple(_describe(line, commit) for line, commit in lost.items())
-
-
-def _describe(line: bytes, commit: Commit) -> str:
-    return f"commit {commit.id[:12]} ({commit.author}) contains a line that is gone (digest {digest(line)[:12]})"
+    return tuple(added), tuple(
+        f"commit {commit.id[:12]} ({commit.author}) contains a line that is gone (digest {digest(line)[:12]})"
+        for line, commit in lost.items()
+    )
 
 
 def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -> dict[str, int | list[bytes]]:
@@ -237,18 +222,16 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     return [(path.relative_to(folder).as_posix(), path) for path in (*public, folder / LOG) if path.is_file()]
 
 
-def _uncommitted(git: Git, clean: Git, folder: Path, prefix: str, index: list[tuple[str, str]]) -> tuple[str, ...]:
+def _uncommitted(
+    git: Git, clean: Git, folder: Path, prefix: str, index: list[tuple[str, list[str]]]
+) -> tuple[str, ...]:
     """Return what differs from HEAD; compared byte by byte, because an index can be set to overlook a file."""
-    tree = {}
-    for entry in clean.text("ls-tree", "-r", "-z", "HEAD", "--", prefix or ".").split("\0"):
-        if entry:
-            state, name = entry.split("\t", 1)
-            mode, _, blob = state.split(" ")
-            tree[name.removeprefix(prefix)] = (mode, blob)
+    entries = _entries(clean.text("ls-tree", "-r", "-z", "HEAD", "--", prefix or "."), prefix)
+    tree = {name: (mode, blob) for name, (mode, _, blob) in entries}
     found = {name for name, (mode, blob) in tree.items() if not _is_committed(folder / name, mode, blob)}
     found |= {name for name, _ in _files(folder) if name not in tree}
     # The index, because the next commit is made of it.
-    found |= {name for name, state in index if state != "{} {} 0".format(*tree.get(name, ("", "")))}
+    found |= {name for name, (mode, blob, stage) in index if (mode, blob) != tree.get(name) or stage != "0"}
     found |= tree.keys() - {name for name, _ in index}
     others = git.text("ls-files", "-z", "--others", "--exclude-standard", "--", prefix or ".").split("\0")
     found |= {name.removeprefix(prefix) for name in others if name}
