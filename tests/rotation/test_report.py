@@ -276,7 +276,7 @@ def key(pairs):
 def test_one_key_signs_at_a_time(key, pairs, dates, signs, switches):
     rows = timeline.keys(Keyring(key(alg, *args) for alg, args in dates.items()), [], WINDOW, 2000)
     assert {row["kid"]: row["signs"] for row in rows} == {pairs[alg].kid: spans for alg, spans in signs.items()}
-    found = timeline.transitions(rows, WINDOW)
+    found = timeline.transitions(rows)
     assert [(s["at"], s["overlap_s"], s["gap_s"], s["verdict"]) for s in found] == switches
 
 
@@ -304,7 +304,7 @@ def test_removed_keys_stay_in_the_report_as_the_history_tells(past):
         },
         {"state": "current", "alg": "RS256", "reason": "", "removed_at": None, "signs": [[NOW - 690 * DAY, None]]},
     ]
-    assert [s["verdict"] for s in timeline.transitions(rows, WINDOW)] == ["enough", "revoked"]
+    assert [s["verdict"] for s in timeline.transitions(rows)] == ["enough", "revoked"]
 
 
 def test_a_cancelled_key_never_signs(past):

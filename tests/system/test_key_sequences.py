@@ -21,7 +21,7 @@ from verifier.cli.main import cli
 from verifier.core.keyring import Keyring
 from verifier.errors import ConfigError
 from verifier.rotation.history import load
-from verifier.rotation.transition_checks import transitions
+from verifier.rotation.history_checks import transitions
 from verifier.signing import keystore
 from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from verifier.core.keyring import Keyring
     from verifier.rotation.history import Event
     from verifier.rotation.plan import OverlapPolicy
-    from verifier.rotation.preconditions import Obstacle
+    from verifier.rotation.violation import Violation
     from verifier.signing.keystore import Keystore
 
 MAX_INPUT_BYTES = 1_048_576
@@ -66,15 +66,15 @@ def begin(
             warn(text)
 
 
-def _read_history(store: "Keystore", revoking: bool) -> "tuple[bytes | None, list[Obstacle]]":
-    from verifier.rotation.preconditions import Obstacle
+def _read_history(store: "Keystore", revoking: bool) -> "tuple[bytes | None, list[Violation]]":
+    from verifier.rotation.violation import Violation
 
     try:
         return store.read_history(), []
     except ConfigError as exc:
         if not revoking:
             raise
-        return None, [Obstacle(str(exc), exc.hint)]
+        return None, [Violation(str(exc), exc.hint)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

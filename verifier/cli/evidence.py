@@ -75,16 +75,15 @@ def confirm(urls: tuple[str, ...], record: bool, max_lifetime: int, leeway: int,
 
 
 def _print_confirmation(state: "Inventory", same: list[bool]) -> None:
-    from verifier.rotation.audit import REPLICA_RULES, findings
+    from verifier.rotation.audit import replica_findings
 
     for replica, good in zip(state.replicas, same, strict=True):
-        own = findings(replace(state, replicas=(replica,)), REPLICA_RULES)
+        own = replica_findings(state, replica)
         if not own:
             echo(f"pass  {replica.url}  the same keys")
         for number, finding in enumerate(own):
-            text = finding.found.removeprefix(replica.url).lstrip(": ")
             prefix = f"FAIL  {replica.url}" if not number else " " * (6 + len(replica.url))
-            echo(f"{prefix}  {text}{', with the same keys' if good and not number else ''}")
+            echo(f"{prefix}  {finding.found}{', with the same keys' if good and not number else ''}")
 
 
 def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
@@ -233,20 +232,26 @@ def _query(urls: Iterable[str]) -> "tuple[Replica, ...]":
     return tuple(found)
 
 
-def _read_inventory(metrics: tuple[str, ...] = (), **options: Any) -> "Inventory":
+def _read_inventory(
+    *,
+    keys: Path,
+    max_lifetime: int,
+    leeway: int,
+    cryptoperiod: int = CRYPTOPERIOD_S,
+    urls: tuple[str, ...] = (),
+    metrics: tuple[str, ...] = (),
+    **others: Any,
+) -> "Inventory":
     from verifier.rotation import replicas
     from verifier.rotation.inventory import Inventory
     from verifier.rotation.plan import OverlapPolicy
 
     return Inventory.read(
-        options["keys"],
+        keys,
         now=int(time.time()),
-        window=OverlapPolicy(options["max_lifetime"], options["leeway"]),
-        applications=options.get("applications"),
-        cryptoperiod_s=options.get("cryptoperiod", CRYPTOPERIOD_S),
-        since=options.get("since"),
-        require_signed=options.get("require_signed", False),
-        allow_uncommitted=options.get("allow_uncommitted", False),
-        replicas=_query(options.get("urls", ())),
+        window=OverlapPolicy(max_lifetime, leeway),
+        cryptoperiod_s=cryptoperiod,
+        replicas=_query(urls),
         last_use=replicas.last_uses(metrics),
+        **others,
     )

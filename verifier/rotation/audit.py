@@ -1,13 +1,14 @@
 """The rules of the audit: what could reject a player, let a wrong token in, or hide a change."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.times import duration
-from verifier.rotation import file_checks, history_checks, key_checks, replica_checks, transition_checks
+from verifier.rotation import file_checks, history_checks, key_checks, replica_checks
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S
+from verifier.rotation.replicas import Replica
 from verifier.rotation.violation import Violation, Violations
 
 SEVERITIES = ("critical", "high", "medium", "low")
@@ -60,6 +61,12 @@ def findings(inventory: Inventory, rules: "tuple[Rule, ...] | None" = None) -> l
     return found
 
 
+def replica_findings(inventory: Inventory, replica: Replica) -> list[Finding]:
+    """Return the violations of one replica; their texts do not repeat its URL."""
+    found = findings(replace(inventory, replicas=(replica,)), REPLICA_RULES)
+    return [replace(finding, found=finding.found.removeprefix(replica.url).lstrip(": ")) for finding in found]
+
+
 def worst(found: list[Finding]) -> Finding | None:
     """Return the first of the most severe findings."""
     return min(found, key=lambda finding: SEVERITIES.index(finding.severity), default=None)
@@ -77,8 +84,7 @@ REPLICA_RULES = (
     ),
     Rule(
         "replica-response", "high", "every replica responds", "this project: what did not respond is not proven",
-        "start the replica, or correct its URL", replica_checks.unreachable,
-        needs="--replica URL",
+        "start the replica, or correct its URL", replica_checks.unreachable, needs="--replica URL",
     ),
     Rule(
         "replica-keys", "high", "every replica serves with the keys that are here", f"{_NIST} §5.3.4",
@@ -87,14 +93,12 @@ REPLICA_RULES = (
     ),
     Rule(
         "replica-clock", "high", "every replica's clock is right", "RFC 7519 §4.1.4",
-        "correct the clock of the replica (NTP)", replica_checks.clocks,
-        needs="--replica URL",
+        "correct the clock of the replica (NTP)", replica_checks.clocks, needs="--replica URL",
     ),
     Rule(
         "replica-settings", "high", "every replica runs with these settings", "RFC 6819 §5.1.5.3",
         "set VERIFIER_MAX_LIFETIME and VERIFIER_LEEWAY alike everywhere, or name them: --max-lifetime, --leeway",
-        replica_checks.settings,
-        needs="--replica URL",
+        replica_checks.settings, needs="--replica URL",
     ),
 )  # fmt: skip
 RULES = (
@@ -106,8 +110,7 @@ RULES = (
     Rule(
         "private-tracked", "critical", "git has never recorded a private key", _STORAGE,
         f"{_STOLEN}; git rm --cached the file; a past commit keeps it until the repository is rewritten",
-        file_checks.private_tracked,
-        needs="a git checkout",
+        lambda inventory: inventory.witness.private, needs="a git checkout",
     ),
     Rule(
         "private-elsewhere", "critical", "private keys are in private/ only", _STORAGE,
@@ -117,18 +120,17 @@ RULES = (
     Rule(
         "anchor", "critical", "the history continues from the anchor", _LOGS,
         "compare with the commit of the anchor: git log -p -- history.jsonl; restore the history",
-        history_checks.anchored,
-        needs="--since N:DIGEST",
+        lambda inventory: [inventory.since_problem] if inventory.since_problem else [], needs="--since N:DIGEST",
     ),
     Rule(
         "history-rewritten", "critical", "every committed line is still in the history", _LOGS,
-        "restore history.jsonl and public/ from the commit that is named", history_checks.rewritten,
-        needs="a git checkout",
+        "restore history.jsonl and public/ from the commit that is named",
+        lambda inventory: inventory.witness.rewritten, needs="a git checkout",
     ),
     Rule(
         "history-transitions", "critical", "every line records a change that a command makes", _LOGS,
         "find the line in version control; revoke what it trusts again, and restore the dates that it changed",
-        transition_checks.transitions,
+        history_checks.transitions,
     ),
     Rule(
         "no-current", "critical", "a key is current", f"{_NIST} §5.3",
@@ -142,7 +144,7 @@ RULES = (
     Rule(
         "git", "high", "git can be queried", _LOGS,
         "run git status in the key directory as this account, and repair what it reports (another owner: "
-        "git config --global --add safe.directory FOLDER)", history_checks.git_available,
+        "git config --global --add safe.directory FOLDER)", lambda inventory: inventory.witness.problems,
     ),
     Rule(
         "kid", "high", "kid and file name are the key's thumbprint", "RFC 7638 §3",
@@ -168,13 +170,11 @@ RULES = (
     Rule(
         "private-missing", "high", "where private keys are, those of the current and the pending key are",
         f"{_NIST} §8.2.1", "copy the file here with mode 0600, or before the switch: verifier keys cancel",
-        file_checks.private_missing,
-        needs="private keys",
+        file_checks.private_missing, needs="private keys",
     ),
     Rule(
         "private-mode", "high", "private keys are 0600 in a 0700 folder", _STORAGE,
-        "chmod 700 keys/private; chmod 600 keys/private/*.pem", file_checks.private_mode,
-        needs="private keys",
+        "chmod 700 keys/private; chmod 600 keys/private/*.pem", file_checks.private_mode, needs="private keys",
     ),
     Rule(
         "writable", "high", "only the owner changes the key directory", _STORAGE,
@@ -182,7 +182,8 @@ RULES = (
     ),
     Rule(
         "history-chain", "high", "the history is unbroken", _LOGS,
-        "find the change in version control; after a merge of two branches: verifier keys merge", history_checks.chain,
+        "find the change in version control; after a merge of two branches: verifier keys merge",
+        lambda inventory: inventory.history.problems,
     ),
     Rule(
         "history-time", "high", "time never runs backwards in the history and is never in the future", _LOGS,
@@ -201,8 +202,7 @@ RULES = (
     Rule(
         "signature", "high", "each line was committed with a valid signature (with --require-signed)", _LOGS,
         "let the author sign the commit, or import the author's public key (git log --show-signature)",
-        history_checks.signatures,
-        needs="--require-signed",
+        history_checks.signatures, needs="--require-signed",
     ),
     Rule(
         "uncommitted", "medium", "the working tree is as committed", "this project: the diff is what is approved",
@@ -237,13 +237,11 @@ RULES = (
     ),
     Rule(
         "weak-secret", "medium", "secrets have 16 characters or more and no outer white space", "RFC 6749 §10.10",
-        "verifier applications rotate-secret with a random one", file_checks.weak_secrets,
-        needs="--applications FILE",
+        "verifier applications rotate-secret with a random one", file_checks.weak_secrets, needs="--applications FILE",
     ),
     Rule(
         "shared-secret", "medium", "no two applications have the same secret", "RFC 6749 §2.3.1",
-        "verifier applications rotate-secret for one of them", file_checks.shared_secrets,
-        needs="--applications FILE",
+        "verifier applications rotate-secret for one of them", file_checks.shared_secrets, needs="--applications FILE",
     ),
     Rule(
         "lifetime", "medium", f"tokens live {MAX_LIFETIME_S} s at most", "RFC 6819 §5.1.5.3",

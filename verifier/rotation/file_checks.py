@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from verifier.core.keyring import KeyState
 from verifier.core.times import utc
 from verifier.rotation import history
-from verifier.rotation.history import SecretEvent
 from verifier.rotation.inventory import Inventory, public_members
 from verifier.rotation.violation import Violation, Violations
 
@@ -29,11 +28,6 @@ def private_elsewhere(inventory: Inventory) -> Violations:
     for file in inventory.files:
         if file.is_private_key and file.name not in signers and not file.name.startswith("public/"):
             yield f"{file.path} holds a private key"
-
-
-def private_tracked(inventory: Inventory) -> Violations:
-    """Find private keys that git tracks or once recorded."""
-    yield from inventory.witness.private
 
 
 def problems(*words: str) -> Callable[[Inventory], Violations]:
@@ -77,7 +71,7 @@ def writable(inventory: Inventory) -> Violations:
     private = {file.name for file in inventory.private_keys()} | {"private"}
     for file in inventory.files:
         if file.mode & 0o002 and file.name not in private:
-            yield Violation(f"{file.path} is writable by every account (mode {file.mode & 0o777:04o})")
+            yield f"{file.path} is writable by every account (mode {file.mode & 0o777:04o})"
 
 
 def private_kept(inventory: Inventory) -> Violations:
@@ -103,18 +97,15 @@ def private_kept(inventory: Inventory) -> Violations:
 def private_missing(inventory: Inventory) -> Violations:
     """Find keys that cannot sign where others can."""
     held = {file.path.stem for file in inventory.private_keys()}
-    if held:
-        for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING):
-            if key.kid not in held:
-                current = key.nbf <= inventory.now
-                when = "now" if current else f"from {utc(key.nbf)}"
-                instead = f"or revoke it with --replace: verifier keys revoke --kid {key.kid[:8]}"
-                if not current:
-                    instead = f"or, before the switch: verifier keys cancel --kid {key.kid[:8]}"
-                yield Violation(
-                    f"{inventory.folder}/private/{key.kid}.pem is missing: no token can be issued {when}",
-                    f"copy the file here with mode 0600, {instead}",
-                )
+    for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING) if held else ():
+        if key.kid not in held:
+            when, instead = "now", "or revoke it with --replace: verifier keys revoke"
+            if key.nbf > inventory.now:
+                when, instead = f"from {utc(key.nbf)}", "or, before the switch: verifier keys cancel"
+            yield Violation(
+                f"{inventory.folder}/private/{key.kid}.pem is missing: no token can be issued {when}",
+                f"copy the file here with mode 0600, {instead} --kid {key.kid[:8]}",
+            )
 
 
 def weak_secrets(inventory: Inventory) -> Violations:
@@ -138,20 +129,14 @@ def secrets_agree(inventory: Inventory) -> Violations:
     """Find secrets that no command set, of applications that the history covers."""
     if inventory.applications is None:
         return
-    recorded: dict[str, set[str]] = {}
+    recorded: dict[str, dict[str, str]] = {}  # the state of each secret, by application and digest
     for event in inventory.history.secrets:
-        _replay(recorded.setdefault(event.application, set()), event)
-    for application_id, digests in recorded.items():
+        recorded.setdefault(event.application, {})[event.sha256] = event.new
+    for application_id, states in recorded.items():
+        digests = {digest for digest, state in states.items() if state == "active"}
         application = inventory.applications.by_id.get(application_id)
         held = {secret.digest.hex()[:12] for secret in application.secrets} if application else set()
         for digest in sorted(digests - held):
             yield f"application {application_id} has lost the secret {digest}..., which the history records"
         for digest in sorted(held - digests):
             yield f"application {application_id} has the secret {digest}..., which no command added"
-
-
-def _replay(digests: set[str], event: SecretEvent) -> None:
-    if event.new == "active":
-        digests.add(event.sha256)
-    else:
-        digests.discard(event.sha256)

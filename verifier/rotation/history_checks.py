@@ -1,26 +1,17 @@
-"""Checks of the history: its chain, its anchor, git as a witness, and that it agrees with the files."""
+"""Checks of the history: that commands wrote its lines, that it agrees with the files, and what git says about it."""
 
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from verifier.core.keyring import KeyState, PublicKey
 from verifier.core.times import utc
-from verifier.rotation.history import ABSENT, Event, merged_events, replay
-from verifier.rotation.inventory import Inventory
-from verifier.rotation.violation import Violation, Violations
+from verifier.rotation.history import ABSENT, REMOVED, Event, merged_events, replay
+from verifier.rotation.inventory import JOURNAL, Inventory
+from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.violation import Violations
 
 MAX_CLOCK_DIFFERENCE_S = 60  # of the machine that wrote a line from the auditor's
-_DATES = ("iat", "nbf", "exp", "revoked_at")
-
-
-def chain(inventory: Inventory) -> Violations:
-    """Find lines that were changed or removed."""
-    yield from inventory.history.problems
-
-
-def anchored(inventory: Inventory) -> Violations:
-    """Find that the history does not continue from the anchor that the auditor kept."""
-    if inventory.since_problem:
-        yield inventory.since_problem
 
 
 def times(inventory: Inventory) -> Violations:
@@ -35,6 +26,63 @@ def times(inventory: Inventory) -> Violations:
             latest = max(latest, line.at)
 
 
+def transitions(inventory: Inventory) -> Violations:
+    """Find changes of keys that no command makes, such as a revocation that is taken back, in a chain that is valid."""
+    numbered = [(n, line) for n, line in enumerate(inventory.history.lines, start=1) if isinstance(line, Event)]
+    recorded: dict[str, Event] = {}
+    revoked: set[str] = set()
+    for _, lines in itertools.groupby(numbered, key=lambda line: (line[1].at, line[1].by, line[1].command)):
+        batch, before = list(lines), dict(recorded)
+        events = [event for _, event in batch]
+        for number, event in batch:
+            if event.kid in revoked and event.revoked_at is None and event.new != REMOVED:
+                yield f"line {number} trusts {event.kid} again, which was revoked"
+            for found in _impossible(event, before, events):
+                yield f"line {number}: {event.kid} {found}"
+            recorded[event.kid] = event
+            if event.new == REMOVED:
+                del recorded[event.kid]
+            revoked |= {e.kid for e in merged_events([event]) if e.revoked_at is not None}
+
+
+def _impossible(event: Event, before: Mapping[str, Event], batch: list[Event]) -> Iterator[str]:
+    """Yield what no command changes.
+
+    `before` is the last line before the command of each key that was not removed, `batch` are the lines of the command.
+    """
+    known = before.get(event.kid)
+    if known is None or event.new == REMOVED or event.command == "merge":
+        return  # a merge computes the dates of both branches again
+    if event.old == ABSENT:
+        yield "is published a second time"
+    if None not in (known.iat, event.iat) and event.iat != known.iat:
+        yield "has another iat than before"
+    # A command may revoke once more, because a file had lost its revocation.
+    if known.revoked_at is not None and event.revoked_at not in (None, known.revoked_at, event.at):
+        yield f"is revoked as of {utc(event.revoked_at or 0)}, and was as of {utc(known.revoked_at)}"
+    if event.nbf != known.nbf and (known.nbf or 0) <= event.at:
+        yield "has another nbf, although it was active already"
+    if event.exp == known.exp:
+        return
+    overlap_s = (OverlapPolicy.recorded(event) or OverlapPolicy()).overlap_s
+    # One overlap from now, because an interrupted command that is completed later leaves that to tokens of meanwhile.
+    later = event.exp is None or event.exp > event.at + overlap_s
+    if later and not _may_sign(known, before, event.at):
+        yield "has a later end, although it no longer signed"
+    if event.command == "rotate":
+        # Later than planned where an interrupted command was completed later.
+        starts = [event.at + (event.lead_s or 0), *(e.nbf for e in batch if e.old == ABSENT and e.nbf is not None)]
+        if event.exp is None or event.exp > max(starts) + overlap_s:
+            yield "has a later end than this rotation requires"
+
+
+def _may_sign(known: Event, before: Mapping[str, Event], now: int) -> bool:
+    """Return whether no newer key signs, and this one has not ended."""
+    live = [e for e in before.values() if e.revoked_at is None and (e.exp is None or e.exp > now)]
+    newest = max((e.nbf or 0 for e in live if (e.nbf or 0) <= now), default=0)
+    return known in live and (known.nbf or 0) >= newest
+
+
 def agrees(inventory: Inventory) -> Violations:
     """Find keys whose file and history differ in a date or a word."""
     events = inventory.history.events
@@ -46,8 +94,7 @@ def agrees(inventory: Inventory) -> Violations:
         elif kid not in recorded:
             yield f"{kid} is in public/ and not in the history"
         else:
-            expected = dict(recorded[kid]) | known.get(kid, {})
-            yield from _differences(key, expected)
+            yield from _differences(key, recorded[kid] | known.get(kid, {}))
 
 
 def _published(events: tuple[Event, ...]) -> dict[str, dict[str, Any]]:
@@ -65,7 +112,7 @@ def _published(events: tuple[Event, ...]) -> dict[str, dict[str, Any]]:
 
 
 def _differences(key: PublicKey, expected: dict[str, Any]) -> Violations:
-    for name in _DATES:
+    for name in ("iat", "nbf", "exp", "revoked_at"):
         found = getattr(key, name)
         if name in expected and found != expected[name]:
             yield f"{key.kid}: {name} is {_date(found)} in the file, {_date(expected[name])} in the history"
@@ -79,18 +126,8 @@ def _date(instant: int | None) -> str:
 
 def unfinished(inventory: Inventory) -> Violations:
     """Find a command that was interrupted."""
-    if inventory.unfinished:
+    if any(file.name == f"private/{JOURNAL}" for file in inventory.files):
         yield "a command was interrupted; its change is written down and not carried out"
-
-
-def git_available(inventory: Inventory) -> Violations:
-    """Find that git could not be queried."""
-    yield from inventory.witness.problems
-
-
-def rewritten(inventory: Inventory) -> Violations:
-    """Find committed lines that are no longer in the history."""
-    yield from inventory.witness.rewritten
 
 
 def uncommitted(inventory: Inventory) -> Violations:
@@ -102,7 +139,7 @@ def uncommitted(inventory: Inventory) -> Violations:
 def signatures(inventory: Inventory) -> Violations:
     """Find lines whose commit has a bad signature or, if required, none."""
     if inventory.require_signed and not inventory.witness.present:
-        yield Violation("signatures are required, and the key directory is in no git repository")
+        yield "signatures are required, and the key directory is in no git repository"
     for number, commit in enumerate(inventory.witness.lines, start=1):
         if commit is not None and commit.signature == "B":
             yield f"line {number} was added by commit {commit.id[:12]} with a bad signature"

@@ -5,8 +5,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from verifier.core import applications as apps
 from verifier.core.applications import Applications
@@ -16,7 +17,7 @@ from verifier.core.keyring import Keyring, KeyState, PublicKey
 from verifier.errors import ConfigError
 from verifier.rotation import witness
 from verifier.rotation.history import Anchor, History, load
-from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.plan import OverlapPolicy, live_keys
 from verifier.rotation.replicas import Replica
 from verifier.rotation.witness import LOG, MAX_LOG_BYTES, Witness
 from verifier.storage.key_directory import KeyDirectory
@@ -25,7 +26,7 @@ from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_KEY_FILE_BYTES
 MAX_FILES = 20_000
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----")
 _MEMBER = re.compile(rb'"(?:' + "|".join(sorted(PRIVATE_MEMBERS)).encode() + rb')"\s*:')
-_JOURNAL = ".commit.json"
+JOURNAL = ".commit.json"  # in private/, while a command is not complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,10 @@ class Inventory:
         now: int,
         window: OverlapPolicy,
         applications: Path | None = None,
-        cryptoperiod_s: int = CRYPTOPERIOD_S,
         since: Anchor | None = None,
-        require_signed: bool = False,
-        allow_uncommitted: bool = False,
-        replicas: tuple[Replica, ...] = (),
-        last_use: Mapping[tuple[str, str], float] | None = None,
+        **others: Any,
     ) -> "Inventory":
-        """Read a key directory, and an applications file.
+        """Read a key directory, and an applications file; `others` are the fields that do not depend on them.
 
         Raises:
             ConfigError: one of them cannot be read.
@@ -95,32 +92,28 @@ class Inventory:
         directory.refresh()
         if not directory.folder.is_dir():
             raise ConfigError(directory.problems[0], hint="create the first key: verifier keys generate")
-        log = _read_log(folder / LOG)
-        known, problems = _read_applications(applications)
+        log = _read(folder / LOG, MAX_LOG_BYTES, optional=True)
+        known, problems = apps.parse(_read(applications, MAX_APPLICATIONS_BYTES)) if applications else (None, [])
         return cls(
             folder=folder,
             now=now,
+            window=window,
             keyring=directory.keyring,
             problems=directory.problems,
             files=tuple(_walk(folder)),
             history=load(log),
             anchor=Anchor.of(log),
-            window=window,
-            cryptoperiod_s=cryptoperiod_s,
             witness=witness.query(folder, log),
             since=since,
             since_problem=since.broken_by(log) if since else "",
-            require_signed=require_signed,
-            allow_uncommitted=allow_uncommitted,
             applications=known,
-            application_problems=problems,
-            replicas=replicas,
-            last_use=last_use or {},
+            application_problems=tuple(problems),
+            **others,
         )
 
     def live_keys(self) -> list[PublicKey]:
         """Return the keys that verify now or will, by nbf."""
-        return [key for key in self.keyring.keys.values() if not key.has_ended(self.now)]
+        return live_keys(self.keyring, self.now)
 
     def keys_in(self, *states: KeyState) -> list[PublicKey]:
         """Return the keys in one of these states."""
@@ -129,10 +122,6 @@ class Inventory:
     def state(self, kid: str) -> KeyState:
         """Return the state of one of the keys."""
         return self.keyring.state(self.keyring.keys[kid], self.now)
-
-    def only(self, replica: Replica) -> "Inventory":
-        """Return the same inventory with one replica."""
-        return replace(self, replicas=(replica,))
 
     def has(self, needed: str) -> bool:
         """Return whether what a rule needs is here; "" is nothing."""
@@ -150,29 +139,14 @@ class Inventory:
         """Return the files in private/ that a signer loads."""
         return [file for file in self.files if re.fullmatch(r"private/[^/.][^/]*\.pem", file.name)]
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether a command was interrupted."""
-        return any(file.name == f"private/{_JOURNAL}" for file in self.files)
 
-
-def _read_log(path: Path) -> bytes:
+def _read(path: Path, limit: int, *, optional: bool = False) -> bytes:
     try:
-        return read_file(path, MAX_LOG_BYTES)
-    except FileNotFoundError:
-        return b""
+        return read_file(path, limit)
     except OSError as exc:
+        if optional and isinstance(exc, FileNotFoundError):
+            return b""
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
-
-
-def _read_applications(path: Path | None) -> tuple[Applications | None, tuple[str, ...]]:
-    if path is None:
-        return None, ()
-    try:
-        known, problems = apps.parse(read_file(path, MAX_APPLICATIONS_BYTES))
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
-    return known, tuple(problems)
 
 
 def _walk(folder: Path) -> Iterator[File]:
@@ -197,7 +171,7 @@ def _file(folder: Path, path: Path) -> File | None:
         if stat.S_ISDIR(status.st_mode):
             return File(path, name, stat.S_IMODE(status.st_mode), True)
         # A private key that a signer loads is not opened, and the journal of an interrupted command holds one.
-        signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or _JOURNAL in name)
+        signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or JOURNAL in name)
         content = None if signers else read_file(path, max(MAX_KEY_FILE_BYTES, MAX_LOG_BYTES if name == LOG else 0))
         return File(path, name, stat.S_IMODE(status.st_mode), False, content)
     except FileNotFoundError:  # removed in the meantime, or a link to nothing

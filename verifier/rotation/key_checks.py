@@ -6,7 +6,7 @@ from verifier.core.times import duration, format_duration, utc
 from verifier.rotation import timeline
 from verifier.rotation.history import ABSENT, ended, replay
 from verifier.rotation.inventory import Inventory
-from verifier.rotation.plan import PROPAGATION_S, rotate_by
+from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.violation import Violation, Violations
 
 WARNING_S = 14 * 86_400  # before the cryptoperiod ends
@@ -47,7 +47,7 @@ def no_successor(inventory: Inventory) -> Violations:
 def overlap(inventory: Inventory) -> Violations:
     """Find keys that end before their last token, until that token has expired."""
     rows = timeline.keys(inventory.keyring, inventory.history.events, inventory.window, inventory.now)
-    switches = timeline.transitions(rows, inventory.window)
+    switches = timeline.transitions(rows)
     short = {(s["from"], s["old_ends"], s["at"] + s["needed_s"]) for s in switches if s["verdict"] == "too short"}
     for kid, ends, needed in sorted(short | set(timeline.fallbacks(rows, inventory.window))):
         if inventory.now < needed:
@@ -66,11 +66,10 @@ def short_lead(inventory: Inventory) -> Violations:
     published = {event.kid: event for event in inventory.history.events if event.old == ABSENT}
     for key in inventory.live_keys():
         event = published.get(key.kid)
-        planned = event is not None and event.nbf == key.nbf
+        rotated = event is not None and event.nbf == key.nbf and event.command in ("rotate", "import")
         # The first key has no replicas to wait for, and a revocation must not wait.
-        switches = key.nbf > inventory.now or (planned and event is not None and event.command in ("rotate", "import"))
         first = event is not None and event is inventory.history.events[0]
-        if not switches or first or key.nbf - key.iat >= PROPAGATION_S:
+        if first or not (rotated or key.nbf > inventory.now) or key.nbf - key.iat >= PROPAGATION_S:
             continue
         confirmed = timeline.confirmation(inventory.history.confirmations, key.iat, key.nbf)
         if confirmed is None or confirmed["confirmed"] < confirmed["replicas"]:
@@ -90,19 +89,19 @@ def pending_twice(inventory: Inventory) -> Violations:
 def cryptoperiod(inventory: Inventory) -> Violations:
     """Find a key that has signed for too long."""
     for key in inventory.keys_in(KeyState.CURRENT):
-        if inventory.now - key.nbf > inventory.cryptoperiod_s:
-            age_d = (inventory.now - key.nbf) // 86_400
-            yield f"{key.kid} has signed for {age_d} days, at most {duration(inventory.cryptoperiod_s)}"
+        age_s = inventory.now - key.nbf
+        if age_s > inventory.cryptoperiod_s:
+            yield f"{key.kid} has signed for {age_s // 86_400} days, at most {duration(inventory.cryptoperiod_s)}"
 
 
 def rotation_due(inventory: Inventory) -> Violations:
     """Find a key whose cryptoperiod ends soon and that has no successor yet."""
-    limit = rotate_by(inventory.keyring, inventory.now, inventory.cryptoperiod_s)
-    if limit is None or inventory.keys_in(KeyState.PENDING):
+    if inventory.keys_in(KeyState.PENDING):
         return
-    if limit - WARNING_S < inventory.now <= limit:
-        current = inventory.keyring.current(inventory.now)
-        yield f"{current.kid if current else ''} must be rotated by {utc(limit)}"
+    for key in inventory.keys_in(KeyState.CURRENT):
+        limit = key.nbf + inventory.cryptoperiod_s
+        if limit - WARNING_S < inventory.now <= limit:
+            yield f"{key.kid} must be rotated by {utc(limit)}"
 
 
 def lifetime(inventory: Inventory) -> Violations:

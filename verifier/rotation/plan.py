@@ -9,7 +9,7 @@ from verifier.core.durations import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc, when
 from verifier.errors import UnsafeOperationError
-from verifier.rotation.history import ABSENT, REMOVED
+from verifier.rotation.history import ABSENT, REMOVED, Event
 
 # kubelet takes up to two minutes to update a mounted ConfigMap, and a replica one second to read it;
 # the rest is a margin for manual checks.
@@ -22,6 +22,13 @@ class OverlapPolicy:
 
     max_lifetime_s: int = MAX_LIFETIME_S
     leeway_s: int = LEEWAY_S
+
+    @classmethod
+    def recorded(cls, event: Event) -> "OverlapPolicy | None":
+        """Return the policy that a line of the history was computed with; None in a line of an older version."""
+        if event.max_lifetime_s is None or event.leeway_s is None:
+            return None
+        return cls(event.max_lifetime_s, event.leeway_s)
 
     @property
     def overlap_s(self) -> int:
@@ -114,7 +121,9 @@ def rotate(
             f"a key is pending already (found {pending.kid}, active from {when(pending.nbf)})",
             hint=f"wait until it is active, or withdraw it: verifier keys cancel --kid {pending.kid[:8]}",
         )
-    current = _require_current(keyring, now)
+    current = keyring.current(now)
+    if current is None:
+        raise UnsafeOperationError("no key is current", hint="make one: verifier keys generate")
     if lead_s < PROPAGATION_S and not force:
         raise UnsafeOperationError(
             f"the lead is too short for every replica to have the key (found {lead_s} s, expected {PROPAGATION_S} s)",
@@ -161,12 +170,8 @@ def choose_pending(keyring: Keyring, now: int, prefix: str | None = None) -> Pub
 
 def predecessor(keyring: Keyring, key: PublicKey, now: int) -> PublicKey | None:
     """Return the key that a pending key replaces: the newest live key before it."""
-    return next((k for k in reversed(_before(keyring, key, now))), None)
-
-
-def _before(keyring: Keyring, key: PublicKey, now: int) -> list[PublicKey]:
-    live = [k for k in keyring.keys.values() if not k.has_ended(now)]
-    return live[: live.index(key)]
+    live = live_keys(keyring, now)
+    return next(reversed(live[: live.index(key)]), None)
 
 
 def cancel(
@@ -203,7 +208,7 @@ def _reschedule(
     before = predecessor(keyring, leaving, now)
     if before is None or before.exp is None:
         return []
-    live = [key for key in keyring.keys.values() if not key.has_ended(now)]
+    live = live_keys(keyring, now)
     after = live[live.index(leaving) + 1 :]
     members = {name: value for name, value in before.members.items() if name != "exp"}
     # Not before the tokens that it has signed meanwhile have expired.
@@ -341,13 +346,11 @@ def rotate_by(keyring: Keyring, now: int, cryptoperiod_s: int) -> int | None:
     return None if current is None else current.nbf + cryptoperiod_s
 
 
+def live_keys(keyring: Keyring, now: int) -> list[PublicKey]:
+    """Return the keys that verify now or will, by nbf."""
+    return [key for key in keyring.keys.values() if not key.has_ended(now)]
+
+
 def pending_keys(keyring: Keyring, now: int) -> list[PublicKey]:
     """Return the pending keys, the one that becomes active first in front."""
     return [key for key in keyring.keys.values() if keyring.state(key, now) is KeyState.PENDING]
-
-
-def _require_current(keyring: Keyring, now: int) -> PublicKey:
-    current = keyring.current(now)
-    if current is None:
-        raise UnsafeOperationError("no key is current", hint="make one: verifier keys generate")
-    return current

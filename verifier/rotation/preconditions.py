@@ -1,7 +1,6 @@
 """When a command must not plan: files that cannot be used, a history that is not valid, or both in conflict."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from verifier.core.keyring import PublicKey
@@ -9,39 +8,27 @@ from verifier.core.times import utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.markers import has_conflict_markers
+from verifier.rotation.violation import Violation
 from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.snapshot import MAX_KEY_FILE_BYTES, read_file
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """A reason not to plan: what was found where, and how to remove it."""
-
-    found: str
-    remediation: str
-
-
-def obstacles(directory: KeyDirectory, path: Path, content: bytes | None, now: int) -> list[Obstacle]:
+def obstacles(directory: KeyDirectory, path: Path, content: bytes | None, now: int) -> list[Violation]:
     """Return everything that keeps a command from planning on this directory and the content of its history.
 
     The content is None if the history cannot be read, which is an obstacle of its own.
     """
-    found = []
-    for problem in directory.problems:
-        name = problem.partition(": ")[0]
-        found.append(Obstacle(problem, _remedy(Path(name))))
+    found = [Violation(problem, _remedy(Path(problem.partition(": ")[0]))) for problem in directory.problems]
     if content is None:
         return found
-    events, broken = history.read(content)
-    if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        merge = has_conflict_markers(content) or "does not continue" in broken[0]
-        remedy = "restore the file from version control"
-        if merge:
-            remedy = f"after a merge of two branches: verifier keys merge; otherwise {remedy}"
-        found.append(Obstacle(f"{path}: {broken[0]}{more}", remedy))
-        return found
-    return [*found, *_contradictions(directory, history.replay(events), now)]
+    log = history.load(content)
+    if not log.problems:
+        return [*found, *_contradictions(directory, history.replay(log.events), now)]
+    more = f" and {len(log.problems) - 1} more" if len(log.problems) > 1 else ""
+    remedy = "restore the file from version control"
+    if has_conflict_markers(content) or "does not continue" in log.problems[0]:
+        remedy = f"after a merge of two branches: verifier keys merge; otherwise {remedy}"
+    return [*found, Violation(f"{path}: {log.problems[0]}{more}", remedy)]
 
 
 def _remedy(path: Path) -> str:
@@ -55,46 +42,30 @@ def _remedy(path: Path) -> str:
 
 def _contradictions(
     directory: KeyDirectory, recorded: Mapping[str, Mapping[str, int | None]], now: int
-) -> list[Obstacle]:
-    """Return where the history and the files disagree about which key is trusted."""
-    found = []
+) -> Iterator[Violation]:
+    """Find where the history and the files disagree about which key is trusted."""
     for kid, dates in recorded.items():
         path, key = directory.folder / f"{kid}.json", directory.keyring.find(kid)
+        exp, revoked_at = dates["exp"], dates["revoked_at"]
         restore = f"restore the file (git checkout -- {path})"
         again = f"verifier keys revoke --kid {kid[:8]} --reason '...'"
-        exp, revoked_at = dates["exp"], dates["revoked_at"]
-        if key is not None and revoked_at is not None and key.revoked_at is None:
-            found.append(
-                Obstacle(
-                    f"{path}: is not revoked, but the history records its revocation of {utc(revoked_at)}",
-                    f"{restore}, or revoke it again: {again}",
-                )
-            )
-        elif key is not None and (differing := _extended(key, dates)):
-            found.append(
-                Obstacle(
-                    f"{path}: {differing}",
-                    f"{restore}; if the change is intended, record it: verifier keys merge",
-                )
-            )
-        ended = revoked_at is not None or (exp is not None and exp <= now)
-        if key is None and not path.exists() and not ended:
-            found.append(
-                Obstacle(
-                    f"{path}: is missing, but the history records a key that has not ended",
-                    f"{restore}, or give the key up: {again}",
-                )
-            )
+        if key is None:
+            ended = revoked_at is not None or (exp is not None and exp <= now)
+            if not path.exists() and not ended:
+                found = f"{path}: is missing, but the history records a key that has not ended"
+                yield Violation(found, f"{restore}, or give the key up: {again}")
+        elif revoked_at is not None and key.revoked_at is None:
+            found = f"{path}: is not revoked, but the history records its revocation of {utc(revoked_at)}"
+            yield Violation(found, f"{restore}, or revoke it again: {again}")
+        elif differing := _extended(key, dates):
+            repair = f"{restore}; if the change is intended, record it: verifier keys merge"
+            yield Violation(f"{path}: {differing}", repair)
     for kid in directory.keyring.keys.keys() - recorded.keys():
-        path = directory.folder / f"{kid}.json"
-        found.append(
-            Obstacle(
-                f"{path}: is not in the history",
-                "restore the history if its lines were lost; remove the file if it is not yours; otherwise record it: "
-                "verifier keys merge",
-            )
+        yield Violation(
+            f"{directory.folder / f'{kid}.json'}: is not in the history",
+            "restore the history if its lines were lost; remove the file if it is not yours; otherwise record it: "
+            "verifier keys merge",
         )
-    return found
 
 
 def _extended(key: PublicKey, dates: Mapping[str, int | None]) -> str:
@@ -107,7 +78,7 @@ def _extended(key: PublicKey, dates: Mapping[str, int | None]) -> str:
     return ""
 
 
-def require_none(found: list[Obstacle]) -> None:
+def require_none(found: list[Violation]) -> None:
     """Refuse to plan.
 
     Raises:

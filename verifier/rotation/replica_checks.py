@@ -44,9 +44,11 @@ def differs(inventory: Inventory) -> Violations:
             continue
         found = [f"lacks {inventory.state(kid)} {kid}" for kid in lacking(inventory, replica)]
         found += [f"still has {kid}" for kid in trusted_without_reason(inventory, replica)]
-        if not found:
-            found = ["has the same keys with other dates"] if replica.digest != inventory.keyring.digest else []
-        yield f"{replica.url} {', '.join([*found, *([] if replica.ready else ['is not ready'])])}"
+        if not found and replica.digest != inventory.keyring.digest:
+            found.append("has the same keys with other dates")
+        if not replica.ready:
+            found.append("is not ready")
+        yield f"{replica.url} {', '.join(found)}"
 
 
 def clocks(inventory: Inventory) -> Violations:

@@ -1,5 +1,6 @@
 """The report for the reviewer of the keys: what was trusted when, who changed what, and what it does not cover."""
 
+import itertools
 from dataclasses import asdict
 from typing import Any
 
@@ -80,13 +81,8 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
         "applications": _applications(inventory),
         "findings": [asdict(finding) for finding in found],
         "rules": [
-            {
-                "id": rule.id,
-                "severity": rule.severity,
-                "requirement": rule.requirement,
-                "clause": rule.clause,
-                "remediation": rule.remediation,
-                "anchor": rule.anchor,
+            {name: getattr(rule, name) for name in ("id", "severity", "requirement", "clause", "remediation", "anchor")}
+            | {
                 "violations": sum(finding.rule == rule.id for finding in found),
                 "needs": "" if inventory.has(rule.needs) else rule.needs,
             }
@@ -103,7 +99,7 @@ def _switches(inventory: Inventory, keys: list[dict[str, Any]]) -> list[dict[str
     """Return the switches of the audit period: those after the last line that the anchor covers."""
     start = inventory.since.lines if inventory.since else 0
     before = max((line.at for line in inventory.history.lines[:start] if line is not None), default=None)
-    switches = timeline.transitions(keys, inventory.window, inventory.history.confirmations)
+    switches = timeline.transitions(keys, inventory.history.confirmations)
     return [switch for switch in switches if before is None or switch["at"] > before]
 
 
@@ -127,15 +123,12 @@ def _revoked_by(inventory: Inventory) -> dict[str, str]:
 def _history(inventory: Inventory) -> list[dict[str, Any]]:
     """Return the lines of the audit period, each with the commit that added it."""
     start = inventory.since.lines if inventory.since else 0
-    commits = inventory.witness.lines
-    rows = []
-    for number, line in enumerate(inventory.history.lines, start=1):
-        commit = commits[number - 1] if number <= len(commits) else None
-        if line is not None and number > start:
-            rows.append(
-                asdict(line) | {"line": number, "kind": _KINDS[type(line)], "commit": commit and asdict(commit)}
-            )
-    return rows
+    lines = itertools.zip_longest(inventory.history.lines, inventory.witness.lines)
+    return [
+        asdict(line) | {"line": number, "kind": _KINDS[type(line)], "commit": commit and asdict(commit)}
+        for number, (line, commit) in enumerate(lines, start=1)
+        if line is not None and number > start
+    ]
 
 
 def _applications(inventory: Inventory) -> list[dict[str, Any]]:
@@ -164,13 +157,13 @@ def _applications(inventory: Inventory) -> list[dict[str, Any]]:
 
 def _replica(inventory: Inventory, replica: Replica) -> dict[str, Any]:
     """Return a replica's response beside the keys that are here."""
-    found = audit.findings(inventory.only(replica), audit.REPLICA_RULES)
+    found = audit.replica_findings(inventory, replica)
     return asdict(replica) | {
         "same": replica_checks.same(inventory, replica),
         "lacks": replica_checks.lacking(inventory, replica),
         "trusts": replica_checks.trusted_without_reason(inventory, replica),
         "violations": list(dict.fromkeys(finding.rule for finding in found)),
-        "found": [finding.found.removeprefix(replica.url).lstrip(": ") for finding in found],
+        "found": [finding.found for finding in found],
     }
 
 

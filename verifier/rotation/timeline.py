@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from verifier.core.keyring import Keyring, KeyState
@@ -13,7 +13,7 @@ from verifier.rotation.plan import OverlapPolicy
 def keys(keyring: Keyring, events: Iterable[Event], window: OverlapPolicy, now: int) -> list[dict[str, Any]]:
     """Return every key that is here or that a command removed, with its intervals of trust and of signing; by nbf."""
     events = list(merged_events(events))
-    found, needed = _removed(events), _needed(events)
+    found = _removed(events)
     for key in keyring.keys.values():
         found[key.kid] = {
             "kid": key.kid,
@@ -26,23 +26,16 @@ def keys(keyring: Keyring, events: Iterable[Event], window: OverlapPolicy, now: 
             "reason": key.reason,
             "removed_at": None,
         }
+    needed = {(e.kid, e.exp): policy.overlap_s for e in events if (policy := OverlapPolicy.recorded(e)) is not None}
     rows = sorted(found.values(), key=lambda row: (row["nbf"], row["kid"]))
     for row in rows:
         ends = [row[name] for name in ("exp", "revoked_at", "removed_at") if row[name] is not None]
         row["verifies_from"] = max(row["nbf"] - window.leeway_s, row["made_at"])
         row["verifies_until"] = min(ends, default=None)
         row["needed_s"] = needed.get((row["kid"], row["exp"]), window.overlap_s)
-    intervals = _signing_intervals(rows)
-    return [row | {"signs": [[t["from"], t["until"]] for t in intervals if t["key"] is row]} for row in rows]
-
-
-def _needed(events: Iterable[Event]) -> dict[tuple[str, int | None], int]:
-    """Return the overlap that each end was computed with, by kid and end, where the history records it."""
-    return {
-        (event.kid, event.exp): OverlapPolicy(event.max_lifetime_s, event.leeway_s).overlap_s
-        for event in events
-        if event.max_lifetime_s is not None and event.leeway_s is not None
-    }
+        row["signs"] = []
+    _add_signing_intervals(rows)
+    return rows
 
 
 def _removed(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
@@ -59,35 +52,31 @@ def _removed(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
     return {kid: row for kid, row in recorded.items() if row["removed_at"] is not None and "nbf" in row}
 
 
-def _signing_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the signing intervals: at any moment the newest active key signs."""
+def _add_signing_intervals(rows: list[dict[str, Any]]) -> None:
+    """Add the signing intervals to each key: at any moment the newest active key signs."""
     begins = {row["kid"]: max(row["nbf"], row["made_at"]) for row in rows}
     ends = {row["kid"]: row["verifies_until"] or math.inf for row in rows}
     instants = sorted({*begins.values(), *(end for end in ends.values() if end != math.inf)})
-    intervals: list[dict[str, Any]] = []
     for start, until in itertools.pairwise([*instants, None]):
         able = [row for row in rows if begins[row["kid"]] <= start < ends[row["kid"]]]
-        if able and intervals and intervals[-1]["key"] is able[-1]:
-            intervals[-1]["until"] = until
-        elif able:
-            intervals.append({"key": able[-1], "from": start, "until": until})
-    return intervals
+        if not able:
+            continue
+        intervals = able[-1]["signs"]
+        if intervals and intervals[-1][1] == start:
+            intervals[-1][1] = until
+        else:
+            intervals.append([start, until])
 
 
-def transitions(
-    rows: list[dict[str, Any]], window: OverlapPolicy, confirmations: Iterable[Confirmation] = ()
-) -> list[dict[str, Any]]:
+def transitions(rows: list[dict[str, Any]], confirmations: Sequence[Confirmation] = ()) -> list[dict[str, Any]]:
     """Return each change of the signing key: how long tokens of the old key stayed valid, and who had the new one."""
-    confirmations = list(confirmations)
-    intervals = sorted(
-        ((start, until, row) for row in rows for start, until in row["signs"]), key=lambda found: found[0]
-    )
+    signing = ((start, until, row) for row in rows for start, until in row["signs"])
+    intervals = sorted(signing, key=lambda interval: interval[0])
     found = []
     for (_, until, old), (at, _, new) in itertools.pairwise(intervals):
         ends = old["verifies_until"]
         overlap_s = None if ends is None else ends - at
-        needed_s = old.get("needed_s", window.overlap_s)
-        short = overlap_s is not None and overlap_s < needed_s
+        short = overlap_s is not None and overlap_s < old["needed_s"]
         found.append(
             {
                 "at": at,
@@ -97,7 +86,7 @@ def transitions(
                 "gap_s": at - until,
                 "old_ends": ends,
                 "overlap_s": overlap_s,
-                "needed_s": needed_s,
+                "needed_s": old["needed_s"],
                 "confirmation": confirmation(confirmations, new["made_at"], at),
                 "verdict": "enough" if not short else "revoked" if ends == old["revoked_at"] else "too short",
             }

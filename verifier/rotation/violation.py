@@ -1,15 +1,15 @@
-"""One thing that does not hold, as a check reports it."""
+"""One thing that does not hold: of a rule of the audit, or of what a command needs to plan."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What was found, and how to repair it where the rule's own remediation does not fit."""
+    """What was found where, and how to repair it; for a rule only where its own remediation does not fit."""
 
     found: str
     remediation: str = ""
 
 
-Violations = Iterator[Violation | str]
+Violations = Iterable[Violation | str]
