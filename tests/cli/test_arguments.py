@@ -1,12 +1,14 @@
-"""What commands are given: names that look like others, and files that are not what they should be."""
+"""What commands are given: empty values, names that look like others, files that are not what they should be."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from tests.cli import test_help
 from tests.conftest import APPLICATION_ID, ISSUER, SECRET
 from verifier.cli import dev
 from verifier.errors import ConfigError
@@ -43,6 +45,28 @@ def test_a_name_that_looks_like_another_is_refused_by_every_command(run, monkeyp
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith(f"verifier: error: invalid value for '{option}'")
     assert f": it {says}; write the value without" in done.err
+
+
+OPTIONS = {
+    f"{path} {option.opts[0]}": option
+    for path, command in test_help.COMMANDS.items()
+    for option in command.params
+    if isinstance(option, click.Option) and not option.is_flag
+}
+
+
+@pytest.mark.parametrize("value", ["", " "], ids=["empty", "blank"])
+@pytest.mark.parametrize("place", OPTIONS)
+def test_an_empty_value_is_a_usage_error_that_says_what_is_expected(run, tmp_path, place, value):
+    *path, name = place.split()
+    expected = f"{OPTIONS[place].make_metavar(click.Context(click.Command('')))}: {OPTIONS[place].help}"
+    done = run(*path, name, value)
+    error, hint = done.err.splitlines()
+    assert (done.status, done.out) == (2, "")
+    assert error.startswith(f"verifier: error: invalid value for '{name}'")
+    assert error.endswith(f": it is empty; expected {' '.join(expected.split()).removesuffix('.')}")
+    assert hint == f"verifier: hint: verifier {' '.join(path)} --help shows the usage and examples"
+    assert list(tmp_path.iterdir()) == []
 
 
 def make(kind: str, path: Path) -> str:

@@ -108,7 +108,10 @@ def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
         (["https://game.example/", "--keys", ".", "--token", "-"], "give one of --keys, --private-key and --token"),
         (["https://game.example/", "--private-key", "{pem}"], "a key needs --issuer, and --private-key also --kid"),
         (["https://game.example/", "--private-key", "{secret}", "--kid", "x"], "not an unencrypted private key"),
-        (["https://game.example/", "--token", "-", "--application-id", ""], "--application-id is missing"),
+        (
+            ["https://game.example/", "--token", "-", "--application-id", ""],
+            "it is empty; expected TEXT: From the escs",
+        ),
         (["https://game.example/", "--token", "-", "--only", "exp-past"], "no request was sent"),
         (["https://game.example/", "--token", "-", "--timeout", "0"], "0.1<=x<=600"),
     ],

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NOW, Done
+from tests.support import forge
 from verifier.cli.changes import MAX_INPUT_BYTES, read_input
 from verifier.errors import ConfigError
 from verifier.rotation import history
 from verifier.rotation.history import Anchor
+from verifier.signing import keystore
 from verifier.storage.journal import Directory
 from verifier.storage.key_directory import KeyDirectory
 
@@ -112,14 +114,33 @@ def test_a_key_that_has_expired_is_not_imported(run, pairs):
     assert list(PUBLIC.iterdir()) == []
 
 
-def test_a_prefix_of_several_keys_revokes_none(run, first):
-    assert run("keys", "rotate").status == 0
-    keyring, before = KeyDirectory(PUBLIC).load(), tree()
+def two_keys_with_one_beginning() -> list[dict[str, str]]:
+    by_beginning: dict[str, dict[str, str]] = {}
+    for _ in range(65):  # one more than there are beginnings
+        key = forge.Pair("ES256", keystore.generate("ES256")).public
+        other = by_beginning.setdefault(key["kid"][0], key)
+        if other is not key:
+            return [other, key]
+    raise AssertionError
+
+
+def test_a_prefix_of_several_keys_revokes_none(run):
+    pair = two_keys_with_one_beginning()
+    assert run("keys", "import", "-", stdin=json.dumps({"keys": pair})).status == 0
+    keyring, before, prefix = KeyDirectory(PUBLIC).load(), tree(), pair[0]["kid"][0]
     names = ", ".join(f"{kid} ({keyring.state(key, NOW)})" for kid, key in keyring.keys.items())
-    assert run("keys", "revoke", "--kid", "", "--reason", "leaked") == Done(
-        1, "", f"verifier: error: 2 keys match '': {names}\nverifier: hint: give more of the kid\n"
+    assert run("keys", "revoke", "--kid", prefix, "--reason", "leaked") == Done(
+        1, "", f"verifier: error: 2 keys match {prefix!r}: {names}\nverifier: hint: give more of the kid\n"
     )
     assert tree() == before
+
+
+@pytest.mark.parametrize("prefix", ["*", "**", "?", "[", "/", "..", "../private/", "no\nkey"])
+def test_a_prefix_is_text_and_not_a_pattern_or_a_path(run, first, prefix):
+    before = tree()
+    done = run("keys", "revoke", "--kid", prefix, "--reason", "leaked")
+    assert (done.status, done.out, tree()) == (1, "", before)
+    assert done.err == f"verifier: error: no key matches {prefix!r}\nverifier: hint: verifier keys list\n"
 
 
 def test_a_key_whose_file_cannot_be_used_is_not_revoked(run, first):

@@ -135,14 +135,14 @@ def test_rotate_takes_lead_algorithm_and_window(run, first):
     [
         (("rotate", "--lead", "599s"), 1, "the lead is too short for every replica to have the key"),
         (("rotate", "--lead", "1w"), 2, "invalid value for '--lead': expected a whole number and a unit"),
-        (("revoke", "--kid", "", "--reason", "x"), 1, "no other key can sign: every sign-in would be rejected"),
+        (("revoke", "--kid", "{first}", "--reason", "x"), 1, "no other key can sign: every sign-in would be rejected"),
         (("revoke", "--kid", "nonsense", "--reason", "x"), 1, "no key matches 'nonsense'"),
         (("cancel",), 1, "no key is pending"),
     ],
 )
 def test_what_would_lock_players_out_is_refused_and_changes_nothing(run, first, arguments, status, says):
     before = {path: path.read_bytes() for path in Path("keys").rglob("*") if path.is_file()}
-    done = run("keys", *arguments)
+    done = run("keys", *(argument.format(first=first) for argument in arguments))
     assert done.status == status
     assert f"verifier: error: {says}" in done.err
     assert {path: path.read_bytes() for path in Path("keys").rglob("*") if path.is_file()} == before

@@ -199,6 +199,7 @@ def test_a_module_of_the_extra_that_is_missing_is_named(run, keys, monkeypatch):
 
 
 def test_any_other_module_that_is_missing_is_a_bug(monkeypatch):
+    monkeypatch.delitem(sys.modules, "verifier.cli.keys", raising=False)
     monkeypatch.setitem(sys.modules, "verifier.signing.private_key", None)
     monkeypatch.setattr(sys, "argv", ["verifier", "keys", "list"])
     with pytest.raises(ModuleNotFoundError, match=r"verifier\.signing\.private_key"):

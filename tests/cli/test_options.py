@@ -25,7 +25,7 @@ def invoke(decorator, *arguments, **environment):
 
 
 number = click.option("--n", type=options.Number(1, 9), envvar="VERIFIER_PORT", show_envvar=True)
-duration = click.option("--for", type=options.Duration())
+duration = click.option("--for", type=options.DURATION)
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("9", 9)])
@@ -76,12 +76,18 @@ def test_the_issuer_and_the_application_of_a_token_are_required():
 def test_a_setting_of_the_server_has_its_variable_its_default_and_its_limits_here(word):
     setting = next(option for option in Settings.options() if option.word == word)
     low, high = setting.description.low, setting.description.high
-    assert invoke(options.window_options)[word] == setting.default
+    option = options.setting_option(word)
+    assert invoke(option) == {word: setting.default}
     for value in (low, high):
-        assert invoke(options.window_options, **{setting.variable: str(value)})[word] == value
+        assert invoke(option, **{setting.variable: str(value)}) == {word: value}
     for value in (low - 1, high + 1):
-        says = invoke(options.window_options, f"--{word.replace('_', '-')}", value)
+        says = invoke(option, f"--{word.replace('_', '-')}", value)
         assert says.endswith(f"{value} is not in the range {low}<=x<={high}.")
+
+
+def test_the_overlap_of_two_keys_has_a_lifetime_and_a_leeway():
+    found = invoke(options.window_options, "--max-lifetime", 60, VERIFIER_LEEWAY="5")
+    assert found == {"window": "OverlapPolicy(max_lifetime_s=60, leeway_s=5)"}
 
 
 def test_json_is_off_by_default():

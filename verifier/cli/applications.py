@@ -5,23 +5,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from verifier._version import __version__
 from verifier.cli.help import CommandGroup
-from verifier.cli.options import Number, file_option, json_option, keys_option, print_json
+from verifier.cli.options import Command, Number, file_option, json_option, keys_option, option, print_json
 from verifier.cli.output import echo, warn
-from verifier.core.applications import Secret
+from verifier.core.applications import Applications, Secret, parse
 from verifier.core.times import clock_time, when
 from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.rotation.history import SecretEvent
+from verifier.rotation.replicas import Uses, read_uses
+from verifier.signing.events import user_name
+from verifier.signing.keystore import Keystore
+from verifier.storage import atomic
+from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, read_file
 
-if TYPE_CHECKING:
-    from verifier.core.applications import Applications
-    from verifier.rotation.history import SecretEvent
-    from verifier.rotation.replicas import Uses
-
-metrics_option = click.option(
+metrics_option = option(
     "--metrics",
     metavar="URL",
     help="Read from this metrics page (http://host:port/metrics) when each secret was last used.",
@@ -33,11 +35,13 @@ def applications() -> None:
     """The applications of the escs dashboard, and the digests of their secrets."""
 
 
+def change_options(function: Command) -> Command:
+    """Add the argument and the options of every command that changes an application."""
+    return click.argument("application_id")(json_option(file_option(keys_option(function))))
+
+
 @applications.command("add")
-@click.argument("application_id")
-@json_option
-@file_option
-@keys_option
+@change_options
 def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
     """Add APPLICATION_ID, or a second secret to it. The secret is prompted for, or read from standard input."""
     secret = _read_secret()
@@ -49,11 +53,8 @@ def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
 
 
 @applications.command("rotate-secret")
-@click.argument("application_id")
 @metrics_option
-@json_option
-@file_option
-@keys_option
+@change_options
 def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path: Path, keys: Path) -> None:
     """Accept a second secret of APPLICATION_ID beside the first. It is prompted for, or read from standard input.
 
@@ -65,7 +66,7 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
         before = _read(path)
         _find(before, application_id)
         changed = before.with_secret(application_id, secret)
-        uses = _read_uses(metrics)
+        uses = read_uses(metrics) if metrics else None
         _write(path, keys, "rotate-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json, uses)
     if not as_json:
@@ -76,11 +77,8 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
 
 
 @applications.command("remove-secret")
-@click.argument("application_id")
-@click.option("--slot", type=Number(1, 2), required=True, help="As `list` shows it; 1 is the older.")
-@json_option
-@file_option
-@keys_option
+@option("--slot", type=Number(1, 2), required=True, help="As `list` shows it; 1 is the older.")
+@change_options
 def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, keys: Path) -> None:
     """Remove one of two active secrets of APPLICATION_ID."""
     _read(path)  # because a lock file must not appear beside a file that does not exist
@@ -98,7 +96,7 @@ def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, key
 def list_(metrics: str | None, as_json: bool, path: Path) -> None:
     """List every application and its secrets, by the beginning of their digests."""
     known = _read(path)
-    uses = _read_uses(metrics)
+    uses = read_uses(metrics) if metrics else None
     _show([_row(known, application_id, uses) for application_id in known.by_id], as_json, uses)
 
 
@@ -106,7 +104,6 @@ def _read_secret() -> Secret:
     """Read a secret from the terminal, or one line of bounded length from standard input."""
     if sys.stdin.isatty():
         return Secret.of(click.prompt("Secret key", hide_input=True, confirmation_prompt=True))
-    from verifier.storage.snapshot import MAX_SECRET_BYTES
 
     text = sys.stdin.readline(MAX_SECRET_BYTES + 1)
     if len(text) > MAX_SECRET_BYTES:
@@ -114,7 +111,7 @@ def _read_secret() -> Secret:
     return Secret.of(text.rstrip("\r\n"))
 
 
-def _find(known: "Applications", application_id: str) -> None:
+def _find(known: Applications, application_id: str) -> None:
     if application_id not in known.by_id:
         raise UnsafeOperationError(
             f"application {application_id} is unknown", hint=f"verifier applications add {application_id}"
@@ -122,26 +119,21 @@ def _find(known: "Applications", application_id: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[Path]:
-    """Lock the file that a path leads to; yield it: another link to it must have the same lock."""
-    from verifier.storage.atomic import locked, make_folder, resolve
-
-    target = resolve(path)
-    make_folder(target.parent, 0o755)
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the file that a path leads to: another link to it must have the same lock."""
+    target = atomic.resolve(path)
+    atomic.make_folder(target.parent, 0o755)
     # Beside the file, which itself is replaced by every change.
-    with locked(target.with_name(f".{target.name}.lock")):
-        yield target
+    with atomic.locked(target.with_name(f".{target.name}.lock")):
+        yield
 
 
-def _read(path: Path, *, missing_ok: bool = False) -> "Applications":
+def _read(path: Path, *, missing_ok: bool = False) -> Applications:
     """Return the applications of a file in which every entry is valid.
 
     Raises:
         ConfigError: the file cannot be read, or an entry is not valid.
     """
-    from verifier.core.applications import Applications, parse
-    from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, read_file
-
     if missing_ok and not path.exists():
         return Applications()
     try:
@@ -161,42 +153,29 @@ def _read(path: Path, *, missing_ok: bool = False) -> "Applications":
 
 
 def _write(
-    path: Path, keys: Path, command: str, before: "Applications", changed: "Applications", application_id: str
+    path: Path, keys: Path, command: str, before: Applications, changed: Applications, application_id: str
 ) -> None:
     """Write the file and, where the key directory is, the line of the change in the history."""
-    from verifier.storage.atomic import write_atomic
-
     # The mode stays as it was set for the user of the server.
     mode, content = path.stat().st_mode & 0o777 if path.exists() else 0o640, changed.dump()
     if not (keys / "public").is_dir():
-        write_atomic(path, content, mode)
+        atomic.write_atomic(path, content, mode)
         return
-    from verifier.signing.keystore import Keystore
 
     store = Keystore(keys)
     # As a revocation: a secret that leaked is removed whatever the state of the keys is.
     with store.transaction(revoking=True):
-        old, new = _digests(before, application_id), _digests(changed, application_id)
-        store.record(
-            path, content, mode, _lines(command, application_id, old, new, store.now), f"applications {command}"
-        )
+        events = _events(command, application_id, before, changed, store.now)
+        store.record(path, content, mode, events, f"applications {command}")
     for text in store.notes:
         warn(text)
 
 
-def _digests(known: "Applications", application_id: str) -> dict[str, tuple[int, str]]:
-    found = known.by_id.get(application_id)
-    secrets = enumerate(found.secrets, start=1) if found else ()
-    return {secret.digest.hex()[:12]: (slot, secret.weakness) for slot, secret in secrets}
-
-
-def _lines(
-    command: str, application_id: str, old: dict[str, tuple[int, str]], new: dict[str, tuple[int, str]], now: int
-) -> "list[SecretEvent]":
-    from verifier._version import __version__
-    from verifier.rotation.history import SecretEvent
-    from verifier.signing.events import user_name
-
+def _events(
+    command: str, application_id: str, before: Applications, changed: Applications, now: int
+) -> list[SecretEvent]:
+    """Return an event for each secret that was added or removed."""
+    old, new = _slots(before, application_id), _slots(changed, application_id)
     return [
         SecretEvent(
             at=now,
@@ -204,19 +183,24 @@ def _lines(
             command=command,
             application=application_id,
             slot=slot,
-            sha256=sha256,
-            old="none" if sha256 in new else "active",
-            new="active" if sha256 in new else "gone",
-            weakness=weakness,
+            sha256=secret.digest.hex()[:12],
+            old="none" if secret in new else "active",
+            new="active" if secret in new else "gone",
+            weakness=secret.weakness,
             version=__version__,
         )
-        for sha256, (slot, weakness) in (old | new).items()
-        if (sha256 in old) != (sha256 in new)
+        for secret, slot in (old | new).items()
+        if (secret in old) != (secret in new)
     ]
 
 
+def _slots(known: Applications, application_id: str) -> dict[Secret, int]:
+    found = known.by_id.get(application_id)
+    return {secret: slot for slot, secret in enumerate(found.secrets, start=1)} if found else {}
+
+
 def _print_change(
-    path: Path, changed: "Applications", application_id: str, as_json: bool, uses: "Uses | None" = None
+    path: Path, changed: Applications, application_id: str, as_json: bool, uses: Uses | None = None
 ) -> None:
     row = _row(changed, application_id, uses)
     if not as_json:
@@ -225,28 +209,21 @@ def _print_change(
     _show([row], as_json, uses)
 
 
-def _read_uses(metrics: str | None) -> "Uses | None":
-    from verifier.rotation.replicas import read_uses
-
-    return None if metrics is None else read_uses(metrics)
-
-
-def _row(known: "Applications", application_id: str, uses: "Uses | None") -> dict[str, Any]:
-    secrets = enumerate(known.by_id[application_id].secrets, start=1)
+def _row(known: Applications, application_id: str, uses: Uses | None) -> dict[str, Any]:
     used = uses.last if uses else {}
     rows = [
         {
-            "slot": n,
-            "sha256": s.digest.hex()[:12],
-            "weakness": s.weakness,
-            "last_used": used.get(("secret", f"{application_id} {n}")) or None,
+            "slot": slot,
+            "sha256": secret.digest.hex()[:12],
+            "weakness": secret.weakness,
+            "last_used": used.get(("secret", f"{application_id} {slot}")) or None,
         }
-        for n, s in secrets
+        for slot, secret in enumerate(known.by_id[application_id].secrets, start=1)
     ]
     return {"id": application_id, "secrets": rows}
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, uses: "Uses | None") -> None:
+def _show(rows: list[dict[str, Any]], as_json: bool, uses: Uses | None) -> None:
     if as_json:
         print_json({"applications": rows, "replica_started_at": uses and uses.started_at})
         return
@@ -257,7 +234,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, uses: "Uses | None") -> Non
             echo(f"{row['id']}  secret {secret['slot']}  sha256 {secret['sha256']}...{weakness}{used}")
 
 
-def _describe_use(uses: "Uses", application_id: str, slot: int) -> str:
+def _describe_use(uses: Uses, application_id: str, slot: int) -> str:
     used = uses.last.get(("secret", f"{application_id} {slot}"))
     if used is None:
         return "not loaded by this replica"

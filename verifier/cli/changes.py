@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,15 +12,14 @@ from verifier.cli.options import print_json
 from verifier.cli.output import echo, warn
 from verifier.core.applications import secret_of_file
 from verifier.core.encoding import is_utf8_encodable
+from verifier.core.keyring import Keyring
 from verifier.core.times import utc, when
 from verifier.errors import ConfigError
-
-if TYPE_CHECKING:
-    from verifier.core.keyring import Keyring
-    from verifier.rotation.history import Event
-    from verifier.rotation.plan import OverlapPolicy
-    from verifier.rotation.violation import Violation
-    from verifier.signing.keystore import Keystore
+from verifier.rotation import preconditions
+from verifier.rotation.history import Event
+from verifier.rotation.violation import Violation
+from verifier.signing.keystore import Keystore
+from verifier.storage.snapshot import read_file
 
 MAX_INPUT_BYTES = 1_048_576
 MAX_TEXT = 1000  # because a key file of more than 64 KiB is not read
@@ -30,7 +28,7 @@ MAX_TEXT = 1000  # because a key file of more than 64 KiB is not read
 @contextmanager
 def begin(
     folder: Path, *, create: bool = False, revoking: bool = False, force: bool = False
-) -> "Iterator[tuple[Keystore, Keyring, int]]":
+) -> Iterator[tuple[Keystore, Keyring, int]]:
     """Lock a key directory for one change; yield it, its keyring and the time.
 
     A revocation proceeds beside files that cannot be used, and reports them.
@@ -39,9 +37,6 @@ def begin(
         ConfigError: there is no key directory, or its files or history cannot be used.
         UnsafeOperationError: the clock is behind the history, or another process holds the lock.
     """
-    from verifier.rotation import preconditions
-    from verifier.signing.keystore import Keystore
-
     store = Keystore(folder)
     if not create and not store.public.folder.is_dir():
         raise ConfigError(
@@ -66,37 +61,13 @@ def begin(
             warn(text)
 
 
-def _read_history(store: "Keystore", revoking: bool) -> "tuple[bytes | None, list[Violation]]":
-    from verifier.rotation.violation import Violation
-
+def _read_history(store: Keystore, revoking: bool) -> tuple[bytes | None, list[Violation]]:
     try:
         return store.read_history(), []
     except ConfigError as exc:
         if not revoking:
             raise
         return None, [Violation(str(exc), exc.hint)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What a command was run with, as the history records it."""
-
-    window: "OverlapPolicy"
-    lead_s: int | None = None
-    force: bool = False
-    origin: str = ""
-    note: str = ""
-
-    def members(self) -> dict[str, Any]:
-        """Return them as members of an event."""
-        return {
-            "max_lifetime_s": self.window.max_lifetime_s,
-            "leeway_s": self.window.leeway_s,
-            "lead_s": self.lead_s,
-            "force": self.force,
-            "origin": self.origin,
-            "note": self.note,
-        }
 
 
 def text_argument(option: str, text: str) -> str:
@@ -121,8 +92,6 @@ def read_input(file: str) -> bytes:
     Raises:
         ConfigError: it cannot be read, or is larger than 1 MiB.
     """
-    from verifier.storage.snapshot import read_file
-
     if file == "-":
         stdin = getattr(sys.stdin, "buffer", None)
         data = sys.stdin.read(MAX_INPUT_BYTES + 1).encode() if stdin is None else stdin.read(MAX_INPUT_BYTES + 1)
@@ -148,7 +117,7 @@ def read_secret(file: str) -> str:
         raise ConfigError(f"{file}: {exc}", exc.hint) from exc
 
 
-def print_events(store: "Keystore", events: "Iterable[Event]", as_json: bool) -> None:
+def print_events(store: Keystore, events: Iterable[Event], as_json: bool) -> None:
     """Print what a command changed, and what to commit."""
     events = list(events)
     if as_json:
@@ -168,7 +137,7 @@ def print_events(store: "Keystore", events: "Iterable[Event]", as_json: bool) ->
         echo("Nothing to do.")
 
 
-def _describe(event: "Event") -> str:
+def _describe(event: Event) -> str:
     reason = f" ({event.reason})" if event.reason else ""
     if event.new == "gone":
         return f"deleted{reason}"

@@ -3,53 +3,46 @@
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
 from verifier.cli.changes import read_input, read_secret
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Name, json_option
+from verifier.cli.options import PATH, json_option, name_option, option
 from verifier.cli.output import end_progress, progress
+from verifier.conformance import Url, output, runner
+from verifier.conformance.forge import Context, Key
 from verifier.core.applications import BYTE_ORDER_MARK
+from verifier.signing.keystore import Keystore
 
 
 @click.command()
 @click.argument("url", required=False)
-@click.option(
-    "--application-id",
-    type=Name(),
-    envvar="VERIFIER_APPLICATION_ID",
-    show_envvar=True,
-    help="From the escs dashboard.",
-)
-@click.option(
+@name_option("--application-id", "From the escs dashboard.")
+@option(
     "--secret-file",
     type=click.Path(),
     metavar="FILENAME",
     envvar="VERIFIER_SECRET_KEY_FILE",
-    show_envvar=True,
     help="File with the secret key; or VERIFIER_SECRET_KEY, or a prompt.",
 )
-@click.option(
+@option(
     "--token",
     type=click.Path(),
     metavar="FILENAME",
     help="File with one valid token, - for standard input; or VERIFIER_TOKEN.",
 )
-@click.option("--keys", type=click.Path(path_type=Path), help="Sign with the current key of this folder.")
-@click.option("--private-key", type=click.Path(), metavar="FILENAME", help="Sign with this PEM file.")
-@click.option("--kid", help="Key ID of --private-key.")
-@click.option("--issuer", type=Name(), envvar="VERIFIER_ISSUER", show_envvar=True, help="iss of the signed tokens.")
-@click.option("--only", multiple=True, help="Run only this case or group; repeatable.")
-@click.option("--list", "listing", is_flag=True, help="List test cases and exit.")
-@click.option(
-    "--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Seconds per request."
-)
-@click.option("--insecure", is_flag=True, help="Allow plain http to another host.")
-@click.option("--strict", is_flag=True, help="Exit 1 for a failed should as well.")
-@click.option("--junit", type=click.File("wb", lazy=True), help="File to write JUnit XML to.")
+@option("--keys", type=PATH, help="Sign with the current key of this folder.")
+@option("--private-key", type=click.Path(), metavar="FILENAME", help="Sign with this PEM file.")
+@option("--kid", help="Key ID of --private-key.")
+@name_option("--issuer", "iss of the signed tokens.")
+@option("--only", multiple=True, help="Run only this case or group; repeatable.")
+@option("--list", "listing", is_flag=True, help="List test cases and exit.")
+@option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, help="Seconds per request.")
+@option("--insecure", is_flag=True, help="Allow plain http to another host.")
+@option("--strict", is_flag=True, help="Exit 1 for a failed should as well.")
+@option("--junit", type=click.File("wb", lazy=True), help="File to write JUnit XML to.")
 @json_option
 def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, **options: Any) -> None:
     """Run conformance checks against any Game API URL.
@@ -58,8 +51,6 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
     Tokens are signed during the run (--keys, or --private-key and --kid), or derived from one valid token (--token).
     "must": the interface of escs, and no unauthorized sign-in. "should": how verifier responds beyond that.
     """
-    from verifier.conformance import Url, output, runner
-
     try:
         chosen = runner.select(only)
         if listing:
@@ -88,20 +79,16 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
         sys.exit(EXIT_REFUSED)
 
 
-def check_context(options: dict[str, Any]) -> Any:
+def check_context(options: dict[str, Any]) -> Context:
     """Build the context of `check`.
 
     Raises:
         ValueError: something is missing.
     """
-    from verifier.conformance.forge import Context, Key
-
     kid, pem, token = options["kid"], b"", ""
     if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
         raise ValueError("give one of --keys, --private-key and --token")
     if options["keys"]:
-        from verifier.signing.keystore import Keystore
-
         store = Keystore(options["keys"])
         kid = store.signer(int(time.time())).kid
         pem = read_input(str(store.private / f"{kid}.pem"))

@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
-from types import FrameType
-from typing import IO, NoReturn
 
 import click
 
 from verifier.cli.changes import read_secret
-from verifier.cli.options import Number
+from verifier.cli.options import PATH, Number, option
 from verifier.cli.output import echo
 from verifier.cli.program import command
 from verifier.conformance import NoResponseError, Request, Url, get, send
 from verifier.errors import ConfigError
-
-# What signs is imported where it is used, because `serve` loads this module and must never load that.
+from verifier.rotation import plan
+from verifier.signing.issuer import TokenIssuer
+from verifier.signing.keystore import Keystore
+from verifier.storage import atomic
 
 ISSUER = "https://game.example"
 APPLICATION_ID = "dev-application"
@@ -36,24 +36,10 @@ _MAX_LINE_BYTES = 65_536
 
 
 @click.command()
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path),
-    default=".verifier-dev",
-    show_default=True,
-    help="Folder for the throwaway keys and secret.",
-)
-@click.option(
-    "--port",
-    type=Number(1, 65535),
-    envvar="VERIFIER_PORT",
-    default=8000,
-    show_default=True,
-    show_envvar=True,
-    help="First port to try.",
-)
-@click.option("--once", is_flag=True, help="Stop after the first response.")
-@click.option("--verbose", is_flag=True, help="Show the log of the server.")
+@option("--folder", type=PATH, default=".verifier-dev", help="Folder for the throwaway keys and secret.")
+@option("--port", type=Number(1, 65535), envvar="VERIFIER_PORT", default=8000, help="First port to try.")
+@option("--once", is_flag=True, help="Stop after the first response.")
+@option("--verbose", is_flag=True, help="Show the log of the server.")
 def dev(folder: Path, port: int, once: bool, verbose: bool) -> None:
     """Serve with throwaway keys and send one sample request.
 
@@ -64,7 +50,7 @@ def dev(folder: Path, port: int, once: bool, verbose: bool) -> None:
     # A process of its own: the one that serves holds no private key.
     with _server(_environment(folder, keys, free), verbose) as server:
         try:
-            signal.signal(signal.SIGTERM, _interrupt)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             _wait_until_ready(server, free)
             _show(folder, free, secret, taken=port if port != free else None, once=once)
             if not once and server.wait() != 0:
@@ -85,7 +71,7 @@ def _environment(folder: Path, keys: Path, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _server(environment: dict[str, str], verbose: bool) -> "Iterator[subprocess.Popen[bytes]]":
+def _server(environment: dict[str, str], verbose: bool) -> Iterator[subprocess.Popen[bytes]]:
     """Run `verifier serve`; its log is shown at once, or else the end of it if something fails."""
     tail: deque[bytes] = deque(maxlen=_MAX_LOG_LINES)
     with subprocess.Popen(
@@ -94,7 +80,8 @@ def _server(environment: dict[str, str], verbose: bool) -> "Iterator[subprocess.
         stdout=2 if verbose else subprocess.PIPE,
         stderr=None if verbose else subprocess.STDOUT,
     ) as server:
-        reader = Thread(target=_keep, args=(server.stdout or BytesIO(), tail))
+        log = server.stdout or BytesIO()
+        reader = Thread(target=tail.extend, args=(iter(lambda: log.readline(_MAX_LINE_BYTES), b""),))
         reader.start()
         try:
             yield server
@@ -108,21 +95,8 @@ def _server(environment: dict[str, str], verbose: bool) -> "Iterator[subprocess.
             reader.join()
 
 
-def _keep(stream: IO[bytes], tail: deque[bytes]) -> None:
-    for line in iter(lambda: stream.readline(_MAX_LINE_BYTES), b""):
-        tail.append(line)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _prepare(folder: Path) -> tuple[Path, str]:
     """Return the key directory and the secret, created on the first run and kept for the next."""
-    from verifier.rotation import plan
-    from verifier.signing.keystore import Keystore
-    from verifier.storage import atomic
-
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keystore, now = Keystore(folder / "keys"), int(time.time())
     with keystore.transaction() as keyring:
@@ -136,7 +110,7 @@ def _prepare(folder: Path) -> tuple[Path, str]:
 
 
 def _free_port(first: int) -> int:
-    from verifier.server.run import listen
+    from verifier.server.run import listen  # which needs the extra `server`
 
     for port in range(first, first + 100):
         try:
@@ -161,8 +135,6 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
 
 def _show(folder: Path, port: int, secret: str, *, taken: int | None, once: bool) -> None:
     """Send one request, and print it with its response and what to do next: six lines."""
-    from verifier.signing.issuer import TokenIssuer
-
     issuer = TokenIssuer.from_directory(folder / "keys", issuer=ISSUER, application_id=APPLICATION_ID)
     token = issuer.issue("player-42", email="ann@example.com", username="ann")
     body = json.dumps({"code": token, "secretKey": secret, "applicationId": APPLICATION_ID})

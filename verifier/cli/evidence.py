@@ -5,63 +5,53 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from verifier._version import __version__
 from verifier.cli.changes import begin
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Command, cryptoperiod_option, json_option, keys_option, print_json, window_options
+from verifier.cli.options import (
+    PATH,
+    Command,
+    Parsed,
+    cryptoperiod_option,
+    json_option,
+    keys_option,
+    option,
+    print_json,
+    window_options,
+)
 from verifier.cli.output import echo, end_progress, next_step, progress
-from verifier.core.durations import CRYPTOPERIOD_S
-
-if TYPE_CHECKING:
-    from verifier.rotation.history import Anchor
-    from verifier.rotation.inventory import Inventory
-    from verifier.rotation.replicas import Replica
-
-
-class AnchorType(click.ParamType["Anchor"]):
-    """`N:DIGEST`, as the audit prints it."""
-
-    name = "anchor"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Anchor":
-        """Return the anchor; fail as a usage error."""
-        from verifier.rotation.history import Anchor
-
-        try:
-            return Anchor.parse(value)
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
+from verifier.rotation import history, replica_checks, replicas
+from verifier.rotation.audit import REPLICA_RULES, findings, replica_findings
+from verifier.rotation.history import Anchor
+from verifier.rotation.inventory import Inventory
+from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.replicas import Replica
+from verifier.rotation.report import build_report, evidence, render_html
+from verifier.signing.events import user_name
+from verifier.storage import atomic
 
 
 @click.command("confirm")
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option("--record", is_flag=True, help="Append the result for each replica to the history.")
+@option("--record", is_flag=True, help="Append the result for each replica to the history.")
 @window_options
 @json_option
 @keys_option
-def confirm(urls: tuple[str, ...], record: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+def confirm(urls: tuple[str, ...], record: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Check that each replica (http://host:port) has exactly these keys, and the time and settings of this command."""
-    from verifier.rotation import replica_checks
-    from verifier.rotation.audit import REPLICA_RULES, findings
-
-    state = _read_inventory(keys=keys, max_lifetime=max_lifetime, leeway=leeway)
-    state = replace(state, replicas=_query(urls))
+    state = replace(_read_inventory(keys, window), replicas=_query(urls))
     found = findings(state, REPLICA_RULES)
     same = [replica_checks.same(state, replica) for replica in state.replicas]
     if record:
         _record(keys, state, same)
     if as_json:
         rows = [asdict(replica) | {"same": good} for replica, good in zip(state.replicas, same, strict=True)]
-        print_json(
-            {
-                "key_set_digest": state.keyring.digest,
-                "replicas": rows,
-                "findings": [asdict(finding) for finding in found],
-            }
-        )
+        rules = [asdict(finding) for finding in found]
+        print_json({"key_set_digest": state.keyring.digest, "replicas": rows, "findings": rules})
     else:
         _print_confirmation(state, same)
         if found:
@@ -74,9 +64,7 @@ def confirm(urls: tuple[str, ...], record: bool, max_lifetime: int, leeway: int,
         sys.exit(EXIT_REFUSED)
 
 
-def _print_confirmation(state: "Inventory", same: list[bool]) -> None:
-    from verifier.rotation.audit import replica_findings
-
+def _print_confirmation(state: Inventory, same: list[bool]) -> None:
     for replica, good in zip(state.replicas, same, strict=True):
         own = replica_findings(state, replica)
         if not own:
@@ -86,12 +74,8 @@ def _print_confirmation(state: "Inventory", same: list[bool]) -> None:
             echo(f"{prefix}  {finding.found}{', with the same keys' if good and not number else ''}")
 
 
-def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
+def _record(folder: Path, state: Inventory, same: list[bool]) -> None:
     """Append what each replica reported to the history."""
-    from verifier._version import __version__
-    from verifier.rotation import history
-    from verifier.signing.events import user_name
-
     with begin(folder) as (store, _, now):
         lines = [
             history.Confirmation(
@@ -115,34 +99,31 @@ def _record(folder: Path, state: "Inventory", same: list[bool]) -> None:
 
 def state_options(function: Command) -> Command:
     """Add the options that say what is audited, and by which rules."""
-    for option in (
-        click.option(
+    for add in (
+        option(
             "--applications",
-            type=click.Path(path_type=Path),
+            type=PATH,
             envvar="VERIFIER_APPLICATIONS",
-            show_envvar=True,
             help="File with the applications, to audit their secrets.",
         ),
         cryptoperiod_option,
-        click.option(
+        option(
             "--since",
-            type=AnchorType(),
+            type=Parsed("anchor", Anchor.parse),
             metavar="N:DIGEST",
             help="Require that the history continues from this anchor, which an earlier audit or report printed.",
         ),
-        click.option(
-            "--require-signed", is_flag=True, help="Require a valid signature of the commit that added each line."
-        ),
-        click.option(
+        option("--require-signed", is_flag=True, help="Require a valid signature of the commit that added each line."),
+        option(
             "--allow-uncommitted",
             is_flag=True,
             help="Accept changes that are not committed: for hooks before a commit.",
         ),
-        click.option(
+        option(
             "--replica", "urls", multiple=True, metavar="URL", help="Check this replica (http://host:port); repeatable."
         ),
     ):
-        function = option(function)
+        function = add(function)
     return keys_option(window_options(function))
 
 
@@ -154,9 +135,6 @@ def audit(as_json: bool, **options: Any) -> None:
 
     Exit 1 on findings; those of severity low are reminders and leave it at 0.
     """
-    from verifier.rotation.audit import findings
-    from verifier.rotation.report import evidence
-
     state = _read_inventory(**options)
     found = findings(state)
     proof = evidence(state)
@@ -188,10 +166,9 @@ def _describe(proof: dict[str, Any]) -> Iterable[str]:
 
 
 @click.command("report")
-@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page to this file.")
-@click.option(
+@option("--html", type=PATH, help="Write one self-contained page to this file.")
+@option(
     "--metrics",
-    "metrics",
     multiple=True,
     metavar="URL",
     help="Metrics page (http://host:port/metrics) for the last use of keys and secrets; repeatable.",
@@ -203,55 +180,38 @@ def report(html: Path | None, metrics: tuple[str, ...], as_json: bool, **options
 
     Exit 1 on findings; those of severity low are reminders and leave it at 0.
     """
-    from verifier.rotation.report import build_report, render_html
-    from verifier.storage.atomic import write_atomic
-
     if (html is None) == (not as_json):
         raise click.UsageError("one of --html FILE and --json is needed")
     document = build_report(_read_inventory(metrics=metrics, **options))
     if html is None:
         print_json(document)
     else:
-        write_atomic(html, render_html(document).encode())
+        atomic.write_atomic(html, render_html(document).encode())
         echo(f"{html}: {len(document['keys'])} key(s), {len(document['findings'])} finding(s)")
         next_step(f"open {html} in a browser" + ("; its findings are at the top" if document["findings"] else ""))
     if document["failed"]:
         sys.exit(EXIT_REFUSED)
 
 
-def _query(urls: Iterable[str]) -> "tuple[Replica, ...]":
+def _query(urls: tuple[str, ...]) -> tuple[Replica, ...]:
     """Query each replica, one after the other."""
-    from verifier.rotation.replicas import query
-
-    urls, found = tuple(urls), []
+    found = []
     for number, url in enumerate(urls, start=1):
         progress(number, len(urls), url)
-        found.append(query(url))
+        found.append(replicas.query(url))
     if urls:
         end_progress()
     return tuple(found)
 
 
 def _read_inventory(
-    *,
-    keys: Path,
-    max_lifetime: int,
-    leeway: int,
-    cryptoperiod: int = CRYPTOPERIOD_S,
-    urls: tuple[str, ...] = (),
-    metrics: tuple[str, ...] = (),
-    **others: Any,
-) -> "Inventory":
-    from verifier.rotation import replicas
-    from verifier.rotation.inventory import Inventory
-    from verifier.rotation.plan import OverlapPolicy
-
+    keys: Path, window: OverlapPolicy, urls: tuple[str, ...] = (), metrics: tuple[str, ...] = (), **options: Any
+) -> Inventory:
     return Inventory.read(
         keys,
         now=int(time.time()),
-        window=OverlapPolicy(max_lifetime, leeway),
-        cryptoperiod_s=cryptoperiod,
+        window=window,
         replicas=_query(urls),
         last_use=replicas.last_uses(metrics),
-        **others,
+        **options,
     )

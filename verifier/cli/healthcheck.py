@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Number, key_directory_option
-from verifier.conformance import escape, get_json
+from verifier.cli.options import Number, key_directory_option, option
+from verifier.conformance import get_json
 from verifier.errors import UnsafeOperationError
 
 _TIMEOUT_S = 3
@@ -17,23 +17,8 @@ _MAX_READ_AGE_S = 10
 
 
 @click.command()
-@click.option(
-    "--host",
-    envvar="VERIFIER_HOST",
-    default="127.0.0.1",
-    show_default=True,
-    show_envvar=True,
-    help="Address the server listens on.",
-)
-@click.option(
-    "--port",
-    type=Number(),
-    envvar=["VERIFIER_PORT", "PORT"],
-    default=8000,
-    show_default=True,
-    show_envvar=True,
-    help="Port the server listens on.",
-)
+@option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", help="Address the server listens on.")
+@option("--port", type=Number(), envvar=["VERIFIER_PORT", "PORT"], default=8000, help="Port the server listens on.")
 @key_directory_option(
     "Folder of the server: one that trusts none of these keys is another server. Not compared if there is none."
 )
@@ -51,7 +36,7 @@ def healthcheck(host: str, port: int, keys: Path) -> None:
         raise click.UsageError(f"--host or --port: {exc}") from exc
     status = members.get("status")
     if status not in ("ready", "not ready"):
-        found = f"status {escape(status)}" if isinstance(status, str) else "no status"
+        found = f"status {status}" if isinstance(status, str) else "no status"
         raise UnsafeOperationError(
             f"{host} port {port} is not a verifier (found {found} at /readyz, expected ready or not ready)",
             hint="another program listens there: stop it, or correct the port",
@@ -85,6 +70,6 @@ def _compare_keys(base: str, keys: Path) -> None:
     if here and there and not here & there:
         raise UnsafeOperationError(
             f"{base} is another server: it trusts none of the keys in {keys / 'public'} "
-            f"(found {escape(min(there))}, expected {min(here)})",
+            f"(found {min(there)}, expected {min(here)})",
             hint="stop it, or choose another port for yours: VERIFIER_PORT=8001, for serve and for this command",
         )

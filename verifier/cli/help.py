@@ -39,10 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "keys cancel": ("verifier keys cancel",),
     "keys confirm": ("verifier keys confirm http://10.0.0.1:8000 http://10.0.0.2:8000 --record",),
     "keys generate": ("verifier keys generate", "verifier keys generate --alg EdDSA --keys path/to/keys"),
-    "keys import": (
-        "verifier keys import public.pem --note 'key of the KMS'",
-        "verifier keys import - < jwks.json",
-    ),
+    "keys import": ("verifier keys import public.pem --note 'key of the KMS'", "verifier keys import - < jwks.json"),
     "keys list": ("verifier keys list", "verifier keys list --json"),
     "keys merge": ("verifier keys merge",),
     "keys prune": ("verifier keys prune --retention 400d",),

@@ -3,33 +3,42 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from verifier.cli.changes import Context, begin, print_events, text_argument
+from verifier.cli.changes import begin, print_events, read_input, text_argument
+from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.help import CommandGroup
+from verifier.cli.merge import run as run_merge
 from verifier.cli.options import (
+    DURATION,
     Command,
-    Duration,
     cryptoperiod_option,
     json_option,
     keys_option,
     leeway_option,
+    option,
     print_json,
     window_options,
 )
 from verifier.cli.output import echo, warn
 from verifier.core.durations import LEAD_S, RETENTION_S
+from verifier.core.keyring import Keyring, PublicKey
 from verifier.core.times import duration, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
-
-if TYPE_CHECKING:
-    from verifier.core.keyring import Keyring, PublicKey
-    from verifier.rotation.key_import import Verdict
-    from verifier.signing.keystore import Keystore
+from verifier.rotation import history, plan
+from verifier.rotation.key_import import Verdict, read_document
+from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.preconditions import published_times, require_later_than, revoked_kids
+from verifier.signing.keystore import Keystore
+from verifier.signing.private_key import describe_missing, missing_private_keys
+from verifier.storage.journal import MAX_HISTORY_BYTES, digest
+from verifier.storage.key_directory import KeyDirectory
+from verifier.storage.snapshot import read_file
 
 
 @click.group(cls=CommandGroup)
@@ -37,36 +46,26 @@ def keys() -> None:
     """Generate, rotate, revoke and review keys."""
 
 
+for command in (confirm, audit, report):
+    keys.add_command(command)
+
 ALGORITHMS = click.Choice(["ES256", "EdDSA", "RS256"])
-alg_option = click.option("--alg", type=ALGORITHMS, help="Signature algorithm.  [default: as the current key]")
-lead_option = click.option(
-    "--lead",
-    type=Duration(),
-    default=duration(LEAD_S),
-    show_default=True,
-    help="Delay before the new key becomes active: 90s, 30m, 1h.",
+lead_option = option(
+    "--lead", type=DURATION, default=duration(LEAD_S), help="Delay before the new key becomes active: 90s, 30m, 1h."
 )
 
 
 def force_option(text: str) -> Callable[[Command], Command]:
     """Return `--force`, with its consequence."""
-    return click.option("--force", is_flag=True, help=text)
+    return option("--force", is_flag=True, help=text)
 
 
 @keys.command("generate")
-@click.option(
-    "--alg",
-    type=ALGORITHMS,
-    default="ES256",
-    show_default=True,
-    help="Signature algorithm.",
-)
+@option("--alg", type=ALGORITHMS, default="ES256", help="Signature algorithm.")
 @json_option
 @keys_option
 def generate(alg: str, as_json: bool, keys: Path) -> None:
     """Generate the first key pair; it is active immediately."""
-    from verifier.rotation import plan
-
     with begin(keys, create=True) as (store, keyring, now):
         plan.require_no_current_or_pending(keyring, now)
         jwk, pem = store.generate_pair(alg)
@@ -78,22 +77,17 @@ def generate(alg: str, as_json: bool, keys: Path) -> None:
 @cryptoperiod_option
 @json_option
 @keys_option
-def list_(cryptoperiod: int, as_json: bool, keys: Path) -> None:
+def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
     """List every public key and its state; exit 1 if a file cannot be used or a private key is missing."""
-    from verifier.rotation.plan import rotate_by
-    from verifier.signing.private_key import describe_missing, missing_private_keys
-    from verifier.storage.key_directory import KeyDirectory
-
     directory, private, now = KeyDirectory(keys / "public"), keys / "private", int(time.time())
     directory.refresh()
     keyring = directory.keyring
     missing = [describe_missing(key, private, now) for key in missing_private_keys(keyring, private, now)]
     problems = [*directory.problems, *missing, *_clock_problem(keys / "history.jsonl", now)]
-    limit = rotate_by(keyring, now, cryptoperiod)
+    limit = plan.rotate_by(keyring, now, cryptoperiod_s)
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
-        document = {"keys": rows, "key_set_digest": keyring.digest, "rotate_by": limit, "problems": problems}
-        print_json(document)
+        print_json({"keys": rows, "key_set_digest": keyring.digest, "rotate_by": limit, "problems": problems})
     else:
         for key in keyring.keys.values():
             until = utc(key.exp) if key.exp else "no expiry"
@@ -110,10 +104,6 @@ def list_(cryptoperiod: int, as_json: bool, keys: Path) -> None:
 
 def _clock_problem(path: Path, now: int) -> list[str]:
     """Return that the clock is behind the history, so that the states are not those of the servers."""
-    from verifier.rotation.preconditions import require_later_than
-    from verifier.storage.journal import MAX_HISTORY_BYTES
-    from verifier.storage.snapshot import read_file
-
     try:
         require_later_than(read_file(path, MAX_HISTORY_BYTES), now, path)
     except UnsafeOperationError as exc:
@@ -123,7 +113,7 @@ def _clock_problem(path: Path, now: int) -> list[str]:
     return []
 
 
-def _key_to_dict(keyring: "Keyring", key: "PublicKey", now: int) -> dict[str, Any]:
+def _key_to_dict(keyring: Keyring, key: PublicKey, now: int) -> dict[str, Any]:
     members = {"kid": key.kid, "alg": key.algorithm.name, "state": keyring.state(key, now)}
     dates = {"iat": key.iat, "nbf": key.nbf, "exp": key.exp}
     revoked = {} if key.revoked_at is None else {"revoked_at": key.revoked_at, "reason": key.reason}
@@ -132,54 +122,50 @@ def _key_to_dict(keyring: "Keyring", key: "PublicKey", now: int) -> dict[str, An
 
 @keys.command("rotate")
 @lead_option
-@alg_option
+@option("--alg", type=ALGORITHMS, help="Signature algorithm.  [default: as the current key]")
 @force_option("Allow a lead in which not every replica has the next key: its first tokens are rejected there.")
 @window_options
 @json_option
 @keys_option
-def rotate(lead: int, alg: str | None, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+def rotate(lead: int, alg: str | None, force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Publish the next key ahead of time; signers and verifiers switch automatically at the scheduled time.
 
     The current key's end is computed: when its last token has expired, allowing for clock skew.
     """
-    from verifier.rotation import plan
-
-    window = plan.OverlapPolicy(max_lifetime, leeway)
     with begin(keys) as (store, keyring, now):
         current = keyring.current(now)
         jwk, pem = store.generate_pair(alg or (current.algorithm.name if current else "ES256"))
         changes = plan.rotate(keyring, jwk, now=now, lead_s=lead, window=window, force=force)
-        context = Context(window=window, lead_s=lead, force=force)
-        events = store.apply(changes, "rotate", now=now, pem=pem, window=window, context=context.members())
+        context = asdict(window) | {"lead_s": lead, "force": force}
+        events = store.apply(changes, "rotate", now=now, pem=pem, window=window, context=context)
     print_events(store, events, as_json)
 
 
 @keys.command("revoke")
-@click.option("--kid", "prefix", required=True, metavar="PREFIX", help="Key ID or unique prefix.")
-@click.option("--reason", required=True, help="Published with the key.")
-@click.option("--replace", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
+@option("--kid", "prefix", required=True, metavar="PREFIX", help="Key ID or unique prefix.")
+@option("--reason", required=True, help="Published with the key.")
+@option("--replace", "replacing", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
 @force_option("Revoke also if no other key can sign (every sign-in is rejected), or if the clock is behind.")
 @window_options
 @json_option
 @keys_option
 def revoke(
-    prefix: str, reason: str, replace: bool, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path
+    prefix: str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, as_json: bool, keys: Path
 ) -> None:
     """Reject every token of a key from now on, including those already issued.
 
     Proceeds if other files cannot be read, and reports them.
     """
-    from verifier.rotation import plan
-
     reason = text_argument("--reason", reason)
-    window = plan.OverlapPolicy(max_lifetime, leeway)
     with begin(keys, revoking=True, force=force) as (store, keyring, now):
         key = _find_by_prefix(store, prefix, now)
         if isinstance(key, str):
-            changes, pem = [_give_up(key, reason)], None
+            gone = plan.KeyChange(key, None, "missing", history.REMOVED, f"file missing: {reason}")
+            changes, pem = [gone], None
         else:
-            jwk, pem = store.generate_pair(key.algorithm.name) if replace else (None, None)
-            before = plan.predecessor(keyring, key, now) if keyring.state(key, now) == "pending" else None
+            jwk, pem = store.generate_pair(key.algorithm.name) if replacing else (None, None)
+            is_pending = keyring.state(key, now) == "pending"
+            before = plan.predecessor(keyring, key, now) if is_pending else None
             changes = plan.revoke(
                 keyring,
                 key,
@@ -189,43 +175,31 @@ def revoke(
                 signable=store.signable(),
                 previous_exp=store.previous_exp(before.kid) if before else None,
                 window=window,
-                force=force or bool(store.public.problems and keyring.state(key, now) == "pending"),
+                force=force or bool(store.public.problems and is_pending),
             )
             if jwk is None or changes[0].kid != jwk["kid"]:
                 pem = None
-                _warn_if_not_replaced(keyring, key, now, replace)
-        context = Context(window=window, force=force)
-        events = store.apply(changes, "revoke", now=now, pem=pem, window=window, context=context.members())
+                _warn_if_not_replaced(keyring, key, now, replacing)
+        context = asdict(window) | {"force": force}
+        events = store.apply(changes, "revoke", now=now, pem=pem, window=window, context=context)
     print_events(store, events, as_json)
 
 
-def _warn_if_not_replaced(keyring: "Keyring", key: "PublicKey", now: int, replace: bool) -> None:
+def _warn_if_not_replaced(keyring: Keyring, key: PublicKey, now: int, replacing: bool) -> None:
     state, current = keyring.state(key, now), keyring.current(now)
-    if replace and state != "current":
+    if replacing and state != "current":
         signs = f"{current.kid} signs" if current else "no key is current"
         warn(f"--replace has no effect: {key.kid} is {state} and {signs}")
 
 
-def _give_up(kid: str, reason: str) -> Any:
-    from verifier.rotation.history import REMOVED
-    from verifier.rotation.plan import KeyChange
-
-    return KeyChange(kid, None, "missing", REMOVED, f"file missing: {reason}")
-
-
 @keys.command("cancel")
-@click.option(
-    "--kid", "prefix", metavar="PREFIX", help="Key ID or unique prefix; required if several keys are pending."
-)
+@option("--kid", "prefix", metavar="PREFIX", help="Key ID or unique prefix; required if several keys are pending.")
 @force_option("Cancel also if a signer may start to use the key before it learns of this: its tokens are rejected.")
 @window_options
 @json_option
 @keys_option
-def cancel(prefix: str | None, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+def cancel(prefix: str | None, force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Withdraw a pending key; the end of the key before it is recomputed from the keys that remain."""
-    from verifier.rotation import plan
-
-    window = plan.OverlapPolicy(max_lifetime, leeway)
     with begin(keys) as (store, keyring, now):
         pending = plan.choose_pending(keyring, now, prefix)
         before = plan.predecessor(keyring, pending, now)
@@ -237,17 +211,16 @@ def cancel(prefix: str | None, force: bool, max_lifetime: int, leeway: int, as_j
             window=window,
             force=force,
         )
-        context = Context(window=window, force=force)
-        events = store.apply(changes, "cancel", now=now, window=window, context=context.members())
+        context = asdict(window) | {"force": force}
+        events = store.apply(changes, "cancel", now=now, window=window, context=context)
     print_events(store, events, as_json)
 
 
 @keys.command("prune")
-@click.option(
+@option(
     "--retention",
-    type=Duration(),
+    type=DURATION,
     default=duration(RETENTION_S),
-    show_default=True,
     help="How long public files are kept after the end of the key.",
 )
 @leeway_option
@@ -258,9 +231,6 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
 
     Removing unlinks a file; what the disk or a backup keeps of it is beyond this command.
     """
-    from verifier.rotation import history, plan
-    from verifier.rotation.preconditions import published_times
-
     with begin(keys) as (store, keyring, now):
         content = store.read_history()
         changes = plan.prune(
@@ -278,28 +248,21 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
 
 @keys.command("import")
 @click.argument("file")
-@click.option("--note", default="", help="Recorded in the history: where the keys come from.")
+@option("--note", help="Recorded in the history: where the keys come from.")
 @lead_option
 @force_option("Allow a lead in which not every replica has the key.")
 @window_options
 @json_option
 @keys_option
 def import_(
-    file: str, note: str, lead: int, force: bool, max_lifetime: int, leeway: int, as_json: bool, keys: Path
+    file: str, note: str | None, lead: int, force: bool, window: OverlapPolicy, as_json: bool, keys: Path
 ) -> None:
     """Import public keys made elsewhere: a PEM, JWK or JWKS FILE (- for standard input), all or none.
 
     Into an empty folder they go with their own dates; beside a current key, one becomes the next.
     """
-    from verifier.cli.changes import read_input
-    from verifier.rotation import plan
-    from verifier.rotation.key_import import read_document
-    from verifier.rotation.preconditions import revoked_kids
-    from verifier.storage.journal import digest
-
-    data, note = read_input(file), text_argument("--note", note)
+    data, text = read_input(file), text_argument("--note", note or "")
     verdicts = read_document(data, file)
-    window = plan.OverlapPolicy(max_lifetime, leeway)
     with begin(keys, create=True) as (store, keyring, now):
         found = _require_importable(verdicts, file, keyring, revoked_kids(store.read_history()), now)
         if keyring.current(now) is None:
@@ -312,8 +275,8 @@ def import_(
                 f"{file}: only one key can be the next (found {len(found)}); nothing was imported",
                 hint="import a file with one of them, or all of them into an empty folder",
             )
-        context = Context(window=window, lead_s=lead, force=force, origin=digest(data), note=note)
-        events = store.apply(changes, "import", now=now, window=window, context=context.members())
+        context = asdict(window) | {"lead_s": lead, "force": force, "origin": digest(data), "note": text}
+        events = store.apply(changes, "import", now=now, window=window, context=context)
     if not as_json:
         for verdict in verdicts:
             echo(str(verdict) + ("" if verdict.problem else f", imported from {file} (sha256 {digest(data)[:12]})"))
@@ -321,11 +284,9 @@ def import_(
 
 
 def _require_importable(
-    verdicts: "list[Verdict]", file: str, keyring: "Keyring", revoked: set[str], now: int
+    verdicts: list[Verdict], file: str, keyring: Keyring, revoked: set[str], now: int
 ) -> list[dict[str, Any]]:
     """Return the keys to import; raise ConfigError with a verdict per key if one cannot be."""
-    from dataclasses import replace
-
     checked = []
     for verdict in verdicts:
         exp = (verdict.members or {}).get("exp")
@@ -352,23 +313,19 @@ def _require_importable(
 @window_options
 @json_option
 @keys_option
-def merge(max_lifetime: int, leeway: int, as_json: bool, keys: Path) -> None:
+def merge(window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Repair a key directory after a merge of two branches that both changed keys.
 
     Keeps the history of this branch, and records the lines and the keys of the other branch in one more line each.
     """
-    from verifier.cli.merge import run
-
-    run(keys, max_lifetime, leeway, as_json)
+    run_merge(keys, window.max_lifetime_s, window.leeway_s, as_json)
 
 
 @keys.command("recover")
-@click.option("--undo", is_flag=True, help="Abandon the interrupted change instead, if that is still safe.")
+@option("--undo", is_flag=True, help="Abandon the interrupted change instead, if that is still safe.")
 @keys_option
 def recover(undo: bool, keys: Path) -> None:
     """Finish the change of a command that was interrupted. Every command that changes keys does this first."""
-    from verifier.signing.keystore import Keystore
-
     store = Keystore(keys)
     if not store.public.folder.is_dir():
         raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
@@ -376,10 +333,8 @@ def recover(undo: bool, keys: Path) -> None:
         echo("\n".join(store.notes) or "Nothing to recover.")
 
 
-def _find_by_prefix(store: "Keystore", prefix: str, now: int) -> "PublicKey | str":
+def _find_by_prefix(store: Keystore, prefix: str, now: int) -> PublicKey | str:
     """Return the key that a prefix names, or the kid of one whose file is missing."""
-    from verifier.rotation import history
-
     keyring = store.public.keyring
     found = [key for kid, key in keyring.keys.items() if kid.startswith(prefix)]
     if len(found) == 1:
@@ -387,13 +342,13 @@ def _find_by_prefix(store: "Keystore", prefix: str, now: int) -> "PublicKey | st
     if found:
         names = ", ".join(f"{key.kid} ({keyring.state(key, now)})" for key in found)
         raise UnsafeOperationError(f"{len(found)} keys match {prefix!r}: {names}", hint="give more of the kid")
-    for path in sorted(store.public.folder.glob(f"{prefix}*.json")) if prefix else ():
+    for path in sorted(path for path in store.public.folder.glob("*.json") if path.name.startswith(prefix)):
         raise ConfigError(
             f"{path}: cannot be used, so no server that reads it accepts the key; it was not revoked",
             hint=f"restore the file (git checkout -- {path}), then revoke the key",
         )
     recorded = history.replay(history.read(store.read_history())[0])
-    missing = [kid for kid in recorded if prefix and kid.startswith(prefix) and keyring.find(kid) is None]
+    missing = [kid for kid in recorded if kid.startswith(prefix) and keyring.find(kid) is None]
     if len(missing) == 1:
         return missing[0]
     raise UnsafeOperationError(f"no key matches {prefix!r}", hint="verifier keys list")

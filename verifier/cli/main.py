@@ -1,22 +1,15 @@
 """The command group, and the one place where errors become messages and exit statuses."""
 
 import sys
-from typing import NoReturn
+from collections import UserDict
+from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 
 from verifier._version import __version__
-from verifier.cli.applications import applications
-from verifier.cli.check import check
-from verifier.cli.completion import completion
-from verifier.cli.dev import dev
-from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
-from verifier.cli.healthcheck import healthcheck
 from verifier.cli.help import CommandGroup, add_examples
-from verifier.cli.keys import keys
-from verifier.cli.serve import serve
-from verifier.cli.token import explain, token
 from verifier.conformance import NoResponseError
 from verifier.core.encoding import printable
 from verifier.errors import ConfigError, IssueError, UnsafeOperationError
@@ -24,7 +17,14 @@ from verifier.errors import ConfigError, IssueError, UnsafeOperationError
 # The modules that the extra `server` installs.
 SERVER_MODULES = {"httptools", "jinja2", "prometheus_client", "starlette", "structlog", "uvicorn", "uvloop"}
 
-# Each command imports what it needs when it runs, because `serve` must never load what signs.
+
+class Commands(UserDict[str, Any]):
+    """Commands and their modules: one is imported when it is used, because `serve` must never load what signs."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"verifier.cli.{super().__getitem__(name)}"), name)
+        add_examples(command, (name,))
+        return command
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,11 +36,9 @@ def cli() -> None:
     """
 
 
-for command in (serve, token, explain, healthcheck, dev, keys, applications, check, completion):
-    cli.add_command(command)
-for command in (confirm, audit, report):
-    keys.add_command(command)
 add_examples(cli)
+MODULES = ("applications", "check", "completion", "dev", "healthcheck", "keys", "serve", "token")
+cli.commands = Commands({name: name for name in MODULES} | {"explain": "token"})
 
 
 def main() -> None:

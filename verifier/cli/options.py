@@ -1,7 +1,8 @@
 """Options that several commands share."""
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,23 @@ from verifier.server.settings import Settings
 from verifier.server.variables import SERVICE_LINK
 
 Command = Callable[..., Any]
+
+
+class Option(click.Option):
+    """An option whose default and variable are in the help, and whose value is not empty."""
+
+    def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
+        super().__init__(declarations, show_default=True, show_envvar=True, **attributes)
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Convert the value; fail as a usage error if it is empty, as a variable is that a script did not set."""
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and not text.strip():
+                raise click.BadParameter(f"it is empty; expected {self.make_metavar(ctx)}: {self.help}", ctx, self)
+        return super().type_cast_value(ctx, value)
+
+
+option = functools.partial(click.option, cls=Option)
 
 
 class Number(click.IntRange):
@@ -33,81 +51,60 @@ class Number(click.IntRange):
         return super().convert(value, param, ctx)
 
 
-class Duration(click.ParamType[int]):
-    """`90s`, `30m`, `1h` or `90d`, as seconds."""
+class Parsed(click.ParamType[Any]):
+    """A text that a function parses; its ValueError is a usage error."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self.parse = parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the seconds; fail as a usage error."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what the function returns."""
         try:
-            return times.seconds(value)
+            return self.parse(value)
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
 
 
-class Name(click.ParamType[str]):
-    """An issuer or application id, without characters that make it look like another one."""
+def _parse_name(text: str) -> str:
+    if flaw := describe_flaw(text):
+        raise ValueError(f"it {flaw}; write the value without")
+    return text
 
-    name = "text"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text; fail as a usage error."""
-        if flaw := describe_flaw(value):
-            self.fail(f"it {flaw}; write the value without", param, ctx)
-        return str(value)
+DURATION = Parsed("duration", times.seconds)
+PATH = click.Path(path_type=Path)
 
 
 def key_directory_option(help: str) -> Callable[[Command], Command]:  # noqa: A002 - click's own word
     """Add `--keys`, the key directory, for a command with a use of its own for it."""
-    return click.option(
-        "--keys",
-        type=click.Path(path_type=Path),
-        envvar="VERIFIER_KEYS",
-        default="keys",
-        show_default=True,
-        show_envvar=True,
-        help=help,
-    )
+    return option("--keys", type=PATH, envvar="VERIFIER_KEYS", default="keys", help=help)
 
 
 keys_option = key_directory_option("Folder that holds public/ and, where tokens are signed, private/.")
 
 
+def name_option(word: str, help: str, *, required: bool = False) -> Callable[[Command], Command]:  # noqa: A002
+    """Add an option for an issuer or application id, without characters that make it look like another one."""
+    variable = f"VERIFIER_{word.removeprefix('--').replace('-', '_').upper()}"
+    return option(word, type=Parsed("text", _parse_name), envvar=variable, required=required, help=help)
+
+
 def token_options(function: Command) -> Command:
-    """Add the options for the issuer and the application of a token."""
-    for option in (
-        click.option(
-            "--issuer",
-            type=Name(),
-            envvar="VERIFIER_ISSUER",
-            required=True,
-            show_envvar=True,
-            help="iss of the token.",
-        ),
-        click.option(
-            "--application-id",
-            type=Name(),
-            envvar="VERIFIER_APPLICATION_ID",
-            required=True,
-            show_envvar=True,
-            help="aud of the token: the applicationId of the escs dashboard.",
-        ),
-    ):
-        function = option(function)
-    return keys_option(function)
+    """Add the options for the issuer and the application of a token, and for the keys."""
+    issuer = name_option("--issuer", "iss of the token.", required=True)
+    text = "aud of the token: the applicationId of the escs dashboard."
+    return keys_option(name_option("--application-id", text, required=True)(issuer(function)))
 
 
 def setting_option(word: str) -> Callable[[Command], Command]:
     """Add an option for a setting of the server that a command needs to know."""
-    setting = next(option for option in Settings.options() if option.word == word)
-    return click.option(
+    setting = next(each for each in Settings.options() if each.word == word)
+    return option(
         f"--{word.replace('_', '-')}",
         type=Number(setting.description.low, setting.description.high),
         envvar=setting.variable,
         default=setting.default,
-        show_default=True,
-        show_envvar=True,
         help=setting.description.help,
     )
 
@@ -117,38 +114,35 @@ leeway_option = setting_option("leeway")
 
 
 def window_options(function: Command) -> Command:
-    """Add the two durations that decide how long a token may arrive."""
-    return max_lifetime_option(leeway_option(function))
+    """Add the two durations that decide how long a token may arrive; the command gets them as one `OverlapPolicy`."""
+
+    @max_lifetime_option
+    @leeway_option
+    @functools.wraps(function)
+    def command(max_lifetime: int, leeway: int, **options: Any) -> Any:
+        from verifier.rotation.plan import OverlapPolicy
+
+        return function(window=OverlapPolicy(max_lifetime, leeway), **options)
+
+    return command
 
 
-def cryptoperiod_option(function: Command) -> Command:
-    """`--cryptoperiod`, for the commands that show when a key must be rotated."""
-    return click.option(
-        "--cryptoperiod",
-        type=Duration(),
-        default=times.duration(CRYPTOPERIOD_S),
-        show_default=True,
-        help="How long a key may sign.",
-    )(function)
-
-
-def json_option(function: Command) -> Command:
-    """Add `--json`, for every command that prints a table."""
-    return click.option("--json", "as_json", is_flag=True, help="Output JSON.")(function)
-
-
-def file_option(function: Command) -> Command:
-    """Add `--file`, for every command about applications."""
-    return click.option(
-        "--file",
-        "path",
-        type=click.Path(path_type=Path),
-        envvar="VERIFIER_APPLICATIONS",
-        default="applications.json",
-        show_default=True,
-        show_envvar=True,
-        help="File with the applications and the digests of their secrets.",
-    )(function)
+cryptoperiod_option = option(
+    "--cryptoperiod",
+    "cryptoperiod_s",
+    type=DURATION,
+    default=times.duration(CRYPTOPERIOD_S),
+    help="How long a key may sign.",
+)
+json_option = option("--json", "as_json", is_flag=True, help="Output JSON.")
+file_option = option(
+    "--file",
+    "path",
+    type=PATH,
+    envvar="VERIFIER_APPLICATIONS",
+    default="applications.json",
+    help="File with the applications and the digests of their secrets.",
+)
 
 
 def print_json(document: Any) -> None:

@@ -8,13 +8,10 @@ from pathlib import Path
 
 def command(*arguments: object) -> str:
     """Return a command line of this program for a POSIX shell, with the path it was started with."""
-    return shlex.join([*_program(), *map(str, arguments)])
-
-
-def _program() -> list[str]:
     started = Path(sys.argv[0])
-    if started.name == "__main__.py":
-        return [sys.orig_argv[0], "-m", "verifier"]
     # A shell that found the program in PATH passes its full path.
     found = shutil.which(started.name)
-    return [started.name if found and Path(found) == started else sys.argv[0]]
+    program = [started.name if found and Path(found) == started else sys.argv[0]]
+    if started.name == "__main__.py":
+        program = [sys.orig_argv[0], "-m", "verifier"]
+    return shlex.join([*program, *map(str, arguments)])

@@ -1,40 +1,35 @@
 """`verifier serve`: run the endpoint."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from verifier.cli.options import Number
+from verifier.cli.options import PATH, Command, Number, option
 from verifier.cli.output import next_step
 from verifier.cli.program import command
 from verifier.errors import ConfigError
 from verifier.server.settings import Option, Settings
 
 
-def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def settings_options(function: Command) -> Command:
     """Add an option for every setting but the secret, which other users could read in the list of processes."""
-    for option in reversed(list(Settings.options())):
-        described = option.description
-        if not described.in_process_list:
-            continue
-        default = described.unset or option.default
-        note = f"env: {option.variable}" + (f"; default: {default}" if default else "")
-        function = click.option(
-            f"--{option.word.replace('_', '-')}", type=_click_type(option), help=f"{described.help} [{note}]"
-        )(function)
+    for setting in reversed([each for each in Settings.options() if each.description.in_process_list]):
+        default = setting.description.unset or setting.default
+        note = f"env: {setting.variable}" + (f"; default: {default}" if default else "")
+        text = f"{setting.description.help} [{note}]"
+        function = option(f"--{setting.word.replace('_', '-')}", type=_click_type(setting), help=text)(function)
     return function
 
 
-def _click_type(option: Option) -> click.ParamType[Any]:
-    described = option.description
+def _click_type(setting: Option) -> click.ParamType[Any]:
+    described = setting.description
     if described.choices:
         return click.Choice(described.choices, case_sensitive=False)
-    if option.type is int:
+    if setting.type is int:
         return Number(described.low, described.high)
-    return click.Path(path_type=Path) if option.type is Path else click.STRING
+    return PATH if setting.type is Path else click.STRING
 
 
 @click.command()
@@ -51,31 +46,23 @@ def serve(**options: Any) -> None:
     try:
         settings = Settings.from_environment(os.environ)
     except ConfigError as exc:
-        steps = _first_steps(Path("keys"), Path("applications.json"))
-        if not (first_time and steps):
+        missing = _missing(Path("keys"), Path("applications.json"))
+        if not (first_time and missing):
             raise
         start = command("serve", "--issuer", "https://game.example", "--applications", "applications.json")
-        raise ConfigError(str(exc), hint=" && ".join([*steps, start])) from exc
-    _require_files(settings)
+        raise ConfigError(str(exc), hint=" && ".join([*missing.values(), start])) from exc
+    if missing := _missing(settings.keys, settings.applications):
+        text = f"{' and '.join(map(str, missing))}: no such file or directory"
+        raise ConfigError(text, hint=f"correct the path, or create what is missing: {' && '.join(missing.values())}")
     from verifier.server import run
 
     next_step(f"test it from another terminal ({command('check', '--help')}); Ctrl-C stops it")
     run.serve(settings)
 
 
-def _first_steps(keys: Path, applications: Path | None) -> list[str]:
-    """Return the commands that create the files that do not exist."""
-    steps = []
-    if not os.path.lexists(keys / "public"):
-        steps.append(command("keys", "generate", "--keys", keys))
-    if applications and not os.path.lexists(applications):
-        steps.append(command("applications", "add", "my-application", "--file", applications))
-    return steps
-
-
-def _require_files(settings: Settings) -> None:
-    steps = _first_steps(settings.keys, settings.applications)
-    if steps:
-        missing = [path for path in (settings.keys / "public", settings.applications) if path and not path.exists()]
-        text = f"{' and '.join(map(str, missing))}: no such file or directory"
-        raise ConfigError(text, hint=f"correct the path, or create what is missing: {' && '.join(steps)}")
+def _missing(keys: Path, applications: Path | None) -> dict[Path, str]:
+    """Return the files that do not exist, each with the command that creates it."""
+    commands = {keys / "public": command("keys", "generate", "--keys", keys)}
+    if applications:
+        commands[applications] = command("applications", "add", "my-application", "--file", applications)
+    return {path: text for path, text in commands.items() if not os.path.lexists(path)}

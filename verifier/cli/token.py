@@ -2,20 +2,24 @@
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import json_option, max_lifetime_option, print_json, token_options, window_options
+from verifier.cli.options import json_option, leeway_option, max_lifetime_option, option, print_json, token_options
+from verifier.core import explain as explanation
 from verifier.core.durations import DEFAULT_LIFETIME_S
+from verifier.core.rules import Policy
+from verifier.storage.key_directory import KeyDirectory
 
 
 @click.command()
 @click.argument("player_id")
-@click.option("--email", help="Omit it without the player's consent.")
-@click.option("--username", help="Omit it without the player's consent.")
-@click.option("--lifetime", type=int, help=f"Lifetime of the token in seconds.  [default: {DEFAULT_LIFETIME_S}]")
+@option("--email", help="Omit it without the player's consent.")
+@option("--username", help="Omit it without the player's consent.")
+@option("--lifetime", type=int, help=f"Lifetime of the token in seconds.  [default: {DEFAULT_LIFETIME_S}]")
 @max_lifetime_option
 @token_options
 def token(
@@ -29,7 +33,7 @@ def token(
     keys: Path,
 ) -> None:
     """Issue a token for PLAYER_ID with the current key."""
-    from verifier.signing.issuer import TokenIssuer
+    from verifier.signing.issuer import TokenIssuer  # here, because `explain` does not load what signs
 
     token_issuer = TokenIssuer.from_directory(
         keys, issuer=issuer, application_id=application_id, lifetime_s=lifetime, max_lifetime_s=max_lifetime
@@ -38,7 +42,8 @@ def token(
 
 
 @click.command()
-@window_options
+@max_lifetime_option
+@leeway_option
 @token_options
 @json_option
 def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, keys: Path, as_json: bool) -> None:
@@ -46,16 +51,10 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
 
     The token is read from standard input. Never prints the token, the player ID, the e-mail or the username.
     """
-    from dataclasses import asdict
-
-    from verifier.core.explain import explain as explain_token
-    from verifier.core.rules import Policy
-    from verifier.storage.key_directory import KeyDirectory
-
     # A shell ends its output with a newline that is not part of the token; any other white space is reported.
     text = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     keyring = KeyDirectory(keys / "public").load()
-    results = explain_token(text, Policy(issuer, application_id, keyring, int(time.time()), leeway, max_lifetime))
+    results = explanation.explain(text, Policy(issuer, application_id, keyring, int(time.time()), leeway, max_lifetime))
     failures = [result for result in results if result.failure]
     if as_json:
         print_json({"rules": [asdict(result) for result in results], "accepted": not failures})

@@ -8,6 +8,5 @@ Serves the game backend developer: before the URL is entered in the escs dashboa
 from verifier.conformance.causes import Cause
 from verifier.conformance.client import NoResponseError, get, get_json, send
 from verifier.conformance.messages import Request, Response, Url
-from verifier.conformance.redaction import escape, redact
 
-__all__ = ["Cause", "NoResponseError", "Request", "Response", "Url", "escape", "get", "get_json", "redact", "send"]
+__all__ = ["Cause", "NoResponseError", "Request", "Response", "Url", "get", "get_json", "send"]

@@ -11,10 +11,11 @@ import ssl
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from verifier.conformance.causes import Cause, ResponseTooLargeError, explain_failure, explain_no_json
-from verifier.conformance.messages import JSON_TYPE, Request, Response, Tls, Url
+from verifier.conformance.messages import JSON_TYPE, Request, Response, Url
 
 MAX_RESPONSE_BYTES = 1_048_576  # head and body
 _CHUNK_BYTES = 65_536
@@ -87,8 +88,9 @@ def send(
                 with context.wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False) as tls_sock:
                     tls_sock.settimeout(_remaining(deadline))
                     tls_sock.do_handshake()
-                    return _interact(_Stream(tls_sock, deadline, max_bytes), url, request, _tls_facts(tls_sock))
-            return _interact(_Stream(sock, deadline, max_bytes), url, request, None)
+                    response = _interact(_Stream(tls_sock, deadline, max_bytes), url, request)
+                    return replace(response, certificate_days=_certificate_days(tls_sock))
+            return _interact(_Stream(sock, deadline, max_bytes), url, request)
     except (OSError, http.client.HTTPException, UnicodeError) as exc:
         raise NoResponseError(explain_failure(exc, url, timeout_s)) from exc
 
@@ -129,19 +131,28 @@ def _resolve(url: Url, deadline: float) -> list[tuple[str, int]]:
     return [address[:2] for *_, address in outcome[0]]
 
 
-def _tls_facts(sock: ssl.SSLSocket) -> Tls:
+def _certificate_days(sock: ssl.SSLSocket) -> float:
     ends = ssl.cert_time_to_seconds(str((sock.getpeercert() or {})["notAfter"]))
-    return Tls(str(sock.version()), (ends - time.time()) / 86_400)
+    return (ends - time.time()) / 86_400
 
 
-class _Reader(io.RawIOBase):
-    """Reads a socket until a deadline, up to a number of bytes."""
+class _Stream(io.RawIOBase):
+    """What http.client uses of a socket, with one deadline for all calls together and a limit of bytes to read."""
 
     def __init__(self, sock: socket.socket, deadline: float, max_bytes: int) -> None:
         self._sock = sock
         self._deadline = deadline
         self._max_bytes = max_bytes
         self._received = 0
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._sock.settimeout(_remaining(self._deadline))
+            view = view[self._sock.send(view) :]
+
+    def makefile(self, _mode: str) -> io.BufferedIOBase:
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
@@ -154,29 +165,11 @@ class _Reader(io.RawIOBase):
             raise ResponseTooLargeError(self._max_bytes)
         return size
 
-
-class _Stream:
-    """What http.client uses of a socket, with one deadline for all calls together."""
-
-    def __init__(self, sock: socket.socket, deadline: float, max_bytes: int) -> None:
-        self._sock = sock
-        self._deadline = deadline
-        self._reader = io.BufferedReader(_Reader(sock, deadline, max_bytes))
-
-    def sendall(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            self._sock.settimeout(_remaining(self._deadline))
-            view = view[self._sock.send(view) :]
-
-    def makefile(self, _mode: str) -> io.BufferedIOBase:
-        return self._reader
-
     def close(self) -> None:
         """Do nothing, because http.client calls it before it reads the body; `send` closes the socket."""
 
 
-def _interact(stream: _Stream, url: Url, request: Request, tls: Tls | None) -> Response:
+def _interact(stream: _Stream, url: Url, request: Request) -> Response:
     # HTTPSConnection for https, because the Host header omits only the default port of the class.
     kind = http.client.HTTPSConnection if url.https else http.client.HTTPConnection
     connection: Any = kind(url.host, url.port)
@@ -193,7 +186,5 @@ def _interact(stream: _Stream, url: Url, request: Request, tls: Tls | None) -> R
         content = b"".join(iter(functools.partial(response.read, _CHUNK_BYTES), b""))
         if response.length:
             raise http.client.IncompleteRead(content, response.length)
-    fields: dict[str, str] = {}
-    for name, value in response.getheaders():
-        fields[name.lower()] = f"{fields[name.lower()]}, {value}" if name.lower() in fields else value
-    return Response(response.status, fields, content, time.monotonic() - started, time.time(), tls)
+    headers = {name.lower(): ", ".join(response.headers.get_all(name, [])) for name in response.headers}
+    return Response(response.status, headers, content, time.monotonic() - started)

@@ -9,12 +9,6 @@ from verifier.conformance.messages import JSON_TYPE, Request, Response
 SLOW_S = 1.0
 MAX_CLOCK_SKEW_S = 5  # beyond this, the skew is reported
 CERTIFICATE_DAYS = 14
-ERRORS = {
-    "signature": "invalid_token",
-    "header": "invalid_token",
-    "claims": "invalid_token",
-    "client": "invalid_client",
-}
 
 
 class Interaction(NamedTuple):
@@ -59,7 +53,8 @@ def _error_json(i: Interaction) -> str:
     members = i.response.members or {}
     if set(members) != {"error", "error_description"} or not all(isinstance(text, str) for text in members.values()):
         return "other JSON" if members else "not JSON"
-    code = ERRORS[i.case.group] if i.case.status == 401 else "invalid_request"
+    code = "invalid_client" if i.case.group == "client" else "invalid_token"
+    code = code if i.case.status == 401 else "invalid_request"
     return f"error is not {code}" if members["error"] != code and i.response.status == i.case.status else ""
 
 
@@ -96,8 +91,8 @@ def clock_skew(response: Response) -> str:
 
 
 def _certificate(i: Interaction) -> str:
-    days = i.response.tls.days_left if i.response.tls else CERTIFICATE_DAYS
-    return f"expires in {int(days)} days" if days < CERTIFICATE_DAYS else ""
+    days = i.response.certificate_days
+    return f"expires in {int(days)} days" if days is not None and days < CERTIFICATE_DAYS else ""
 
 
 STATUS = Advice(
@@ -147,11 +142,7 @@ INVARIANTS = [
     Invariant("no-echo", "no response repeats the secret or the token", _no_echo, SHOULD, ECHO),
     Invariant("fast", f"every response is complete within {SLOW_S:g} s", _fast, SHOULD, FAST),
     Invariant(
-        "clock",
-        f"Date is within {MAX_CLOCK_SKEW_S} s of this clock",
-        lambda i: clock_skew(i.response),
-        SHOULD,
-        CLOCK,
+        "clock", f"Date is within {MAX_CLOCK_SKEW_S} s of this clock", lambda i: clock_skew(i.response), SHOULD, CLOCK
     ),
     Invariant("certificate", f"the certificate is valid for {CERTIFICATE_DAYS} more days", _certificate, SHOULD, RENEW),
 ]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 JSON_TYPE = "application/json"
@@ -99,13 +99,6 @@ class Request:
     chunked: bool = False
 
 
-class Tls(NamedTuple):
-    """Facts about the TLS connection."""
-
-    version: str
-    days_left: float  # until the certificate expires
-
-
 @dataclass(frozen=True)
 class Response:
     """A complete response."""
@@ -115,21 +108,13 @@ class Response:
     body: bytes = field(repr=False)
     duration_s: float = 0.0  # from sending the request to the end of the response
     received_at: float = field(default_factory=time.time)
-    tls: Tls | None = None
-
-    def json_object(self) -> dict[str, Any]:
-        """Parse the body with `parse_object`.
-
-        Raises:
-            ValueError: the body is not a JSON object.
-        """
-        return parse_object(self.body)
+    certificate_days: float | None = None  # until the certificate of the server expires; None: no TLS
 
     @functools.cached_property
     def members(self) -> dict[str, Any] | None:
         """The JSON object in the body, or None."""
         try:
-            return self.json_object()
+            return parse_object(self.body)
         except ValueError:
             return None
 

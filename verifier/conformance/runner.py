@@ -40,19 +40,15 @@ class Result:
     cause: Cause = NO_CAUSE
     duration_s: float = 0.0
 
-    @property
-    def expects_profile(self) -> bool:
-        """Whether the request must be accepted."""
-        return isinstance(self.item, Case) and self.item.status == 200
-
     def details(self) -> dict[str, str]:
         """Return the request, the response, the impact and the fix of a failure, by name."""
         if self.outcome != FAIL:
             return {}
         impact, fix = self.item.advice
         if self.cause.text:
-            impact = "no player can sign in until a valid request is accepted" if self.expects_profile else impact
             fix = self.cause.fix or fix
+            if isinstance(self.item, Case) and self.item.status == 200:
+                impact = "no player can sign in until a valid request is accepted"
         texts = {
             "request": self.request,
             "response": self.response,
