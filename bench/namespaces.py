@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import processes
 from bench.rotation import APPLICATION_ID, ISSUER, environment
 from verifier import TokenIssuer
-from verifier.signing.keystore import Keystore
+from verifier.signing.current_key import CurrentKey
 
 ROOT = Path(__file__).parent.parent
 HOSTS = ("a", "b", "c")
@@ -192,7 +192,7 @@ def disturb(
         time.sleep(seconds * stretch)
 
     a, b, c = behind
-    first = Keystore(keys).signer(int(time.time()))
+    first = CurrentKey(keys).signer(int(time.time()))
     pause(1)
     mark("rotate")
     verifier("keys", "rotate", "--lead", "5s", "--force", "--keys", keys)  # in 5 s every replica here has read it
@@ -216,7 +216,7 @@ def disturb(
         mark(f"terminate {host.name[-1]}")
         host.restart(signal.SIGTERM)
         pause(1.2)
-    assert Keystore(keys).signer(int(time.time())).kid != first.kid
+    assert CurrentKey(keys).signer(int(time.time())).kid != first.kid
     late = TokenIssuer(first, issuer=ISSUER, application_id=APPLICATION_ID).issue("42")
     mark("revoke")
     verifier("keys", "revoke", "--kid", first.kid, "--reason", "test", "--keys", keys)

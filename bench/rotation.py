@@ -29,11 +29,14 @@ from io import StringIO
 from pathlib import Path
 
 from verifier.cli.main import cli
-from verifier.core import tokens
 from verifier.core.encoding import b64url_decode
+from verifier.core.keyring import Keyring
+from verifier.core.rules import Policy
+from verifier.core.tokens import Player
 from verifier.errors import Reason
-from verifier.signing.issuer import TokenIssuer
-from verifier.signing.keystore import Keystore, PrivateKey
+from verifier.signing.issuer import TokenIssuer, issue
+from verifier.signing.keystore import Keystore
+from verifier.signing.private_key import PrivateKey, load_private_key
 from verifier.storage.key_directory import KeyDirectory
 
 ISSUER, APPLICATION_ID, SECRET = "https://game.example", "bench", secrets.token_urlsafe(24)
@@ -226,7 +229,7 @@ class Game:
         store.public.refresh()
         for kid, key in store.public.keyring.keys.items():
             if kid not in self.privates and (store.private / f"{kid}.pem").exists():
-                self.privates[kid] = store.load(key)
+                self.privates[kid] = load_private_key(store.private / f"{kid}.pem", key)
             if key.exp is not None and key.revoked_at is None:
                 self.ends[kid] = key.exp
 
@@ -286,13 +289,11 @@ class Game:
 
     def forge(self, client: Client, replica: Replica, kid: str, count: Counter[str]) -> str:
         key = self.privates[kid]
-        token = tokens.issue(
-            tokens.Player("attacker"),
+        token = issue(
+            Player("attacker"),
             PrivateKey(key.kid, key.alg, key.key),
-            issuer=ISSUER,
-            application_id=APPLICATION_ID,
-            now=int(time.time()),
-            lifetime_s=self.lifetime_s,
+            Policy(ISSUER, APPLICATION_ID, Keyring(), int(time.time())),
+            self.lifetime_s,
         )
         try:
             status, text = client.sign_in(replica, token)

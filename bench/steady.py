@@ -21,9 +21,13 @@ from typing import Any, NamedTuple
 import httptools
 
 from bench.rotation import APPLICATION_ID, ISSUER, SECRET
-from verifier.core import tokens
+from verifier.core.keyring import Keyring
+from verifier.core.rules import Policy
+from verifier.core.tokens import Player
 from verifier.errors import Reason
-from verifier.signing.keystore import Keystore, PrivateKey
+from verifier.signing.current_key import CurrentKey
+from verifier.signing.issuer import issue
+from verifier.signing.private_key import PrivateKey
 
 WARM_S, CAPACITY_S, PATIENCE_S = 1.0, 5.0, 10.0
 clock = time.perf_counter
@@ -57,7 +61,7 @@ class TokenSource:
     """Issues tokens of the current key, also such as a verifier must reject."""
 
     def __init__(self, keys: Path) -> None:
-        self.signer = Keystore(keys).signer
+        self.signer = CurrentKey(keys).signer
         self.count = 0
 
     def token(self, player: str, age_s: int = 0, key: Any = None) -> str:
@@ -66,9 +70,7 @@ class TokenSource:
         signer = self.signer(now)
         if key:
             signer = PrivateKey(signer.kid, signer.alg, key)
-        return tokens.issue(
-            tokens.Player(player), signer, issuer=ISSUER, application_id=APPLICATION_ID, now=now - age_s
-        )
+        return issue(Player(player), signer, Policy(ISSUER, APPLICATION_ID, Keyring(), now - age_s))
 
     def good(self) -> Request:
         self.count += 1

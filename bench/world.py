@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from verifier.core import jwk
 from verifier.core.applications import Application, Applications, Secret
 from verifier.core.encoding import b64url_encode
-from verifier.signing.keystore import PrivateKey
+from verifier.rotation.secret_changes import dump
+from verifier.signing.private_key import PrivateKey
 
 ISSUER, SECRET, LIFETIME_S = "https://game.example", "a-secret-of-the-benchmark", 3600
 TOKENS = 10_000
@@ -48,7 +49,7 @@ def key(alg: str, _number: int) -> PrivateKey:
 
 
 def token(signer: PrivateKey, application_id: str, number: int, iat: int, token_bytes: int) -> str:
-    """Sign a token like those of `tokens.issue`, distinct by its number, of about so many bytes.
+    """Sign a token like those of `issuer.issue`, distinct by its number, of about so many bytes.
 
     The number has five digits, so that the responses to all tokens have one length.
     """
@@ -75,7 +76,7 @@ def prepare(folder: Path, conditions: Conditions = Conditions(), count: int = TO
         (folder / "public" / f"{signer.kid}.json").write_text(json.dumps(members))
     ids = [f"application-{number:04}" for number in range(conditions.keys)]
     known = Applications(Application(name, (Secret.of(SECRET),)) for name in ids)
-    (folder / "applications.json").write_bytes(known.dump())
+    (folder / "applications.json").write_bytes(dump(known))
     pem = keys[0].key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (folder / "public.pem").write_bytes(pem)
     iat = now - 2 * LIFETIME_S if conditions.load == "expired" else now

@@ -27,8 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from verifier.core.jwk import raw_signature
-    from verifier.core.tokens import Player, Signer
+    from verifier.core.tokens import Player
     from verifier.errors import (
         ConfigError,
         InvalidToken,
@@ -40,17 +39,17 @@ if TYPE_CHECKING:
     )
     from verifier.server.endpoints import create_app
     from verifier.server.settings import Settings
-    from verifier.signing.issuer import TokenIssuer
+    from verifier.signing.issuer import Signer, TokenIssuer, raw_signature
     from verifier.storage.token_verifier import TokenVerifier
 else:
     _MODULES = dict.fromkeys(__all__, "verifier.errors") | {
         "Player": "verifier.core.tokens",
         "Settings": "verifier.server.settings",
-        "Signer": "verifier.core.tokens",
+        "Signer": "verifier.signing.issuer",
         "TokenIssuer": "verifier.signing.issuer",
         "TokenVerifier": "verifier.storage.token_verifier",
         "create_app": "verifier.server.endpoints",
-        "raw_signature": "verifier.core.jwk",
+        "raw_signature": "verifier.signing.issuer",
     }
 
     def __getattr__(name: str) -> object:

@@ -48,11 +48,7 @@ class Reason(StrEnum):
     BODY_NOT_JSON = "body_not_json", 400, "the body is not valid JSON"
     BODY_NOT_OBJECT = "body_not_object", 400, "the body is not a JSON object"
     BODY_DUPLICATE_KEY = "body_duplicate_key", 400, "duplicate key in JSON body"
-    BODY_TOO_COMPLEX = (
-        "body_too_complex",
-        400,
-        "JSON nesting too deep or too many objects in the body",
-    )
+    BODY_TOO_COMPLEX = "body_too_complex", 400, "JSON nesting too deep or too many objects in the body"
     CODE_MISSING = "code_missing", 400, "code must be a non-empty string"
     SECRET_KEY_MISSING = "secret_key_missing", 400, "secretKey must be a non-empty string"
     APPLICATION_ID_MISSING = "application_id_missing", 400, "applicationId must be a non-empty string"
@@ -67,21 +63,13 @@ class Reason(StrEnum):
     HEADER_NOT_JSON = "header_not_json", 401, "the token header is not valid JSON"
     HEADER_NOT_OBJECT = "header_not_object", 401, "the token header is not a JSON object"
     HEADER_DUPLICATE_KEY = "header_duplicate_key", 401, "duplicate key in the token header"
-    HEADER_TOO_COMPLEX = (
-        "header_too_complex",
-        401,
-        "JSON nesting too deep or too many objects in the token header",
-    )
+    HEADER_TOO_COMPLEX = "header_too_complex", 401, "JSON nesting too deep or too many objects in the token header"
     PAYLOAD_NOT_BASE64URL = "payload_not_base64url", 401, "the token payload is not valid unpadded base64url"
     PAYLOAD_NOT_UTF8 = "payload_not_utf8", 401, "the token payload is not UTF-8"
     PAYLOAD_NOT_JSON = "payload_not_json", 401, "the token payload is not valid JSON"
     PAYLOAD_NOT_OBJECT = "payload_not_object", 401, "the token payload is not a JSON object"
     PAYLOAD_DUPLICATE_KEY = "payload_duplicate_key", 401, "duplicate key in the token payload"
-    PAYLOAD_TOO_COMPLEX = (
-        "payload_too_complex",
-        401,
-        "JSON nesting too deep or too many objects in the token payload",
-    )
+    PAYLOAD_TOO_COMPLEX = "payload_too_complex", 401, "JSON nesting too deep or too many objects in the token payload"
     SIGNATURE_NOT_BASE64URL = "signature_not_base64url", 401, "the token signature is not valid unpadded base64url"
 
     # The header of the token, its key and its signature

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from verifier.cli import options
+from verifier.core import times
 from verifier.server.settings import Settings
 
 
@@ -52,10 +53,18 @@ def test_another_number_is_a_usage_error(text, says):
     assert invoke(number, "--n", text) == invoke(number, VERIFIER_PORT=text) == expected
 
 
-def test_a_duration_is_in_seconds():
-    assert invoke(duration, "--for", "90m") == {"for": 5400}
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0s", 0), ("90s", 90), ("30m", 1800), ("1h", 3600), ("90m", 5400), ("400d", 34_560_000)]
+)
+def test_a_duration_has_a_number_and_a_unit(text, seconds):
+    assert invoke(duration, "--for", text) == {"for": seconds}
+    assert invoke(duration, "--for", times.duration(seconds)) == {"for": seconds}
+
+
+@pytest.mark.parametrize("text", ["", "1", "90", "h", "-1h", "1.5h", "1 h", "1w", "٣h", "1234567890s"])
+def test_another_duration_is_a_usage_error(text):
     says = "Error: Invalid value for '--for': expected a whole number and a unit: 90s, 30m, 1h, 90d"
-    assert invoke(duration, "--for", "90") == says
+    assert invoke(duration, "--for", text) == says
 
 
 def test_the_key_directory_is_given_by_option_variable_or_default():

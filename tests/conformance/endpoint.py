@@ -21,6 +21,7 @@ from verifier.core.applications import Applications, Secret
 from verifier.core.encoding import loads_object
 from verifier.core.keyring import Keyring, parse_public_key
 from verifier.errors import ApiError, InvalidRequest, InvalidToken, Reason
+from verifier.rotation.secret_changes import add_secret
 from verifier.server.asgi import check_headers
 from verifier.server.endpoints import parse_body
 
@@ -118,7 +119,7 @@ class Web(HTTPServer):
         super().__init__(("127.0.0.1", 0), Endpoint)
         self.pair, self.wrong, self.canned = pair, wrong, canned
         self.keyring = Keyring([parse_public_key(f"{pair.kid}.json", dated(pair))])
-        self.applications = Applications().with_secret(APPLICATION_ID, Secret.of(SECRET))
+        self.applications = add_secret(Applications(), APPLICATION_ID, Secret.of(SECRET))
         self.requests, self.host, self.seen = 0, "", b""
 
     @property

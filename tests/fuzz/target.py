@@ -33,7 +33,7 @@ except ImportError:  # the seeds are also run by tests/test_hostile.py, where th
 with atheris.instrument_imports(include=["verifier"]) if atheris else nullcontext():
     from verifier.core import applications, encoding, jwk, keyring, tokens  # noqa: F401
     from verifier.errors import ConfigError, KeyFileError
-    from verifier.rotation import key_import
+    from verifier.rotation import key_import, secret_changes
     from verifier.server import connection as server_connection  # noqa: F401
     from verifier.server import endpoints  # noqa: F401
 
@@ -108,7 +108,7 @@ def targets(world: World) -> dict[str, Callable[[bytes], None]]:
     def applications_(data: bytes) -> None:
         found = verdict(applications.parse, data, ConfigError)
         if isinstance(found, tuple):
-            assert applications.parse(found[0].dump())[0].by_id == found[0].by_id
+            assert applications.parse(secret_changes.dump(found[0]))[0].by_id == found[0].by_id
             found[0].weaknesses()
 
     def connection_(data: bytes) -> None:
@@ -140,7 +140,7 @@ def name_of(data: bytes) -> str:
     """The name under which a key file would be accepted, where one exists."""
     try:
         return f"{jwk.thumbprint(encoding.loads_object(data))}.json"
-    except (KeyFileError, ValueError):
+    except (KeyError, StopIteration, ValueError):
         return "x.json"
 
 

@@ -16,6 +16,7 @@ from verifier.rotation import audit, history, plan
 from verifier.rotation.audit import RULES, findings
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, activate_first_key, rotate
+from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
 from verifier.storage import journal
@@ -285,9 +286,9 @@ def test_a_private_key_that_belongs_to_no_public_key_is_found(store, audited):
 
 def test_weak_secrets_are_found(store, audited, tmp_path):
     path = tmp_path / "applications.json"
-    path.write_bytes(Applications().with_secret(APPLICATION_ID, Secret.of("x" * 16)).dump())
+    path.write_bytes(dump(add_secret(Applications(), APPLICATION_ID, Secret.of("x" * 16))))
     assert audited(applications=path) == []
-    path.write_bytes(Applications().with_secret(APPLICATION_ID, Secret.of("x" * 15)).dump())
+    path.write_bytes(dump(add_secret(Applications(), APPLICATION_ID, Secret.of("x" * 15))))
     text = f"secret 1 of application {APPLICATION_ID} is weak (shorter than 16 characters)"
     assert audited(applications=path) == [("weak-secret", text)]
 

@@ -9,6 +9,7 @@ from tests.rotation.test_report import past as past  # a fixture
 from verifier.core.applications import Applications, Secret
 from verifier.rotation import file_checks, history
 from verifier.rotation.history import SecretEvent
+from verifier.rotation.secret_changes import add_secret
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -23,7 +24,7 @@ def test_a_secret_that_a_command_removed_is_no_longer_expected(past, removed):
     lines = [*added, replace(added[0], command="remove", old="active", new="gone")] if removed else added
     state = replace(
         past.state(),
-        applications=Applications().with_secret("app", secrets[1]),
+        applications=add_secret(Applications(), "app", secrets[1]),
         history=history.load(history.append(b"", lines)),
     )
     lost = f"application app has lost the secret {first}..., which the history records"

@@ -14,6 +14,7 @@ from verifier.errors import ConfigError
 from verifier.rotation import audit, inventory, report
 from verifier.rotation.inventory import File, Inventory, public_members
 from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.secret_changes import add_secret, dump
 from verifier.rotation.witness import Commit
 
 
@@ -68,7 +69,7 @@ def test_a_bad_signature_is_found_where_none_is_required(past):
 def test_the_report_lists_the_secrets_of_applications(past, tmp_path):
     past.generate("ES256", NOW)
     path: Path = tmp_path / "applications.json"
-    path.write_bytes(Applications().with_secret("app", Secret.of("short")).dump())
+    path.write_bytes(dump(add_secret(Applications(), "app", Secret.of("short"))))
     state = Inventory.read(
         tmp_path / "keys", now=NOW, window=OverlapPolicy(), applications=path, last_use={("secret", "app 1"): 1.5}
     )

@@ -25,6 +25,7 @@ from verifier.rotation.chart import chart_layout
 from verifier.rotation.history import Anchor, Event
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.replicas import Replica
+from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing.keystore import Keystore
 
 DAY = 86_400
@@ -510,7 +511,7 @@ def test_the_page_names_what_it_could_not_check(past):
 
 def test_the_page_of_a_repository_answers_more(repository, tmp_path):
     path = tmp_path / "applications.json"
-    path.write_bytes(Applications().with_secret("app", Secret.of("first-secret-of-the-dashboard")).dump())
+    path.write_bytes(dump(add_secret(Applications(), "app", Secret.of("first-secret-of-the-dashboard"))))
 
     def page(**options: Any) -> str:
         now = NOW - 60 * DAY

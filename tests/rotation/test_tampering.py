@@ -19,6 +19,7 @@ from verifier.rotation.audit import findings
 from verifier.rotation.history import Anchor
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing.keystore import Keystore
 
 DAY = 86_400
@@ -431,28 +432,28 @@ def test_lines_of_a_branch_that_was_merged_with_a_record_are_not_lost(repository
 @pytest.mark.parametrize("change", ["swap", "remove", "add"])
 def test_secrets_that_no_command_set_are_found(repository, tmp_path, change):
     path = tmp_path / "applications.json"
-    known = Applications().with_secret("app", Secret.of("first-secret-of-the-dashboard"))
+    known = add_secret(Applications(), "app", Secret.of("first-secret-of-the-dashboard"))
     digest = known.by_id["app"].secrets[0].digest.hex()[:12]
     line = history.SecretEvent(
         at=NOW - 70 * DAY, by="ann", command="add", application="app", slot=1, sha256=digest, old="none", new="active"
     )
     repository.log.write_bytes(history.append(repository.log.read_bytes(), [line]))
-    path.write_bytes(known.dump())
+    path.write_bytes(dump(known))
     commit(repository.top)
     assert repository.audit(applications=path) == []
     other = Secret.of("another-secret-of-mallory")
     changed = {
-        "swap": Applications().with_secret("app", other),
+        "swap": add_secret(Applications(), "app", other),
         "remove": Applications(),
-        "add": known.with_secret("app", other),
+        "add": add_secret(known, "app", other),
     }[change]
-    path.write_bytes(changed.dump())
+    path.write_bytes(dump(changed))
     assert "secrets-agree" in repository.audit(applications=path)
 
 
 def test_one_secret_for_two_applications_is_found(repository, tmp_path):
     path, secret = tmp_path / "applications.json", Secret.of("first-secret-of-the-dashboard")
-    path.write_bytes(Applications().with_secret("a", secret).with_secret("b", secret).dump())
+    path.write_bytes(dump(add_secret(add_secret(Applications(), "a", secret), "b", secret)))
     assert repository.audit(applications=path) == ["shared-secret"]
 
 

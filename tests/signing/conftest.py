@@ -2,7 +2,9 @@
 
 import pytest
 
+from verifier.signing.current_key import CurrentKey
 from verifier.signing.keystore import Keystore
+from verifier.signing.private_key import load_private_key
 
 
 @pytest.fixture
@@ -13,6 +15,17 @@ def store(keys):
 @pytest.fixture
 def empty(tmp_path):
     return Keystore(tmp_path / "new" / "keys")
+
+
+@pytest.fixture
+def current_key(keys):
+    return CurrentKey(keys)
+
+
+@pytest.fixture
+def load(store):
+    """Reads the private key of a public key."""
+    return lambda public: load_private_key(store.private / f"{public.kid}.pem", public)
 
 
 @pytest.fixture

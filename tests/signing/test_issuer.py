@@ -20,7 +20,8 @@ from tests.conftest import APPLICATION_ID, ISSUER, NOW
 from tests.support import forge
 from verifier import ConfigError, IssueError, TokenIssuer, TokenVerifier, errors
 from verifier.core import rules, times, tokens
-from verifier.signing import issuer, keystore
+from verifier.signing import issuer
+from verifier.signing.current_key import CurrentKey
 from verifier.storage import atomic
 from verifier.storage.key_directory import KeyDirectory
 
@@ -371,11 +372,11 @@ def test_a_missing_private_key_of_the_next_key_is_logged_once_and_well_before_th
 
 
 def test_an_issuer_works_in_a_child_that_was_forked_while_another_thread_used_it(keys):
-    store = keystore.Keystore(keys)
+    current_key = CurrentKey(keys)
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with store._lock:
+        with current_key._refresh._lock:
             held.set()
             release.wait(20)
 
@@ -388,9 +389,9 @@ def test_an_issuer_works_in_a_child_that_was_forked_while_another_thread_used_it
             child = os.fork()
         if child == 0:  # pragma: no cover - in a child
             signal.alarm(10)
-            os._exit(0 if store.signer(NOW).sign(b"message") else 1)
+            os._exit(0 if current_key.signer(NOW).sign(b"message") else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
         release.set()
         thread.join()
-    assert store.signer(NOW).kid
+    assert current_key.signer(NOW).kid

@@ -19,6 +19,7 @@ from verifier.core.keyring import KeyState
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation.plan import activate_first_key
 from verifier.signing import keystore
+from verifier.signing.current_key import CurrentKey
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
 
@@ -78,7 +79,7 @@ def test_a_created_key_is_published_with_its_dates_and_signs_from_nbf_on(empty, 
         KeyState.PENDING,
         KeyState.CURRENT,
     )
-    signature = empty.signer(NOW + 3600).sign(b"message")
+    signature = CurrentKey(empty.folder).signer(NOW + 3600).sign(b"message")
     assert ring.find(kid).verify(b"message", signature) is True
 
 

@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.conftest import NOW
 from tests.support import forge
 from verifier.errors import KeyFileError
-from verifier.signing import keystore
-from verifier.signing.private_key import describe_missing
+from verifier.signing.private_key import describe_missing, generate
 
 ALGS = ["ES256", "EdDSA", "RS256"]
 
@@ -27,8 +26,8 @@ ALGS = ["ES256", "EdDSA", "RS256"]
 
 
 @pytest.mark.parametrize("alg", ALGS)
-def test_a_private_key_signs_what_its_public_key_verifies(store, public, alg):
-    key = store.load(public(alg))
+def test_a_private_key_signs_what_its_public_key_verifies(load, public, alg):
+    key = load(public(alg))
     assert (key.kid, key.alg, key.exp) == (public(alg).kid, alg, None)
     assert public(alg).verify(b"message", key.sign(b"message")) is True
     assert len(key.sign(b"message")) == {"ES256": 64, "EdDSA": 64, "RS256": 256}[alg]
@@ -45,11 +44,11 @@ def pem(key, form=PrivateFormat.PKCS8, encryption=None):
         pytest.param("RS256", b"-----BEGIN RSA PRIVATE KEY-----", id="pkcs1"),
     ],
 )
-def test_the_older_kinds_of_pem_are_read_too(store, public, pairs, alg, begins):
+def test_the_older_kinds_of_pem_are_read_too(store, load, public, pairs, alg, begins):
     data = pem(pairs[alg].key, PrivateFormat.TraditionalOpenSSL)
     assert data.startswith(begins)
     (store.private / f"{pairs[alg].kid}.pem").write_bytes(data)
-    assert public(alg).verify(b"message", store.load(public(alg)).sign(b"message")) is True
+    assert public(alg).verify(b"message", load(public(alg)).sign(b"message")) is True
 
 
 ENCRYPTED = BestAvailableEncryption(b"canary-password")
@@ -74,38 +73,38 @@ ENCRYPTED = BestAvailableEncryption(b"canary-password")
         pytest.param(lambda _: pem(rsa.generate_private_key(65537, 1024)), id="rsa-1024"),  # noqa: S505
     ],
 )
-def test_another_kind_of_file_is_refused_and_not_shown(store, public, pairs, content):
-    assert store.load(public("ES256")).kid == pairs["ES256"].kid
+def test_another_kind_of_file_is_refused_and_not_shown(store, load, public, pairs, content):
+    assert load(public("ES256")).kid == pairs["ES256"].kid
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.write_bytes(content(pairs["ES256"].key))
     says = f"{path}: not an unencrypted PKCS#8 private key of a supported kind"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
-        store.load(public("ES256"))
+        load(public("ES256"))
     assert "canary" not in str(caught.value) + caught.value.hint
 
 
 @pytest.mark.parametrize("other", ["a new key", "RS256"])
-def test_the_private_key_of_another_key_is_refused(store, public, pairs, other):
-    key = pairs[other].key if other in pairs else keystore.generate("ES256")
+def test_the_private_key_of_another_key_is_refused(store, load, public, pairs, other):
+    key = pairs[other].key if other in pairs else generate("ES256")
     found = forge.Pair("", key).kid
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.write_bytes(pem(key))
     says = f"{path}: contains another private key (found {found}, expected {pairs['ES256'].kid})"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
-        store.load(public("ES256"))
+        load(public("ES256"))
 
 
-def test_a_missing_private_key_is_named_with_the_fix(store, public, pairs):
+def test_a_missing_private_key_is_named_with_the_fix(store, load, public, pairs):
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.unlink()
     says = f"{path}: cannot be read (No such file or directory)"
     with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
-        store.load(public("ES256"))
+        load(public("ES256"))
     assert caught.value.hint == "sign where the key was made, or copy its file here with mode 0600"
 
 
-def test_a_private_key_does_not_show_itself(store, public):
-    key = store.load(public("EdDSA"))
+def test_a_private_key_does_not_show_itself(load, public):
+    key = load(public("EdDSA"))
     assert repr(key) == f"PrivateKey(kid='{key.kid}', alg='EdDSA', exp=None)"
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from verifier.core.times import utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.history import ABSENT
+from verifier.signing.current_key import CurrentKey
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
 
@@ -221,6 +223,23 @@ def test_a_change_is_undone_when_it_is_no_longer_valid(folder):
     assert folder.kids() == {folder.kid}
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_killed_merge_is_finished_or_leaves_the_history_of_before(folder, late):
+    before = folder.store.history.read_bytes()
+    (first,) = history.read(before)[0]
+    with folder.killed_after(JOURNAL), folder.store.transaction():
+        folder.store.merge([], [replace(first, command="merge", at=NOW)], before, now=NOW)
+    folder.now = NOW + plan.PROPAGATION_S + late
+    what = f"the merge of {utc(NOW)}"
+    if late:
+        says = f"abandoned {what}, which was interrupted: it was valid until {utc(folder.now - 1)}; none of it remains"
+        expected = ["generate"]
+    else:
+        says, expected = f"finished {what}, which was interrupted", ["generate", "merge"]
+    assert folder.recover() == [says]
+    assert [command for command, *_ in folder.events()] == expected
+
+
 def test_a_change_is_undone_when_other_files_changed(folder, pairs):
     folder.killed_rotation(JOURNAL)
     other = pairs["EdDSA"]
@@ -263,7 +282,7 @@ def test_a_published_key_that_may_have_signed_stays_and_the_previous_one_ends_la
     assert folder.members(folder.kid)["exp"] == folder.now + LEAD_S + OVERLAP_S
     new, old = folder.events()[1:]
     assert (new, old[:2]) == (("rotate", kid, ABSENT, "current"), ("rotate", folder.kid))
-    assert folder.store.signer(folder.now).kid == kid
+    assert CurrentKey(folder.store.folder).signer(folder.now).kid == kid
 
 
 def test_a_published_key_stays_when_a_file_that_relies_on_it_changed(folder):

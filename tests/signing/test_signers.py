@@ -18,6 +18,7 @@ from tests.conftest import APPLICATION_ID, ISSUER
 from tests.support import forge
 from verifier.core import jwk, rules, tokens
 from verifier.core.keyring import Keyring, parse_public_key
+from verifier.signing.issuer import raw_signature
 
 FOLDER = Path(__file__).parents[1] / "signers"
 # An environment of its own: boto3 and the tools of this suite do not agree about python-dateutil.
@@ -40,7 +41,7 @@ OUT_OF_RANGE = "not a P-256 signature: r or s is not from 1 to the order of the 
     ],
 )
 def test_der_becomes_r_and_s_in_32_bytes_each(r: int, s: int):
-    raw = jwk.raw_signature(encode_dss_signature(r, s))
+    raw = raw_signature(encode_dss_signature(r, s))
     assert (len(raw), int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")) == (64, r, s)
 
 
@@ -57,7 +58,7 @@ def test_der_becomes_r_and_s_in_32_bytes_each(r: int, s: int):
 )
 def test_der_of_numbers_that_no_p256_signature_has_is_refused(r: int, s: int):
     with pytest.raises(ValueError, match=f"^{re.escape(OUT_OF_RANGE)}$"):
-        jwk.raw_signature(encode_dss_signature(r, s))
+        raw_signature(encode_dss_signature(r, s))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_der_of_numbers_that_no_p256_signature_has_is_refused(r: int, s: int):
 def test_what_is_not_der_is_refused(der: str):
     data = bytes.fromhex(der)
     with pytest.raises(ValueError, match=rf"^not an ECDSA signature in DER \(found {len(data)} bytes\)$"):
-        jwk.raw_signature(data)
+        raw_signature(data)
 
 
 def test_a_signature_in_der_verifies_once_it_is_raw(pairs: dict[str, forge.Pair]):
@@ -91,7 +92,7 @@ def test_a_signature_in_der_verifies_once_it_is_raw(pairs: dict[str, forge.Pair]
     algorithm, public = jwk.load(pairs["ES256"].public)
     der = key.sign(b"text", ec.ECDSA(hashes.SHA256()))
     assert not algorithm.pyjwt.verify(b"text", public, der)
-    assert algorithm.pyjwt.verify(b"text", public, jwk.raw_signature(der))
+    assert algorithm.pyjwt.verify(b"text", public, raw_signature(der))
 
 
 def _issued(*arguments: Any, **environment: str) -> tuple[dict[str, Any], list[str]]:

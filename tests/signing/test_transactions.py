@@ -13,6 +13,7 @@ from verifier.core.times import utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.plan import activate_first_key
+from verifier.signing.current_key import CurrentKey
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
 
@@ -150,7 +151,7 @@ def test_a_clock_that_moves_after_the_new_key_verifies_keeps_that_key(timed, pai
     (kid,) = {path.stem for path in timed.public.folder.iterdir()} - {pair.kid for pair in pairs.values()}
     assert str(caught.value).startswith("the clock moved by 3600 s while the command ran (expected 0 to 30 s); the rot")
     assert f"its key is in use ({kid}); finished it with a new end for the previous key" in str(caught.value)
-    assert timed.signer(NOW + LEAD_S).kid == kid
+    assert CurrentKey(timed.folder).signer(NOW + LEAD_S).kid == kid
 
 
 def test_a_process_that_is_suspended_during_its_last_write_moves_the_end_that_it_set(timed, pairs):

@@ -16,7 +16,7 @@ from verifier.storage.journal import Applied, Directory, FileChange, Record
 def directory(tmp_path):
     for name in ("public", "private"):
         (tmp_path / name).mkdir()
-    return Directory(tmp_path, tmp_path / "history.jsonl", tmp_path / "private" / ".commit.json")
+    return Directory(tmp_path)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def record(directory):
         removals=("private/c.pem",),
         history_before=journal.digest(b""),
         lines="line\n",
-        others=directory.others({change.path: change for change in changes}),
+        others=directory.others(changes),
     )
 
 
@@ -123,21 +123,15 @@ def test_a_change_without_lines_leaves_the_history_alone(directory, record):
     assert directory.history_applied(record) is Applied.OTHER
 
 
-def test_whether_the_history_can_be_read_is_known(directory):
-    assert directory.history_is_readable() is True
-    directory.history.mkdir()
-    assert directory.history_is_readable() is False
-
-
 def test_another_file_that_cannot_be_read_has_a_fingerprint_too(directory):
-    empty = directory.others({})
+    empty = directory.others([])
     path = directory.folder / "public" / "d.json"
     path.mkdir()
-    unreadable = directory.others({})
+    unreadable = directory.others([])
     path.rmdir()
     path.write_text("d")
-    assert len({empty, unreadable, directory.others({})}) == 3
-    assert directory.others({"public/d.json": None}) == empty
+    assert len({empty, unreadable, directory.others([])}) == 3
+    assert directory.others([FileChange("public/d.json", "d", None)]) == empty
 
 
 def test_staged_files_of_a_killed_command_are_removed(directory, record):

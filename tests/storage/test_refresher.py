@@ -5,43 +5,39 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from freezegun import freeze_time
 
 from verifier.storage.refresher import Refresher
 
 
-def test_it_refreshes_at_the_first_call_and_once_per_interval():
-    calls: list[int] = []
-    with freeze_time("2027-01-15 08:00:00") as clock:
-        refresher = Refresher(lambda: calls.append(1), interval_s=2)
-        for elapsed, expected in ((0, 1), (1.9, 1), (0.1, 2), (0, 2), (100, 3)):
-            clock.tick(elapsed)
-            refresher()
-            assert len(calls) == expected
+def test_it_refreshes_at_the_first_call_and_once_per_second_by_the_given_time():
+    calls: list[float] = []
+    refresher = Refresher(calls.append)
+    for now, expected in ((5.0, 1), (5.0, 1), (5.99, 1), (6.0, 2), (6.5, 2), (100.0, 3)):
+        refresher(now)
+        assert len(calls) == expected
+    assert calls == [5.0, 6.0, 100.0]
 
 
-def test_the_interval_is_a_second():
-    calls: list[int] = []
-    with freeze_time("2027-01-15 08:00:00") as clock:
-        refresher = Refresher(lambda: calls.append(1))
-        for elapsed, expected in ((0, 1), (0.99, 1), (0.01, 2)):
-            clock.tick(elapsed)
-            refresher()
-            assert len(calls) == expected
+def test_it_refreshes_when_the_clock_was_set_back_but_not_for_a_thread_that_was_a_little_earlier():
+    calls: list[float] = []
+    refresher = Refresher(calls.append)
+    for now in (50.0, 49.01, 49.0, 49.5):
+        refresher(now)
+    assert calls == [50.0, 49.0]
 
 
 def test_a_refresh_that_fails_is_tried_again_by_the_next_call():
     outcomes = iter([OSError("disk"), None])
 
-    def refresh() -> None:
+    def refresh(_: float) -> None:
         outcome = next(outcomes)
         if outcome:
             raise outcome
 
     refresher = Refresher(refresh)
     with pytest.raises(OSError, match="disk"):
-        refresher()
-    refresher()
+        refresher(0)
+    refresher(0)
     assert list(outcomes) == []
 
 
@@ -62,21 +58,21 @@ def test_a_child_that_is_forked_during_a_refresh_refreshes_for_itself():
     inside, leave = threading.Event(), threading.Event()
     calls: list[int] = []
 
-    def refresh() -> None:
+    def refresh(_: float) -> None:
         calls.append(os.getpid())
         inside.set()
         leave.wait(10)
 
     refresher = Refresher(refresh)
-    thread = threading.Thread(target=refresher)
+    thread = threading.Thread(target=refresher, args=(0,))
     thread.start()
     try:
         assert inside.wait(10)
 
         def child() -> int:
             leave.set()  # of the child; the thread of the parent does not exist here
-            refresher()
-            refresher()
+            refresher(0)
+            refresher(0)
             return calls.count(os.getpid())
 
         assert forked(child) == 1

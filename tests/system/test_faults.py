@@ -26,7 +26,8 @@ from tests.support.kubelet import KubeletVolume
 from tests.support.sockets import post, until
 from verifier import TokenIssuer
 from verifier.cli.main import cli
-from verifier.signing.keystore import Keystore
+from verifier.signing.current_key import CurrentKey
+from verifier.signing.private_key import load_private_key
 
 PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
 HOUR = 3600
@@ -57,9 +58,10 @@ class Game:
         command("keys", "rotate", "--keys", self.keys, at=now - 1.2 * HOUR)
         command("applications", "add", APPLICATION_ID, "--file", folder / "applications.json", at=now, stdin=SECRET)
         shutil.copytree(self.keys / "public", self.deployed / "public")
-        store = Keystore(self.keys)
-        self.current = store.signer(int(now))
-        [self.old] = (store.load(key) for key in store.public.keyring.keys.values() if key.kid != self.current.kid)
+        current_key = CurrentKey(self.keys)
+        self.current = current_key.signer(int(now))
+        [old] = (key for key in current_key.public.keyring.keys.values() if key.kid != self.current.kid)
+        self.old = load_private_key(current_key.private / f"{old.kid}.pem", old)
 
     def rotate(self) -> None:
         """At once, and without deploying the new key."""

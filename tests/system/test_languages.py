@@ -21,7 +21,8 @@ from tests.support import forge
 from verifier.core import rules, tokens
 from verifier.core.encoding import b64url_decode
 from verifier.core.keyring import Keyring, parse_public_key
-from verifier.signing.keystore import PrivateKey
+from verifier.signing.issuer import issue as issue_token
+from verifier.signing.private_key import PrivateKey
 
 RECIPES = [recipe for language in recipes.LANGUAGES for recipe in recipes.recipes(language)]
 PRINTED = [recipe for recipe in RECIPES if recipe.alg == "ES256"]
@@ -232,12 +233,10 @@ def test_mojo_jwt_cannot_set_typ():
 @pytest.fixture
 def ours(pairs: dict[str, forge.Pair], alg: str) -> str:
     """A token of this package."""
-    return tokens.issue(
+    return issue_token(
         tokens.Player("42", "ann@example.com", "ann"),
         PrivateKey(pairs[alg].kid, alg, pairs[alg].key),
-        issuer=ISSUER,
-        application_id=APPLICATION_ID,
-        now=int(time.time()),
+        rules.Policy(ISSUER, APPLICATION_ID, Keyring(), int(time.time())),
     )
 
 

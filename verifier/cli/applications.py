@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Number, file_option, json_option, keys_option, option, print_json
 from verifier.cli.output import echo, warn
 from verifier.core.applications import Applications, Secret, parse
-from verifier.core.times import clock_time, when
+from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.rotation import secret_changes
 from verifier.rotation.history import SecretEvent
 from verifier.rotation.replicas import Uses, read_uses
 from verifier.signing.events import user_name
@@ -47,7 +49,7 @@ def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
     secret = _read_secret()
     with _locked(path):
         before = _read(path, missing_ok=True)
-        changed = before.with_secret(application_id, secret)
+        changed = secret_changes.add_secret(before, application_id, secret)
         _write(path, keys, "add", before, changed, application_id)
     _print_change(path, changed, application_id, as_json)
 
@@ -65,7 +67,7 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
     with _locked(path):
         before = _read(path)
         _find(before, application_id)
-        changed = before.with_secret(application_id, secret)
+        changed = secret_changes.add_secret(before, application_id, secret)
         uses = read_uses(metrics) if metrics else None
         _write(path, keys, "rotate-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json, uses)
@@ -84,7 +86,7 @@ def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, key
     _read(path)  # because a lock file must not appear beside a file that does not exist
     with _locked(path):
         before = _read(path)
-        changed = before.without_secret(application_id, slot)
+        changed = secret_changes.remove_secret(before, application_id, slot)
         _write(path, keys, "remove-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json)
 
@@ -104,6 +106,7 @@ def _read_secret() -> Secret:
     """Read a secret from the terminal, or one line of bounded length from standard input."""
     if sys.stdin.isatty():
         return Secret.of(click.prompt("Secret key", hide_input=True, confirmation_prompt=True))
+
     text = sys.stdin.readline(MAX_SECRET_BYTES + 1)
     if len(text) > MAX_SECRET_BYTES:
         raise ConfigError(f"the secret is longer than {MAX_SECRET_BYTES} characters")
@@ -156,10 +159,11 @@ def _write(
 ) -> None:
     """Write the file and, where the key directory is, the line of the change in the history."""
     # The mode stays as it was set for the user of the server.
-    mode, content = path.stat().st_mode & 0o777 if path.exists() else 0o640, changed.dump()
+    mode, content = path.stat().st_mode & 0o777 if path.exists() else 0o640, secret_changes.dump(changed)
     if not (keys / "public").is_dir():
         atomic.write_atomic(path, content, mode)
         return
+
     store = Keystore(keys)
     # As a revocation: a secret that leaked is removed whatever the state of the keys is.
     with store.transaction(revoking=True):
@@ -238,5 +242,8 @@ def _describe_use(uses: Uses, application_id: str, slot: int) -> str:
         return "not loaded by this replica"
     if used:
         return f"last used {when(used)}"
-    started = "" if uses.started_at is None else f" at {clock_time(uses.started_at, time.time())}"
-    return f"never used since this replica started{started}"
+    if uses.started_at is None:
+        return "never used since this replica started"
+    started, today = (datetime.fromtimestamp(at).astimezone() for at in (uses.started_at, time.time()))
+    date = "" if started.date() == today.date() else f"{started:%Y-%m-%d} "
+    return f"never used since this replica started at {date}{started:%H:%M}"

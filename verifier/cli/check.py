@@ -14,7 +14,7 @@ from verifier.cli.output import end_progress, progress
 from verifier.conformance import Url, output, runner
 from verifier.conformance.forge import Context, Key
 from verifier.core.applications import BYTE_ORDER_MARK
-from verifier.signing.keystore import Keystore
+from verifier.signing.current_key import CurrentKey
 
 
 @click.command()
@@ -89,9 +89,9 @@ def check_context(options: dict[str, Any]) -> Context:
     if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
         raise ValueError("give one of --keys, --private-key and --token")
     if options["keys"]:
-        store = Keystore(options["keys"])
-        kid = store.signer(int(time.time())).kid
-        pem = read_input(str(store.private / f"{kid}.pem"))
+        current_key = CurrentKey(options["keys"])
+        kid = current_key.signer(int(time.time())).kid
+        pem = read_input(str(current_key.private / f"{kid}.pem"))
     elif options["private_key"]:
         pem = read_input(options["private_key"])
     else:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Option(click.Option):
     """An option whose default and variable are in the help, and whose value is not empty."""
 
     def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
-        super().__init__(declarations, show_default=True, show_envvar="envvar" in attributes, **attributes)
+        super().__init__(declarations, show_default=True, show_envvar=True, **attributes)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Convert the value; fail as a usage error if it is empty, as a variable is that a script did not set."""
@@ -51,7 +52,7 @@ class Number(click.IntRange):
         return super().convert(value, param, ctx)
 
 
-class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+class Parsed(click.ParamType[Any]):
     """A text that a function parses; its ValueError is a usage error."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
@@ -72,7 +73,14 @@ def _parse_name(text: str) -> str:
     return text
 
 
-DURATION = Parsed("duration", times.seconds)
+def _parse_duration(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    if match is None:
+        raise ValueError("expected a whole number and a unit: 90s, 30m, 1h, 90d")
+    return int(match[1]) * times.UNITS_S[match[2]]
+
+
+DURATION = Parsed("duration", _parse_duration)
 PATH = click.Path(path_type=Path)
 
 

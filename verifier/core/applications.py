@@ -2,14 +2,13 @@
 
 import hashlib
 import hmac
-import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from verifier.core.encoding import MAX_FILE_CONTAINERS, describe_flaw, is_utf8_encodable, loads_object
-from verifier.errors import ConfigError, InvalidClient, UnsafeOperationError
+from verifier.errors import ConfigError, InvalidClient
 
 MIN_SECRET_CHARACTERS = 16
 BYTE_ORDER_MARK = "\ufeff"
@@ -33,13 +32,11 @@ class Secret:
         text = text.removeprefix(BYTE_ORDER_MARK)
         if not text or not is_utf8_encodable(text):
             raise ConfigError("the secret is empty or not UTF-8")
-        weakness = ""
+        weakness = describe_flaw(text)
         if len(text) < MIN_SECRET_CHARACTERS:
             weakness = f"shorter than {MIN_SECRET_CHARACTERS} characters"
         elif text != text.strip():
             weakness = "white space at an end"
-        elif describe_flaw(text):
-            weakness = describe_flaw(text)
         return cls(hashlib.sha256(text.encode()).digest(), weakness)
 
 
@@ -105,61 +102,6 @@ class Applications:
             if secret.weakness
         ]
 
-    def with_secret(self, application_id: str, secret: Secret) -> "Applications":
-        """Return a copy with one more secret.
-
-        Raises:
-            UnsafeOperationError: both slots are taken, or the secret is there already.
-        """
-        flaw = describe_flaw(application_id) if is_utf8_encodable(application_id) else "is not UTF-8"
-        if not application_id or flaw:
-            raise UnsafeOperationError(f"the application id {flaw or 'is empty'}")
-        application = self.by_id.get(application_id, Application(application_id, ()))
-        if any(secret.digest == other.digest for other in application.secrets):
-            raise UnsafeOperationError(f"application {application_id} has this secret already")
-        if len(application.secrets) == MAX_SECRETS:
-            raise UnsafeOperationError(
-                f"application {application_id} has {MAX_SECRETS} active secrets already",
-                hint=f"remove one first: verifier applications remove-secret {application_id} --slot 1",
-            )
-        changed = replace(application, secrets=(*application.secrets, secret))
-        return Applications((self.by_id | {application_id: changed}).values())
-
-    def without_secret(self, application_id: str, slot: int) -> "Applications":
-        """Return a copy without the secret in slot 1 or 2.
-
-        Raises:
-            UnsafeOperationError: the slot is empty, or its secret is the only one.
-        """
-        application = self.by_id.get(application_id)
-        if application is None:
-            raise UnsafeOperationError(f"application {application_id} is unknown", hint="verifier applications list")
-        if not 1 <= slot <= len(application.secrets):
-            raise UnsafeOperationError(f"application {application_id} has no secret in slot {slot}")
-        if len(application.secrets) == 1:
-            raise UnsafeOperationError(
-                f"the only secret of application {application_id} cannot be removed: every sign-in would be refused",
-                hint=f"accept the next one first: verifier applications rotate-secret {application_id}",
-            )
-        kept = tuple(secret for n, secret in enumerate(application.secrets, start=1) if n != slot)
-        return Applications((self.by_id | {application_id: replace(application, secrets=kept)}).values())
-
-    def dump(self) -> bytes:
-        """Encode as the content of an applications file, which `parse` reads."""
-        document = {
-            "applications": [
-                {
-                    "id": application.id,
-                    "secrets": [
-                        {"sha256": s.digest.hex()} | ({"weakness": s.weakness} if s.weakness else {})
-                        for s in application.secrets
-                    ],
-                }
-                for application in self.by_id.values()
-            ]
-        }
-        return json.dumps(document, indent=2).encode() + b"\n"
-
 
 def parse(data: bytes) -> tuple[Applications, list[str]]:
     """Parse an applications file: return its applications, and a description of each invalid entry.
@@ -176,29 +118,26 @@ def parse(data: bytes) -> tuple[Applications, list[str]]:
     found: dict[str, Application] = {}
     problems = []
     for number, entry in enumerate(entries, start=1):
-        try:
-            application = _parse_entry(entry)
-        except (KeyError, TypeError, ValueError):
-            flaw = describe_flaw(entry["id"]) if isinstance(entry, dict) and isinstance(entry.get("id"), str) else ""
-            expected = "is not an application with 1 or 2 secrets (sha256: 64 hex digits)"
-            problems.append(f"the id of entry {number} {flaw}" if flaw else f"entry {number} {expected}")
-            continue
-        if application.id in found:
+        # An id is printed in logs and on terminals, and compared with what escs sends.
+        application_id = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(application_id, str) and (flaw := describe_flaw(application_id)):
+            problems.append(f"the id of entry {number} {flaw}")
+        elif (application := _parse_entry(entry)) is None:
+            problems.append(f"entry {number} is not an application with 1 or 2 secrets (sha256: 64 hex digits)")
+        elif application.id in found:
             problems.append(f"entry {number} repeats the id of another")
-            continue
-        found[application.id] = application
+        else:
+            found[application.id] = application
     return Applications(found.values()), problems
 
 
-def _parse_entry(entry: Any) -> Application:
-    live = tuple(Secret(bytes.fromhex(s["sha256"]), s.get("weakness", "")) for s in entry["secrets"])
-    if not _is_id(entry["id"]) or not all(is_utf8_encodable(secret.weakness) for secret in live):
-        raise ValueError
-    if not 1 <= len(live) <= MAX_SECRETS or any(len(secret.digest) != 32 for secret in live):
-        raise ValueError
-    return Application(entry["id"], live)
-
-
-def _is_id(value: object) -> bool:
-    # Because it is printed in logs and on terminals, and compared with what escs sends.
-    return is_utf8_encodable(value) and value != "" and not describe_flaw(str(value))
+def _parse_entry(entry: Any) -> Application | None:
+    try:
+        name = entry["id"]
+        live = tuple(Secret(bytes.fromhex(s["sha256"]), s.get("weakness", "")) for s in entry["secrets"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(name, str) or not name or not 1 <= len(live) <= MAX_SECRETS:
+        return None
+    valid = all(len(secret.digest) == 32 and is_utf8_encodable(secret.weakness) for secret in live)
+    return Application(name, live) if valid else None

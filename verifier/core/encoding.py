@@ -32,6 +32,7 @@ class DecodeError(ValueError):
 MAX_DEPTH = 128
 MAX_CONTAINERS = 1000  # objects and lists in a request or token
 MAX_FILE_CONTAINERS = 1_000_000  # in a file of the operator: 1,000 applications, a large JWK Set
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a character that UTF-8 cannot encode
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 # Where orjson refuses what JSON allows: an unpaired surrogate, or a number beyond the range of a float.
@@ -98,7 +99,6 @@ def _without_escaped_quotes(data: bytes) -> bytes:
 
 
 def _count_quotes(data: bytes) -> int:
-    """Count the quotes around the strings of a JSON document."""
     return _without_escaped_quotes(data).count(b'"')
 
 
@@ -171,15 +171,7 @@ def b64url_decode(text: str) -> bytes:
 
 def is_utf8_encodable(value: object) -> bool:
     """Return whether a JSON value is a string that UTF-8 can encode; one with an unpaired surrogate is not."""
-    if not isinstance(value, str):
-        return False
-    if value.isascii():
-        return True
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and (value.isascii() or _SURROGATE.search(value) is None)
 
 
 # Characters that are shown as nothing although they count as printable (Unicode: Default_Ignorable_Code_Point, blanks).

@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
-from verifier.core import rules, tokens
+from verifier.core import tokens
 from verifier.core.encoding import b64url_decode, loads_object
+from verifier.core.rules import CLAIM_RULES, NUMBERS, SIGNATURE_RULES, Policy, Rule, UnverifiedToken
 from verifier.core.times import MAX_TIME, format_duration, utc
 from verifier.errors import InvalidToken, Reason
 
@@ -37,7 +38,7 @@ class RuleResult:
     skipped: str = ""  # why it was not checked, or ""
 
 
-def explain(text: str, policy: rules.Policy) -> list[RuleResult]:
+def explain(text: str, policy: Policy) -> list[RuleResult]:
     """Check a token against every rule, in the order in which `tokens.verify` does; raises nothing.
 
     What cannot be checked because of an earlier failure is reported as skipped, not as failed.
@@ -50,32 +51,34 @@ def explain(text: str, policy: rules.Policy) -> list[RuleResult]:
         found = f"{dots + 1} part{'s' if dots else ''}, {len(text)} characters{_wrapping(text)}"
         return [RuleResult("form", "RFC 7515 §7.1", "header.payload.signature", found, exc.reason, str(exc))]
     results = []
-    decoded: dict[str, Any] = {}
-    for name, segment in zip(("header", "payload", "signature"), segments, strict=True):
-        decoded[name], error = _attempt(b64url_decode, segment, name)
-        if name == "header" and not error:
-            decoded[name], error = _attempt(loads_object, decoded[name], name)
+    decoded: list[Any] = []
+    for (name, form), segment in zip(_FORMS.items(), segments, strict=True):
+        decoders = (b64url_decode, loads_object) if name == "header" else (b64url_decode,)
+        data, error = _attempt(segment, name, *decoders)
         actual = f"{len(segment)} characters{_wrapping(text) if error else ''}"
-        results.append(_result(name, "RFC 7515 §5.2", _FORMS[name], actual, error))
-    header, payload, signature = decoded["header"], decoded["payload"], decoded["signature"] or b""
+        results.append(_result(name, "RFC 7515 §5.2", form, actual, error))
+        decoded.append(data)
+    header, payload, signature = decoded
     key = policy.keyring.find((header or {}).get("kid"))
     signing_input = ".".join(segments[:2]).encode("utf-8", "surrogatepass")
-    token = rules.UnverifiedToken(header or {}, {}, signing_input, signature, key)
-    results += _check(rules.SIGNATURE_RULES, token, policy, "the header cannot be read" if header is None else "")
+    token = UnverifiedToken(header or {}, {}, signing_input, signature or b"", key)
+    results += _check(SIGNATURE_RULES, token, policy, "the header cannot be read" if header is None else "")
     claims = None
     if payload is not None:
-        claims, error = _attempt(loads_object, payload, "payload")
+        claims, error = _attempt(payload, "payload", loads_object)
         results.append(_result("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", f"{len(payload)} bytes", error))
     unreadable = "the payload cannot be read" if claims is None else ""
-    return results + _check(rules.CLAIM_RULES, token._replace(claims=claims or {}), policy, unreadable)
+    return results + _check(CLAIM_RULES, token._replace(claims=claims or {}), policy, unreadable)
 
 
-def _attempt(decoder: Callable[[Any], Any], data: Any, name: str) -> tuple[Any, InvalidToken | None]:
+def _attempt(data: Any, name: str, *decoders: Callable[[Any], Any]) -> tuple[Any, InvalidToken | None]:
     """Return the decoded data, or None and the error."""
     try:
-        return tokens.decode(decoder, data, name), None
+        for decoder in decoders:
+            data = tokens.decode(decoder, data, name)
     except InvalidToken as exc:
         return None, exc
+    return data, None
 
 
 def _wrapping(text: str) -> str:
@@ -83,9 +86,7 @@ def _wrapping(text: str) -> str:
     return found and f"; the text {found}"
 
 
-def _check(
-    checked: tuple[rules.Rule, ...], token: rules.UnverifiedToken, policy: rules.Policy, unreadable: str
-) -> list[RuleResult]:
+def _check(checked: tuple[Rule, ...], token: UnverifiedToken, policy: Policy, unreadable: str) -> list[RuleResult]:
     results: list[RuleResult] = []
     for rule in checked:
         error = None
@@ -98,11 +99,12 @@ def _check(
         if skipped := unreadable or _skipped(rule.name, token, error, failed):
             results.append(RuleResult(rule.name, rule.source, expected, "not checked", skipped=skipped))
         else:
-            results.append(_result(rule.name, rule.source, expected, _describe_actual(rule.name, token, policy), error))
+            actual = _describe_actual(rule.name, token, policy)
+            results.append(_result(rule.name, rule.source, expected, actual, error))
     return results
 
 
-def _skipped(name: str, token: rules.UnverifiedToken, error: InvalidToken | None, failed: Mapping[str, Reason]) -> str:
+def _skipped(name: str, token: UnverifiedToken, error: InvalidToken | None, failed: Mapping[str, Reason]) -> str:
     """Return why a rule cannot be judged on its own, or ""."""
     if name in ("alg", "signature") and token.key is None and (error is None or error.reason != Reason.ALG_UNSUPPORTED):
         return "unknown key"
@@ -115,17 +117,16 @@ def _skipped(name: str, token: rules.UnverifiedToken, error: InvalidToken | None
 
 
 def _result(name: str, source: str, expected: str, actual: str, error: InvalidToken | None) -> RuleResult:
-    if error is None:
-        return RuleResult(name, source, expected, actual)
-    return RuleResult(name, source, expected, actual, error.reason, str(error))
+    reason, failure = (error.reason, str(error)) if error else (None, "")
+    return RuleResult(name, source, expected, actual, reason, failure)
 
 
-def _describe_actual(name: str, token: rules.UnverifiedToken, policy: rules.Policy) -> str:
+def _describe_actual(name: str, token: UnverifiedToken, policy: Policy) -> str:
     if name == "signature":
         return f"{len(token.signature)} bytes"
     if name == "lifetime":
-        exp, iat = token.claims.get("exp"), token.claims.get("iat")
-        return f"{exp - iat:g} s" if _is_number(exp) and _is_number(iat) else "unknown"
+        dates: list[Any] = [token.claims.get("exp"), token.claims.get("iat")]
+        return f"{dates[0] - dates[1]:g} s" if all(type(date) in NUMBERS for date in dates) else "unknown"
     if name == "crit":
         return ", ".join(sorted({"crit", "b64", "zip"} & token.header.keys())) or "none of them"
     source = token.header if name in ("typ", "kid", "alg") else token.claims
@@ -134,7 +135,7 @@ def _describe_actual(name: str, token: rules.UnverifiedToken, policy: rules.Poli
     value = source[name]
     if name in _PERSONAL:
         return f"a string of {len(value)} characters" if isinstance(value, str) else type(value).__name__
-    if name in ("exp", "iat", "nbf") and _is_number(value) and 0 <= value <= MAX_TIME:
+    if name in ("exp", "iat", "nbf") and type(value) in NUMBERS and 0 <= value <= MAX_TIME:
         return f"{value:.15g} ({utc(value)}, {_distance(name, value - policy.now)})"
     return json.dumps(value)[:60]
 
@@ -144,7 +145,3 @@ def _distance(name: str, seconds: float) -> str:
     words = {"iat": ("issued", "issued"), "exp": ("expired", "expires"), "nbf": ("valid since", "valid")}[name]
     duration = format_duration(abs(round(seconds)))
     return f"{words[0]} {duration} ago" if seconds <= 0 else f"{words[1]} in {duration}"
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
+from jwt.algorithms import Algorithm as PyJWTAlgorithm
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
@@ -21,23 +22,12 @@ from verifier.errors import KeyFileError
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
 MAX_RSA_BITS = 8192  # a check takes 16 times as long as with 2048
 
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # FIPS 186-5, SP 800-186 §3.2.1.3
-
+_ECDSA = ECDSA(SHA256())
 _P25519 = 2**255 - 19
 _Y8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # of the points of order 8
 _SMALL_ORDER = frozenset({0, 1, _P25519 - 1, _Y8, _P25519 - _Y8})
 
 PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-
-
-class SignatureAlgorithm(Protocol):
-    """The part of the interface of PyJWT's algorithms that is used here."""
-
-    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool: ...
-
-    def from_jwk(self, jwk: dict[str, Any]) -> Any: ...
-
-    def to_jwk(self, key_obj: Any, as_dict: bool) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +37,9 @@ class Algorithm:
     name: str
     kty: str
     crv: str | None
-    members: tuple[str, ...]  # base64url members of the public key
-    octets: int | None  # length of each of them, and of r and of s in a signature
-    pyjwt: SignatureAlgorithm
+    members: tuple[str, ...]  # of a public key (RFC 7638 §3.2): kty, crv, and the rest in base64url
+    octets: int | None  # length of each of the rest, and of r and of s in a signature
+    pyjwt: PyJWTAlgorithm
 
 
 class _ES256(ECAlgorithm):
@@ -66,34 +56,22 @@ class _ES256(ECAlgorithm):
         return True
 
 
-_ECDSA = ECDSA(SHA256())
-
-
 ALGORITHMS = {
-    "ES256": Algorithm("ES256", "EC", "P-256", ("x", "y"), 32, _ES256(ECAlgorithm.SHA256)),
-    "EdDSA": Algorithm("EdDSA", "OKP", "Ed25519", ("x",), 32, OKPAlgorithm()),
-    "RS256": Algorithm("RS256", "RSA", None, ("e", "n"), None, RSAAlgorithm(RSAAlgorithm.SHA256)),
+    "ES256": Algorithm("ES256", "EC", "P-256", ("kty", "crv", "x", "y"), 32, _ES256(ECAlgorithm.SHA256)),
+    "EdDSA": Algorithm("EdDSA", "OKP", "Ed25519", ("kty", "crv", "x"), 32, OKPAlgorithm()),
+    "RS256": Algorithm("RS256", "RSA", None, ("kty", "e", "n"), None, RSAAlgorithm(RSAAlgorithm.SHA256)),
 }
 # One algorithm under two names: RFC 9864 §2.2 calls EdDSA with an Ed25519 key "Ed25519".
 ALGORITHM_NAMES = ALGORITHMS | {"Ed25519": ALGORITHMS["EdDSA"]}
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """Compute the key ID of a public key: 43 base64url characters (RFC 7638 §3).
+    """Compute the key ID of a public key that `load` accepts: 43 base64url characters (RFC 7638 §3).
 
     Hashes the members required for the key type with SHA-256, sorted and without white space.
-
-    Raises:
-        KeyFileError: a required member is missing or the key type is not supported.
     """
-    required = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
-    names = required.get(str(jwk.get("kty")))
-    if names is None:
-        raise KeyFileError("kty is not supported (expected EC, OKP or RSA)")
-    for name in names:
-        if not isinstance(jwk.get(name), str):
-            raise KeyFileError(f"{name} is missing or not a string")
-    text = json.dumps({name: jwk[name] for name in names}, separators=(",", ":"))
+    algorithm = next(algorithm for algorithm in ALGORITHMS.values() if algorithm.kty == jwk["kty"])
+    text = json.dumps({name: jwk[name] for name in sorted(algorithm.members)}, separators=(",", ":"))
     return b64url_encode(hashlib.sha256(text.encode()).digest())
 
 
@@ -113,6 +91,8 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
         kind = algorithm.crv or algorithm.kty
         raise KeyFileError(f"kty and crv do not fit alg {algorithm.name} (expected {kind})")
     for name in algorithm.members:
+        if name in ("kty", "crv"):
+            continue
         try:
             octets = b64url_decode(jwk[name])
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
@@ -122,7 +102,7 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
         if not algorithm.octets and octets.startswith(b"\0"):
             raise KeyFileError(f"{name} begins with a zero octet")  # RFC 7518 §6.3.1.1: a second spelling
     try:
-        key = algorithm.pyjwt.from_jwk({name: jwk[name] for name in ("kty", "crv", *algorithm.members) if name in jwk})
+        key = algorithm.pyjwt.from_jwk({name: jwk[name] for name in algorithm.members})
     except (InvalidKeyError, ValueError, UnsupportedAlgorithm) as exc:
         raise KeyFileError("not a valid public key") from exc
     return algorithm_of(key), key
@@ -143,8 +123,8 @@ def algorithm_of(key: Any) -> Algorithm:
         return ALGORITHMS["EdDSA"]
     if isinstance(key, RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-            found = f"(found {key.key_size} bits, expected {MIN_RSA_BITS} to {MAX_RSA_BITS})"
-            raise KeyFileError(f"RSA key of the wrong size {found}")
+            expected = f"{MIN_RSA_BITS} to {MAX_RSA_BITS}"
+            raise KeyFileError(f"RSA key of the wrong size (found {key.key_size} bits, expected {expected})")
         numbers = key.public_numbers()
         if numbers.n % 2 == 0 or numbers.e not in range(3, 2**32, 2):
             raise KeyFileError("RSA key with an even modulus, or an exponent that is even or over 32 bits")
@@ -160,22 +140,5 @@ def dump(key: Any) -> dict[str, Any]:
     """
     algorithm = algorithm_of(key)
     members = algorithm.pyjwt.to_jwk(key, as_dict=True)
-    jwk = {name: members[name] for name in ("kty", "crv", *algorithm.members) if name in members}
+    jwk = {name: members[name] for name in algorithm.members}
     return jwk | {"alg": algorithm.name, "use": "sig", "kid": thumbprint(jwk)}
-
-
-def raw_signature(der: bytes) -> bytes:
-    """Convert an ES256 signature from DER, as key services return it, to the 64 bytes r and s (RFC 7518 §3.4).
-
-    For a `Signer` whose key never leaves an HSM or a cloud KMS.
-
-    Raises:
-        ValueError: not exactly one P-256 signature in DER.
-    """
-    try:
-        r, s = decode_dss_signature(der)
-    except ValueError as exc:
-        raise ValueError(f"not an ECDSA signature in DER (found {len(der)} bytes)") from exc
-    if not (1 <= r < P256_ORDER and 1 <= s < P256_ORDER):
-        raise ValueError("not a P-256 signature: r or s is not from 1 to the order of the curve less 1")
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")

@@ -13,7 +13,7 @@ from verifier.core.encoding import is_utf8_encodable, loads_object
 from verifier.core.times import MAX_TIME
 from verifier.errors import KeyFileError
 
-_PUBLISHED = ("kty", "crv", "alg", "use", "kid", "iat", "nbf", "exp")
+_PUBLISHED = ("alg", "use", "kid", "iat", "nbf", "exp")
 
 
 class KeyState(StrEnum):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from verifier.core import jwk
@@ -20,7 +21,7 @@ TYPE = "at+jwt"  # RFC 9068 §2.1
 MAX_SUB_CHARACTERS = 255
 MAX_EMAIL_CHARACTERS = 320
 MAX_USERNAME_CHARACTERS = 255
-_NUMBERS = (int, float)  # exact types, because bool is a subclass of int
+NUMBERS = (int, float)  # exact types, because bool is a subclass of int
 MAX_REPORTED_AGE_S = 10**6  # larger offsets are clamped; they carry no diagnostic value
 
 
@@ -118,24 +119,15 @@ def _aud(token: UnverifiedToken, policy: Policy) -> None:
         raise InvalidToken(Reason.AUD_UNEXPECTED)
 
 
-def _sub(token: UnverifiedToken, _: Policy) -> None:
+def _sub(token: UnverifiedToken, policy: Policy) -> None:
     sub = token.claims.get("sub")
     if not isinstance(sub, str) or not sub:
-        if isinstance(sub, int | float):
-            raise InvalidToken(Reason.SUB_IS_NUMBER)
-        raise InvalidToken(Reason.SUB_MISSING)
-    _text(sub, "sub", MAX_SUB_CHARACTERS)
+        raise InvalidToken(Reason.SUB_IS_NUMBER if isinstance(sub, int | float) else Reason.SUB_MISSING)
+    _text(token, policy, "sub", MAX_SUB_CHARACTERS)
 
 
-def _email(token: UnverifiedToken, _: Policy) -> None:
-    _text(token.claims.get("email"), "email", MAX_EMAIL_CHARACTERS)
-
-
-def _username(token: UnverifiedToken, _: Policy) -> None:
-    _text(token.claims.get("username"), "username", MAX_USERNAME_CHARACTERS)
-
-
-def _text(value: object, name: str, max_characters: int) -> None:
+def _text(token: UnverifiedToken, _: Policy, name: str, max_characters: int) -> None:
+    value = token.claims.get(name)
     # Absent: serializers of C# and Go write null or "" for a field that is not set.
     if value is None:
         return
@@ -147,23 +139,28 @@ def _text(value: object, name: str, max_characters: int) -> None:
         raise InvalidToken(Reason(f"{name}_unpaired_surrogate"))
 
 
+_email = partial(_text, name="email", max_characters=MAX_EMAIL_CHARACTERS)
+_username = partial(_text, name="username", max_characters=MAX_USERNAME_CHARACTERS)
+
+
 def _exp(token: UnverifiedToken, policy: Policy) -> None:
     if policy.now >= _numeric_date(token, "exp") + policy.leeway_s:
-        raise _with_age(InvalidToken(Reason.TOKEN_EXPIRED), token, policy)
+        raise _with_age(Reason.TOKEN_EXPIRED, token, policy)
 
 
 def _iat(token: UnverifiedToken, policy: Policy) -> None:
     if _numeric_date(token, "iat") > policy.now + policy.leeway_s:
-        raise _with_age(InvalidToken(Reason.IAT_IN_FUTURE), token, policy)
+        raise _with_age(Reason.IAT_IN_FUTURE, token, policy)
 
 
 def _nbf(token: UnverifiedToken, policy: Policy) -> None:
     if "nbf" in token.claims and _numeric_date(token, "nbf") > policy.now + policy.leeway_s:
-        raise _with_age(InvalidToken(Reason.TOKEN_NOT_YET_VALID), token, policy)
+        raise _with_age(Reason.TOKEN_NOT_YET_VALID, token, policy)
 
 
-def _with_age(error: InvalidToken, token: UnverifiedToken, policy: Policy) -> InvalidToken:
-    """Add the age of the token to an error about its times, because a wrong clock shows the same age everywhere."""
+def _with_age(reason: Reason, token: UnverifiedToken, policy: Policy) -> InvalidToken:
+    """Return an error about a time with the age of the token, because a wrong clock shows the same age everywhere."""
+    error = InvalidToken(reason)
     with suppress(InvalidToken):
         error.age_s = round(min(max(policy.now - _numeric_date(token, "iat"), -MAX_REPORTED_AGE_S), MAX_REPORTED_AGE_S))
     return error
@@ -184,10 +181,8 @@ def _numeric_date(token: UnverifiedToken, name: str) -> float:
         InvalidToken: the claim is missing, not a finite number, or in milliseconds.
     """
     value: float = token.claims.get(name, "")
-    if type(value) not in _NUMBERS:
-        if name not in token.claims:
-            raise InvalidToken(Reason(f"{name}_missing"))
-        raise InvalidToken(Reason(f"{name}_not_number"))
+    if type(value) not in NUMBERS:
+        raise InvalidToken(Reason(f"{name}_not_number" if name in token.claims else f"{name}_missing"))
     if not math.isfinite(value):
         raise InvalidToken(Reason(f"{name}_not_finite"))
     if value > MAX_TIME:
@@ -204,12 +199,7 @@ CLAIM_RULES = (
     Rule("nbf", "RFC 7519 §4.1.5", "absent, or a number of seconds, at most now + {leeway_s} s", _nbf),
     Rule("lifetime", "this profile", "exp - iat above 0 s, at most {max_lifetime_s} s", _lifetime),
     Rule("email", "this profile", f"absent, or a string of at most {MAX_EMAIL_CHARACTERS} characters", _email),
-    Rule(
-        "username",
-        "this profile",
-        f"absent, or a string of at most {MAX_USERNAME_CHARACTERS} characters",
-        _username,
-    ),
+    Rule("username", "this profile", f"absent, or a string of at most {MAX_USERNAME_CHARACTERS} characters", _username),
 )
 SIGNATURE_RULES = (
     Rule("typ", "RFC 9068 §4, RFC 8725 §3.11", TYPE, _typ),

@@ -1,10 +1,9 @@
 """Points in time and durations as text."""
 
-import re
 from datetime import UTC, datetime
 
 MAX_TIME = 10**11  # the year 5138; as milliseconds 1973, so a larger number is in milliseconds
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def utc(instant: float) -> str:
@@ -18,28 +17,10 @@ def when(instant: float) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S %Z} ({utc(instant)})"
 
 
-def clock_time(instant: float, now: float) -> str:
-    """Format a point in time in local time: `11:02`, with the date if it is on another day than now."""
-    local, today = datetime.fromtimestamp(instant).astimezone(), datetime.fromtimestamp(now).astimezone()
-    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%Y-%m-%d %H:%M}"
-
-
 def duration(seconds: int) -> str:
     """Format a duration as an option takes it, in its largest whole unit: `1h`, `90m`, `400d`."""
-    unit = next(unit for unit in "dhms" if seconds % _UNITS_S[unit] == 0)
-    return f"{seconds // _UNITS_S[unit]}{unit}"
-
-
-def seconds(text: str) -> int:
-    """Parse `90s`, `30m`, `1h` or `90d` into seconds.
-
-    Raises:
-        ValueError: it is not a whole number and a unit.
-    """
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if match is None:
-        raise ValueError("expected a whole number and a unit: 90s, 30m, 1h, 90d")
-    return int(match[1]) * _UNITS_S[match[2]]
+    unit = next(unit for unit in "dhms" if seconds % UNITS_S[unit] == 0)
+    return f"{seconds // UNITS_S[unit]}{unit}"
 
 
 def format_duration(seconds: int) -> str:

@@ -1,27 +1,15 @@
-"""Issuing and verifying a token: a signed JWT (RFC 7519) that carries a player.
+"""Verifying a token: a signed JWT (RFC 7519) that carries a player.
 
 It is not a full RFC 9068 access token: `jti` and `client_id` are issued but not required, and there is no scope.
 """
 
-import json
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from verifier.core import jwk
-from verifier.core.durations import MAX_LIFETIME_S
-from verifier.core.encoding import DecodeError, b64url_decode, b64url_encode, loads_object
-from verifier.core.keyring import Keyring
-from verifier.core.rules import (
-    CLAIM_CHECKS,
-    CLAIM_RULES,
-    SIGNATURE_CHECKS,
-    TYPE,
-    Policy,
-    UnverifiedToken,
-)
-from verifier.errors import InvalidToken, IssueError, Reason
+from verifier.core.encoding import DecodeError, b64url_decode, loads_object
+from verifier.core.rules import CLAIM_CHECKS, SIGNATURE_CHECKS, Policy, UnverifiedToken
+from verifier.errors import InvalidToken, Reason
 
 Encoded = TypeVar("Encoded")
 Decoded = TypeVar("Decoded")
@@ -41,20 +29,6 @@ class Player:
     email: str | None = None
     username: str | None = None
     kid: str = field(default="", compare=False)  # key ID of the key that signed the token
-
-
-class Signer(Protocol):
-    """A signing key: a PEM file, or a key that never leaves an HSM or a cloud KMS."""
-
-    @property
-    def kid(self) -> str: ...
-
-    @property
-    def alg(self) -> str: ...
-
-    def sign(self, signing_input: bytes) -> bytes:
-        """Return the JWS signature (RFC 7518 §3): for ES256 the 64 bytes r and s, not DER."""
-        ...
 
 
 def split_compact(text: str) -> tuple[str, str, str]:
@@ -116,57 +90,3 @@ def verify(text: str, policy: Policy) -> Player:
             _headers.clear()
         _headers[encoded_header] = header
     return Player(claims["sub"], claims.get("email") or None, claims.get("username") or None, header["kid"])
-
-
-def issue(
-    player: Player,
-    signer: Signer,
-    *,
-    issuer: str,
-    application_id: str,
-    now: int,
-    lifetime_s: int = MAX_LIFETIME_S,
-    max_lifetime_s: int = MAX_LIFETIME_S,
-) -> str:
-    """Issue a token for a player, valid from `now` for `lifetime_s` seconds. Absent claims are omitted.
-
-    A signer may have `exp`, the first second at which its key no longer verifies.
-
-    Raises:
-        IssueError: `verify` would reject the token.
-    """
-    algorithm = jwk.ALGORITHM_NAMES.get(signer.alg)
-    if algorithm is None:
-        raise IssueError("the signer's alg is not ES256, EdDSA or RS256")
-    header = {"alg": signer.alg, "kid": signer.kid, "typ": TYPE}
-    claims = {
-        "iss": issuer,
-        "aud": application_id,
-        "sub": player.id,
-        "iat": now,
-        "exp": now + lifetime_s,
-        "jti": secrets.token_urlsafe(16),
-        "client_id": application_id,
-    }
-    shared = {"email": player.email, "username": player.username}
-    claims |= {name: value for name, value in shared.items() if value not in (None, "")}
-    try:
-        for rule in CLAIM_RULES:
-            rule.check(
-                UnverifiedToken(header, claims, b"", b""),
-                Policy(issuer, application_id, Keyring(), now, 0, max_lifetime_s),
-            )
-    except InvalidToken as exc:
-        raise IssueError(str(exc)) from exc
-    key_exp = getattr(signer, "exp", None)
-    if key_exp is not None and now + lifetime_s > key_exp:
-        raise IssueError("the key expires before the token would")
-    signing_input = f"{_encode_segment(header)}.{_encode_segment(claims)}"
-    signature = signer.sign(signing_input.encode("ascii"))
-    if algorithm.octets and len(signature) != 2 * algorithm.octets:
-        raise IssueError(f"the signer returned {len(signature)} bytes (expected 64, for ES256 raw r and s and not DER)")
-    return f"{signing_input}.{b64url_encode(signature)}"
-
-
-def _encode_segment(members: dict[str, Any]) -> str:
-    return b64url_encode(json.dumps(members, separators=(",", ":")).encode())

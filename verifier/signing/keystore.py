@@ -1,115 +1,47 @@
-"""The key directory with its private keys: the current signer, and changes under a lock."""
+"""The key directory with its private keys: changes under a lock, completely or not at all."""
 
 import errno
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from verifier.core import jwk
 from verifier.core.durations import LEAD_S
-from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
+from verifier.core.keyring import Keyring, KeyState, parse_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import Confirmation, Event, Line, SecretEvent
-from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, pending_keys, valid_until
+from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
 from verifier.signing import recovery
 from verifier.signing.events import make_event
-from verifier.signing.private_key import (
-    PrivateKey,
-    describe_missing,
-    generate,
-    load_private_key,
-    missing_private_keys,
-)
+from verifier.signing.private_key import generate
 from verifier.storage import atomic, journal
 from verifier.storage.journal import FileChange, Record
 from verifier.storage.key_directory import KeyDirectory
-from verifier.storage.refresher import reset_in_child
 
 MAX_PLANNING_S = 30  # from reading the clock to the last write; a process that takes longer was suspended
-_REREAD_S = 1
+_WINDOW = OverlapPolicy()
 _NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST, errno.ENOENT})
-_log = logging.getLogger("verifier.signing")
 
 
 class Keystore:
-    """A key directory with its private keys: `public/<kid>.json` and `private/<kid>.pem`.
-
-    `signer` is thread-safe and survives a fork.
-    """
+    """A key directory with its private keys: `public/<kid>.json` and `private/<kid>.pem`."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
         self.folder = folder
         self.public = KeyDirectory(folder / "public")
         self.private = folder / "private"
-        self.history = folder / "history.jsonl"
-        self.journal = self.private / ".commit.json"
+        self._files = journal.Directory(folder)
+        self.history, self.journal = self._files.history, self._files.journal
         self.now = 0  # when the transaction began
         self._skew = 0  # of `now` from the clock
         self.notes: list[str] = []  # what the transaction found: an interrupted change, and its outcome
         self._clock = clock or time.time
-        self._files = journal.Directory(folder, self.history, self.journal)
-        self._lock = threading.Lock()
-        self._read_at: int | None = None
-        self._signer: PrivateKey | None = None
-        self._warned: set[str] = set()
-        reset_in_child(self)
-
-    def reset(self) -> None:
-        """Replace the lock, which another thread may have held at the fork, and read again at the next call."""
-        self._lock, self._read_at = threading.Lock(), None
-
-    def signer(self, now: int) -> PrivateKey:
-        """Return the current key; reads the directory at most once per second.
-
-        Raises:
-            ConfigError: no key is current, or its private key is not here.
-        """
-        with self._lock:
-            if self._read_at is None or not self._read_at <= now < self._read_at + _REREAD_S:
-                self.public.refresh()
-                self._warn_about_missing(now)
-                self._read_at = now
-            current = self.public.keyring.current(now)
-            if current is None:
-                raise ConfigError(
-                    f"{self.public.folder}: no current key (found {self._describe_found(now)})", "verifier keys list"
-                )
-            if self._signer is None or (self._signer.kid, self._signer.exp) != (current.kid, current.exp):
-                self._signer = self.load(current)
-            return self._signer
-
-    def _describe_found(self, now: int) -> str:
-        if self.public.problems:
-            return "; ".join(self.public.problems)
-        for key in pending_keys(self.public.keyring, now):
-            return f"{key.kid}, pending until {utc(key.nbf)}: is this clock behind ({utc(now)})?"
-        return "none"
-
-    def _warn_about_missing(self, now: int) -> None:
-        for key in missing_private_keys(self.public.keyring, self.private, now):
-            if key.kid not in self._warned:
-                self._warned.add(key.kid)
-                _log.warning("%s", describe_missing(key, self.private, now))
-
-    def load(self, public: PublicKey) -> PrivateKey:
-        """Return the private key of a public key.
-
-        Raises:
-            KeyFileError: the file is missing, encrypted or contains another key.
-        """
-        return load_private_key(self.private / f"{public.kid}.pem", public)
 
     @contextmanager
     def transaction(self, *, revoking: bool = False, undo: bool = False) -> Iterator[Keyring]:
@@ -122,7 +54,7 @@ class Keystore:
             UnsafeOperationError: another process holds the lock, or the journal cannot be used.
         """
         self._make_folders()
-        with atomic.locked(self.private / ".lock"), self._locked_history():
+        with atomic.locked(self.private / ".lock"), self._history_lock():
             # Inside the lock, because waiting for it takes up to 10 s.
             self.now, self._skew, self.notes = int(self._clock()), 0, []
             self._files.clean()
@@ -140,15 +72,16 @@ class Keystore:
             return
         if record is not None:
             now = max(self.now, record.at) if revoking else self.now
-            leeway_s = OverlapPolicy().leeway_s
             try:
-                self.notes.append(recovery.recover(self._files, record, now=now, leeway_s=leeway_s, undo=undo).text)
+                outcome = recovery.recover(self._files, record, now=now, leeway_s=_WINDOW.leeway_s, undo=undo)
+                self.notes.append(outcome.text)
             except (ConfigError, OSError) as exc:
-                if not revoking and isinstance(exc, ConfigError):
-                    raise
-                if not revoking:
+                if revoking:
+                    self.notes.append(_cause(exc))
+                elif isinstance(exc, OSError):
                     raise self._incomplete(_cause(exc), record) from exc
-                self.notes.append(str(exc) if isinstance(exc, ConfigError) else _cause(exc))
+                else:
+                    raise
 
     def assume(self, now: int) -> None:
         """Replace the time of this transaction: the clock is known to be behind."""
@@ -170,23 +103,17 @@ class Keystore:
                 hint = f"{self.public.folder} and {self.private} must be folders, or links to folders"
             raise ConfigError(f"{exc.filename}: {exc.strerror}; nothing was changed", hint) from exc
 
-    @contextmanager
-    def _locked_history(self) -> Iterator[None]:
-        """Hold the lock of the directory that a linked history belongs to as well."""
+    def _history_lock(self) -> AbstractContextManager[None]:
+        """Return the lock of the directory that a linked history belongs to."""
         if not self.history.is_symlink():
-            yield
-            return
+            return nullcontext()
         target = atomic.resolve(self.history)
-        if not target.parent.is_dir():
-            yield  # nothing can be written there, and reading reports it
-            return
         private = target.parent / "private"
         lock = private / ".lock" if private.is_dir() else target.with_name(f".{target.name}.lock")
-        if lock.resolve() == (self.private / ".lock").resolve():
-            yield
-            return
-        with atomic.locked(lock):
-            yield
+        # Without its folder, nothing can be written there, and reading reports it.
+        if not target.parent.is_dir() or lock.resolve() == (self.private / ".lock").resolve():
+            return nullcontext()
+        return atomic.locked(lock)
 
     def generate_pair(self, alg: str) -> tuple[dict[str, str], str]:
         """Generate a key pair without storing it: the public JWK, and the private key as PKCS#8 PEM."""
@@ -201,7 +128,7 @@ class Keystore:
         *,
         now: int,
         pem: str | None = None,
-        window: OverlapPolicy | None = None,
+        window: OverlapPolicy = _WINDOW,
         context: Mapping[str, Any] | None = None,
     ) -> list[Event]:
         """Carry out a plan completely or not at all, append it to the history, and return its events.
@@ -225,24 +152,16 @@ class Keystore:
             if drops:
                 removals.append(f"private/{step.kid}.pem")
             before = self.public.keyring.find(step.kid)
-            if (before is None and step.members is not None) or (before and before.members != step.members):
+            if step.members != (before.members if before else None):
                 changes.append(self._public_change(step.kid, step.members))
             elif not drops and step.members is not None:
                 continue
-            events.append(
-                make_event(
-                    step,
-                    command,
-                    now=now,
-                    drops=drops,
-                    context=context or {},
-                    alg=before.algorithm.name if before else "",
-                )
-            )
+            alg = before.algorithm.name if before else ""
+            events.append(make_event(step, command, now=now, drops=drops, context=context or {}, alg=alg))
         if events:
             revokes = any(step.new == KeyState.REVOKED != step.old for step in plan)
             until = None if revokes else valid_until(plan, self.public.keyring, now)
-            self._commit(command, now, until, revokes, window or OverlapPolicy(), changes, removals, events)
+            self._commit(command, now, events, changes, removals, until=until, revokes=revokes, window=window)
         return events
 
     def _public_change(self, kid: str, members: Mapping[str, Any] | None) -> FileChange:
@@ -256,12 +175,13 @@ class Keystore:
         self,
         command: str,
         now: int,
-        until: int | None,
-        revokes: bool,
-        window: OverlapPolicy,
-        changes: list[FileChange],
-        removals: list[str],
-        events: "Sequence[Line]",
+        events: Sequence[Line],
+        changes: Sequence[FileChange] = (),
+        removals: Sequence[str] = (),
+        *,
+        until: int | None = None,
+        revokes: bool = False,
+        window: OverlapPolicy = _WINDOW,
         whole: str | None = None,
     ) -> None:
         content, lines = self._append(events, revokes) if whole is None else (self.read_history(), b"")
@@ -276,7 +196,7 @@ class Keystore:
             history_before=journal.digest(content),
             lines=lines.decode(),
             whole=whole,
-            others=self._files.others({change.path: change for change in changes}),
+            others=self._files.others(changes),
         )
         try:
             self._files.commit(record, lambda: None if revokes else self._check_clock())
@@ -286,15 +206,16 @@ class Keystore:
         if not revokes:
             self._extend_late_ends(record, events, window)
 
-    def _append(self, events: "Sequence[Line]", revokes: bool) -> tuple[bytes, bytes]:
+    def _append(self, events: Sequence[Line], revokes: bool) -> tuple[bytes, bytes]:
         """Return the history and the lines to append: none to a history that is damaged, which a revocation skips."""
         try:
             content = self.read_history()
+            damaged = bool(history.read(content)[1])
         except ConfigError:
             if not revokes:
                 raise
-            content = b""
-        if revokes and (history.read(content)[1] or not self._files.history_is_readable()):
+            content, damaged = b"", True
+        if revokes and damaged:
             self.notes.append(f"{self.history} is damaged and has no line of this; repair it, then verifier keys merge")
             return content, b""
         return content, history.append(content, events)[len(content) :]
@@ -306,27 +227,27 @@ class Keystore:
         """
         file = str(path.absolute())
         change = FileChange(file, self._files.text(file), content.decode(), mode)
-        self._commit(command, self.now, None, True, OverlapPolicy(), [change], [], lines)
+        self._commit(command, self.now, lines, [change], revokes=True)
 
     def confirm(self, lines: list[Confirmation]) -> None:
         """Append what replicas reported to the history; call it within `transaction`."""
-        self._commit("confirm", self.now, None, False, OverlapPolicy(), [], [], lines)
+        self._commit("confirm", self.now, lines)
 
     def merge(self, changes: list[FileChange], events: list[Event], lines: bytes, *, now: int) -> None:
         """Replace a history with two branches by one that continues `lines`; call it within `transaction`."""
         whole = history.append(lines, events).decode()
-        self._commit("merge", now, now + PROPAGATION_S, False, OverlapPolicy(), changes, [], events, whole)
+        self._commit("merge", now, events, changes, until=now + PROPAGATION_S, whole=whole)
 
     def _extend_late_ends(self, record: Record, events: Sequence[Line], window: OverlapPolicy) -> None:
         """Move the ends that the command set if the process was suspended during its last write."""
         now = int(self._clock()) + self._skew
         if now <= self.now + MAX_PLANNING_S:
             return
-        keys = [self.public.keyring.find(e.kid) for e in events if isinstance(e, Event) and e.exp is not None]
+        ended = {event.kid for event in events if isinstance(event, Event) and event.exp is not None}
         end = now + LEAD_S + window.overlap_s
         plan = []
-        for key in keys:
-            if key is not None and key.exp is not None and key.exp < end:
+        for key in self.public.keyring.keys.values():
+            if key.kid in ended and key.exp is not None and key.exp < end:
                 state = str(self.public.keyring.state(key, now))
                 plan.append(KeyChange(key.kid, {**key.members, "exp": end}, state, state, "the process was suspended"))
         self.now = now
@@ -342,18 +263,18 @@ class Keystore:
 
     def _failure(self, exc: Exception, record: Record, window: OverlapPolicy) -> ConfigError:
         """Undo a change that failed on the way; return an error that says what became of it."""
-        cause, hint = _cause(exc), getattr(exc, "hint", "")
+        cause, hint = _cause(exc), getattr(exc, "hint", "") or "remove the cause, then run the command again"
         kind = UnsafeOperationError if isinstance(exc, UnsafeOperationError) else ConfigError
         try:
             left = journal.read(self.journal)
             if left is None:
-                return kind(f"{cause}; nothing was changed", hint or "remove the cause, then run the command again")
+                return kind(f"{cause}; nothing was changed", hint)
             if not record.revokes:
                 now = int(self._clock()) + self._skew
                 outcome = recovery.recover(self._files, left, now=now, leeway_s=window.leeway_s, undo=True)
                 self._files.clean()  # because undoing does not publish what was staged
                 done = outcome.text if outcome.finished else "nothing was changed"
-                return kind(f"{cause}; {done}", hint or "remove the cause, then run the command again")
+                return kind(f"{cause}; {done}", hint)
         except (OSError, UnsafeOperationError):
             pass
         return self._incomplete(cause, record, kind)

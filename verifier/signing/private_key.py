@@ -8,7 +8,6 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from jwt.api_jws import PyJWS
 
 from verifier.core import jwk
 from verifier.core.keyring import Keyring, KeyState, PublicKey
@@ -30,8 +29,7 @@ class PrivateKey:
 
     def sign(self, signing_input: bytes) -> bytes:
         """Return the JWS signature (RFC 7518 §3)."""
-        signature: bytes = PyJWS().get_algorithm_by_name(self.alg).sign(signing_input, self.key)
-        return signature
+        return jwk.ALGORITHM_NAMES[self.alg].pyjwt.sign(signing_input, self.key)
 
 
 def generate(alg: str) -> Any:
@@ -65,19 +63,17 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
     return PrivateKey(public.kid, public.algorithm.name, key, public.exp)
 
 
-def missing_private_keys(keyring: Keyring, private: Path, now: int) -> list[PublicKey]:
+def missing_private_keys(keyring: Keyring, private: Path, now: float) -> list[PublicKey]:
     """Return the current and pending keys without a private key, where `private` holds any."""
     here = {path.stem for path in private.glob("*.pem")}
-    states = (KeyState.CURRENT, KeyState.PENDING)
-    keys = [key for key in keyring.keys.values() if keyring.state(key, now) in states]
-    return [key for key in keys if here and key.kid not in here]
+    missing = [key for key in keyring.keys.values() if here and key.kid not in here]
+    return [key for key in missing if keyring.state(key, now) in (KeyState.CURRENT, KeyState.PENDING)]
 
 
-def describe_missing(key: PublicKey, private: Path, now: int) -> str:
+def describe_missing(key: PublicKey, private: Path, now: float) -> str:
     """Return what a missing private key means, and from when on."""
-    pending = key.nbf > now
-    since = f"signs from {utc(key.nbf)}" if pending else "is the current key"
+    since, then = (f"signs from {utc(key.nbf)}", " then") if key.nbf > now else ("is the current key", "")
     return (
-        f"{private / key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here"
-        f"{' then' if pending else ''}; copy the file from where the key was made"
+        f"{private / key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here{then}; "
+        "copy the file from where the key was made"
     )

@@ -16,7 +16,6 @@ from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.preconditions import last_time
 from verifier.storage.journal import Applied, Directory, FileChange, Record, digest
 
-_HISTORY = "history.jsonl"
 MAX_LEAD_S = 10**11  # any
 
 
@@ -73,10 +72,10 @@ def _stale(directory: Directory, record: Record, now: int) -> str:
     """Return why a plan is no longer valid, or an empty string."""
     changed = [change.path for change in record.changes if directory.applied(change) is Applied.OTHER]
     if directory.history_applied(record) is Applied.OTHER:
-        changed.append(_HISTORY)
+        changed.append(directory.history.name)
     if changed:
         return f"{', '.join(changed)} changed meanwhile"
-    if directory.others({change.path: change for change in record.changes}) != record.others:
+    if directory.others(record.changes) != record.others:
         return "other files of public/ changed meanwhile"
     if record.until is not None and now > record.until:
         return f"it was valid until {utc(record.until)}"
@@ -144,11 +143,10 @@ class _Abandon:
     def run(self, what: str, why: str) -> Recovery:
         """Write the target of every file; return what was done."""
         kept = self._kept()
-        targets = {change.path: self._target(change, kept) for change in self.record.changes}
         changes = []
         for change in self.record.changes:
-            text, target = self.texts[change.path], targets[change.path]
-            if PurePosixPath(change.path).stem in kept:
+            text, target = self.texts[change.path], self._target(change, kept)
+            if change.kid in kept:
                 changes.append(replace(change, before=None, after=target))
             elif text != target:
                 changes.append(replace(change, before=text, after=target))
@@ -161,10 +159,15 @@ class _Abandon:
             until=self.now + LEAD_S - PROPAGATION_S,
             changes=tuple(changes),
             removals=(),
-            others=self.directory.others({change.path: change for change in changes}),
+            whole=self.record.whole if kept else None,
+            others=self.directory.others(changes),
         )
         record = _with_lines(self.directory, record, events)
-        self._write(record, events)
+        if events:
+            # With a journal of its own: this change has a line in the history, too.
+            self.directory.commit(record, lambda: None)
+        else:
+            self.directory.finish(record)
         if kept:
             return Recovery(
                 True,
@@ -174,24 +177,16 @@ class _Abandon:
         moved = f"; {', '.join(sorted({e.kid for e in events}))} ends later than before" if events else ""
         return Recovery(False, f"abandoned {what}, which was interrupted: {why}; none of it remains{moved}")
 
-    def _write(self, record: Record, events: list[Event]) -> None:
-        if events:
-            # With a journal of its own: this change has a line in the history, too.
-            self.directory.commit(record, lambda: None)
-            return
-        self.directory.finish(record)
-
     def _kept(self) -> set[str]:
         """Return the keys that the command published and that verify by now, or that another file may rely on."""
-        new = {PurePosixPath(c.path).stem for c in self.record.changes if c.before is None and c.after is not None}
+        new = {c.kid for c in self.record.changes if c.before is None and c.after is not None}
         changed = any(self.directory.applied(change) is Applied.OTHER for change in self.record.changes)
         leeway_s = MAX_LEAD_S if changed else self.leeway_s
         return {key.kid for key in self.keyring.verification_keys(self.now, leeway_s) if key.kid in new}
 
     def _target(self, change: FileChange, kept: set[str]) -> str | None:
-        text, stem = self.texts[change.path], PurePosixPath(change.path).stem
-        if self.directory.applied(change) is Applied.OTHER or stem in kept:
-            return text
+        if self.directory.applied(change) is Applied.OTHER or change.kid in kept:
+            return self.texts[change.path]
         before, after = _parse(change.path, change.before), _parse(change.path, change.after)
         if kept and after is not None and after.exp is not None and (before is None or before.exp != after.exp):
             end = self.now + LEAD_S + self.record.overlap_s
@@ -204,18 +199,21 @@ class _Abandon:
         return change.before
 
     def _events(self, change: FileChange, kept: set[str]) -> list[Event]:
-        after, stem = _parse(change.path, change.after), PurePosixPath(change.path).stem
-        original = next((c.before for c in self.record.changes if c.path == change.path), None)
-        if after is None or (change.after == original and stem not in kept):
+        after = _parse(change.path, change.after)
+        original = next(c.before for c in self.record.changes if c.path == change.path)
+        if after is None or (change.after == original and change.kid not in kept):
             return []
         planned = history.read(self.record.lines.encode())[0]
-        event = next((event for event in planned if event.kid == after.kid), None)
-        if event is None:  # pragma: no cover - every published change has a line
-            return []
-        ring = Keyring([*(k for k in self.keyring.keys.values() if k.kid != after.kid), after])
-        state = ring.state(after, self.now)
         known = self.keyring.find(after.kid)
-        old = ABSENT if stem in kept else KeyState.CURRENT if known is None else self.keyring.state(known, self.now)
-        reason = f"interrupted {utc(self.record.at)}"
-        dates: dict[str, Any] = {"nbf": after.nbf, "exp": after.exp, "revoked_at": after.revoked_at}
-        return [replace(event, at=self.now, old=str(old), new=str(state), reason=reason, **dates)]
+        old = self.keyring.state(known, self.now) if known else KeyState.CURRENT
+        ring = Keyring([*(k for k in self.keyring.keys.values() if k.kid != after.kid), after])
+        members: dict[str, Any] = {
+            "at": self.now,
+            "old": ABSENT if change.kid in kept else str(old),
+            "new": str(ring.state(after, self.now)),
+            "reason": f"interrupted {utc(self.record.at)}",
+            "nbf": after.nbf,
+            "exp": after.exp,
+            "revoked_at": after.revoked_at,
+        }
+        return [replace(event, **members) for event in planned if event.kid == after.kid][:1]

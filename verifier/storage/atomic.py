@@ -5,7 +5,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from verifier.errors import ConfigError, UnsafeOperationError
@@ -44,8 +44,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def stage(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write the new content beside the file, where a full disk is noticed before anything changes."""
-    file = resolve(path)
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = _temporary(resolve(path))
     temporary.unlink(missing_ok=True)
     _write(temporary, data, mode)
 
@@ -54,7 +53,7 @@ def publish(path: Path) -> None:
     """Put staged content in the place of the file."""
     file = resolve(path)
     try:
-        _temporary(path).replace(file)
+        _temporary(file).replace(file)
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
     sync_folder(file.parent)
@@ -156,34 +155,26 @@ def locked(path: Path) -> Iterator[None]:
 def _acquire(descriptor: int, path: Path) -> None:
     import fcntl
 
-    attempts_left = LOCK_ATTEMPTS
-    while True:
+    for attempt in range(LOCK_ATTEMPTS):
+        if attempt:
+            time.sleep(LOCK_PAUSE_S)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            attempts_left -= 1
-            if attempts_left == 0:
-                raise UnsafeOperationError(*_held_by(descriptor, path)) from None
-            time.sleep(LOCK_PAUSE_S)
+            continue
         except OSError as exc:
             hint = "keep the folder on a file system with locks (flock)"
             raise ConfigError(f"{path}: cannot be locked ({exc.strerror}); nothing was changed", hint) from exc
+    noted = os.pread(descriptor, 20, 0).strip()
+    holder, end_it = (f" {int(noted)}", f" (kill {int(noted)})") if noted.isdigit() else ("", "")
+    raise UnsafeOperationError(
+        f"{path}: another verifier process{holder} holds the lock; nothing was changed",
+        f"try again when it has ended; a suspended process keeps the lock until it continues or is ended{end_it}",
+    )
 
 
 def _note_holder(descriptor: int) -> None:
-    try:
+    with suppress(OSError):  # a full disk: the lock holds without the note
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    except OSError:  # a full disk: the lock holds without the note
-        pass
-
-
-def _held_by(descriptor: int, path: Path) -> tuple[str, str]:
-    holder = os.pread(descriptor, 20, 0).strip()
-    name = f" {int(holder)}" if holder.isdigit() else ""
-    return (
-        f"{path}: another verifier process{name} holds the lock; nothing was changed",
-        f"try again when it has ended; a suspended process keeps the lock until it continues or is ended"
-        f"{f' (kill{name})' if name else ''}",
-    )

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from verifier.errors import UnsafeOperationError
@@ -32,6 +32,11 @@ class FileChange:
     before: str | None
     after: str | None
     mode: int = 0o644
+
+    @property
+    def kid(self) -> str:
+        """Return the key ID that the name of a public or private file is."""
+        return PurePath(self.path).stem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +82,19 @@ def read(path: Path) -> Record | None:
         ) from exc
 
 
+def _fingerprint(path: Path) -> str:
+    try:
+        return digest(read_file(path, MAX_HISTORY_BYTES))
+    except OSError as exc:  # because a revocation proceeds beside a file that cannot be read
+        return str(exc.strerror)
+
+
 class Directory:
     """The files of a key directory as a journal changes them."""
 
-    def __init__(self, folder: Path, history: Path, journal: Path) -> None:
-        self.folder, self.history, self.journal = folder, history, journal
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.history = folder, folder / "history.jsonl"
+        self.journal = folder / "private" / ".commit.json"
 
     def text(self, path: str) -> str | None:
         """Return the current text of a file; None if it does not exist."""
@@ -118,81 +131,64 @@ class Directory:
                 raise OSError(exc.errno, "its link leads to no folder", str(self.history)) from exc
             return b""
 
-    def history_is_readable(self) -> bool:
-        """Return whether the history can be read, or does not exist."""
-        try:
-            self.read_history()
-        except OSError:
-            return False
-        return True
-
-    def others(self, changes: Mapping[str, Any]) -> str:
+    def others(self, changes: Iterable[FileChange]) -> str:
         """Return the digest of every public file that is not among the changes."""
-        paths = sorted((self.folder / "public").glob("*.json"))
-        names = [path.name for path in paths if f"public/{path.name}" not in changes and path.name[0] != "."]
-        return digest(json.dumps([(name, self._fingerprint(f"public/{name}")) for name in names]).encode())
-
-    def _fingerprint(self, path: str) -> str:
-        try:
-            return digest((self.text(path) or "").encode("utf-8", "surrogateescape"))
-        except OSError as exc:  # because a revocation proceeds beside a file that cannot be read
-            return str(exc.strerror)
+        changed = {self.folder / change.path for change in changes}
+        paths = sorted((self.folder / "public").glob("[!.]*.json"))
+        return digest(json.dumps([(path.name, _fingerprint(path)) for path in paths if path not in changed]).encode())
 
     def commit(self, record: Record, check: Callable[[], None]) -> None:
         """Write a journal and apply it; `check` raises when the plan is no longer valid.
 
         Everything is staged first: a disk that is full is noticed while nothing has changed.
         """
-        staged = [self.folder / change.path for change in record.changes if change.after is not None]
         try:
-            for change in record.changes:
-                if change.after is not None:
-                    self._stage(change)
-            self._stage_history(record)
+            self._stage(record)
             atomic.stage(self.journal, json.dumps(asdict(record)).encode(), 0o600)
             check()
             atomic.publish(self.journal)
         except BaseException:
-            for path in (*staged, self.history, self.journal):
-                atomic.unstage(path)
+            for change in record.changes:
+                atomic.unstage(self.folder / change.path)
+            self.clean()
             raise
-        self._apply(record, check, staged=True)
+        self._apply(record, check)
 
     def finish(self, record: Record) -> None:
         """Apply what is left of a journal."""
-        self._apply(record, lambda: None, staged=False)
+        self._stage(record)
+        self._apply(record, lambda: None)
 
-    def _apply(self, record: Record, check: Callable[[], None], *, staged: bool) -> None:
+    def _stage(self, record: Record) -> None:
+        for change in record.changes:
+            if change.after is not None and self.applied(change) is not Applied.YES:
+                content = change.after.encode("utf-8", "surrogateescape")
+                atomic.stage(self.folder / change.path, content, change.mode)
+        if self._history_is_due(record):
+            whole = self.read_history() + record.lines.encode() if record.whole is None else record.whole.encode()
+            atomic.stage(self.history, whole)
+
+    def _history_is_due(self, record: Record) -> bool:
+        return bool(record.lines or record.whole) and self.history_applied(record) is not Applied.YES
+
+    def _apply(self, record: Record, check: Callable[[], None]) -> None:
         for change in record.changes:
             check()
             path = self.folder / change.path
             if change.after is None:
                 atomic.remove(path)
-            elif self.applied(change) is not Applied.YES:
-                if not staged:
-                    self._stage(change)
-                atomic.publish(path)
-            else:
+            elif self.applied(change) is Applied.YES:
                 atomic.unstage(path)
+            else:
+                atomic.publish(path)
         check()
-        if (record.lines or record.whole) and self.history_applied(record) is not Applied.YES:
-            if not staged:
-                self._stage_history(record)
+        if self._history_is_due(record):
             atomic.publish(self.history)
         else:
             atomic.unstage(self.history)
         for name in record.removals:
             atomic.remove(self.folder / name)
         self.close()
-
-    def _stage(self, change: FileChange) -> None:
-        atomic.stage(self.folder / change.path, (change.after or "").encode("utf-8", "surrogateescape"), change.mode)
-
-    def _stage_history(self, record: Record) -> None:
-        if record.whole is not None:
-            atomic.stage(self.history, record.whole.encode())
-        elif record.lines:
-            atomic.stage(self.history, self.read_history() + record.lines.encode())
 
     def close(self) -> None:
         """Remove the journal: the change is complete or undone."""

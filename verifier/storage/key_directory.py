@@ -23,7 +23,7 @@ class KeyDirectory:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = self.path = folder
         self.keyring = Keyring()
         self.problems: tuple[str, ...] = ()
         self.undone_revocations: tuple[str, ...] = ()  # kids of revoked keys whose file is no longer revoked
@@ -33,11 +33,6 @@ class KeyDirectory:
         self._parsed: dict[str, tuple[bytes | str, PublicKey | KeyFileError]] = {}
         self._cache = snapshot.FileCache()
         self._reads = 0
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self.folder
 
     def refresh(self, *, full: bool = False) -> bool:
         """Reload the folder; return whether its content changed.
@@ -105,9 +100,7 @@ class KeyDirectory:
                 hint = f"correct the path, or create it: verifier keys generate --keys {self.folder.parent}"
             raise KeyFileError("; ".join(self.problems), hint=hint)
         if not self.keyring.keys:
-            raise KeyFileError(
-                f"{self.folder}: no key (expected <kid>.json)", hint="create one: verifier keys generate"
-            )
+            raise KeyFileError(f"{self.folder}: no key (expected <kid>.json)", "create one: verifier keys generate")
         return self.keyring
 
 

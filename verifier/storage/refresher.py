@@ -1,11 +1,13 @@
 """Reading files again at most once per second, for objects that many threads and forked processes use."""
 
+import math
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Protocol
+
+REFRESH_INTERVAL_S = 1
 
 
 class Resettable(Protocol):
@@ -37,25 +39,24 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
 
 
 class Refresher:
-    """Calls `refresh` at most once per interval, in the thread that asks first; the others wait for it.
+    """Calls `refresh(now)` at most once per second, in the thread that asks first; the others wait for it.
 
     Survives a fork: the child has a lock of its own and reads again.
     """
 
-    def __init__(self, refresh: Callable[[], object], interval_s: float = 1.0) -> None:
-        self._refresh, self._interval_s = refresh, interval_s
+    def __init__(self, refresh: Callable[[float], object]) -> None:
+        self._refresh = refresh
         self.reset()
         reset_in_child(self)
 
     def reset(self) -> None:
         """Replace the lock, which another thread may have held at the fork, and make the next call refresh."""
-        self._lock = threading.Lock()
-        self._read_at: float | None = None
+        self._lock, self._read_at = threading.Lock(), -math.inf
 
-    def __call__(self) -> None:
-        """Refresh if the interval has passed since the last time."""
+    def __call__(self, now: float) -> None:
+        """Refresh if a second has passed since the last time, or if the clock was set back."""
         with self._lock:
-            now = time.monotonic()
-            if self._read_at is None or now - self._read_at >= self._interval_s:
-                self._refresh()
+            # Not every earlier time: another thread may have read the clock first and the files second.
+            if abs(now - self._read_at) >= REFRESH_INTERVAL_S:
+                self._refresh(now)
                 self._read_at = now

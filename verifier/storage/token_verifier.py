@@ -45,7 +45,7 @@ class TokenVerifier:
                 raise ConfigError(f"{name} {flaw}")
         if leeway_s < 0 or max_lifetime_s <= 0:
             raise ConfigError("leeway_s must not be negative, and max_lifetime_s must be positive")
-        self._keys, self._refresh = keys, Refresher(keys.refresh)
+        self._keys, self._refresh = keys, Refresher(lambda _: keys.refresh())
         self._policy = Policy(issuer, application_id, Keyring(), 0, leeway_s, max_lifetime_s)
 
     @classmethod
@@ -67,11 +67,7 @@ class TokenVerifier:
         directory = KeyDirectory(Path(keys) / "public")
         directory.load()
         return cls(
-            directory,
-            issuer=issuer,
-            application_id=application_id,
-            leeway_s=leeway_s,
-            max_lifetime_s=max_lifetime_s,
+            directory, issuer=issuer, application_id=application_id, leeway_s=leeway_s, max_lifetime_s=max_lifetime_s
         )
 
     def verify(self, token: str) -> tokens.Player:
@@ -82,5 +78,6 @@ class TokenVerifier:
         Raises:
             InvalidToken: with the `reason` of the first rule that the token breaks.
         """
-        self._refresh()
-        return tokens.verify(token, self._policy._replace(keyring=self._keys.keyring, now=time.time()))
+        now = time.time()
+        self._refresh(now)
+        return tokens.verify(token, self._policy._replace(keyring=self._keys.keyring, now=now))
