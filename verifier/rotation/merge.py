@@ -3,8 +3,9 @@
 The history of this branch is kept as it is; the other branch's lines are recorded, verbatim, in a line after it.
 """
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ class Branches:
         """The content of the history of this branch."""
         return b"".join(line + b"\n" for line in self.main)
 
-    def histories(self) -> list[list[Event]]:
+    def histories(self) -> list[tuple[Event, ...]]:
         """Return the events of each branch from its first line on, those of this branch first."""
         found = [list(self.main)]
         for branch in self.others:
@@ -38,7 +39,11 @@ class Branches:
             line = next(f for f in found for line in f if history.digest(line) == parent) if parent else []
             digests = [history.digest(text) for text in line]
             found.append([*line[: digests.index(parent) + 1 if parent else 0], *branch])
-        return [[event for line in lines for event in history.read(line)[0]] for lines in found]
+        return [_events(lines) for lines in found]
+
+
+def _events(lines: Iterable[bytes]) -> tuple[Event, ...]:
+    return history.load(b"\n".join(lines)).events
 
 
 def read_branches(content: bytes) -> Branches:
@@ -53,25 +58,22 @@ def read_branches(content: bytes) -> Branches:
         if history.load(line).lines[0] is None:
             raise ConfigError(f"a line is not an event (found {line[:60]!r})", hint="restore it from version control")
         following.setdefault(loads_object(line)["previous"], []).append(line)
-    branches: list[list[bytes]] = []
-    reached: set[bytes] = set()
+    branches: list[tuple[bytes, ...]] = []
     starts = following.get("", [])[:]
     while starts:
-        branch, path = [], starts[:1]
-        del starts[0]
-        while path:
-            branch.append(path[0])
-            path, forks = following.get(history.digest(path[0]), [])[:1], following.get(history.digest(path[0]), [])[1:]
-            starts += forks
-        reached.update(branch)
-        branches.append(branch)
+        branch = [starts.pop(0)]
+        while continued := following.get(history.digest(branch[-1])):
+            branch.append(continued[0])
+            starts += continued[1:]
+        branches.append(tuple(branch))
+    reached = {line for branch in branches for line in branch}
     lost = [line for line in lines if line not in reached]
     if lost:
         raise ConfigError(
             f"a line continues none of the others (found {lost[0][:60]!r}): a line was changed or removed",
             hint="restore both branches' lines from version control",
         )
-    return Branches(tuple(branches[0]) if branches else (), tuple(tuple(branch) for branch in branches[1:]))
+    return Branches(branches[0] if branches else (), tuple(branches[1:]))
 
 
 def _sides(content: bytes) -> list[bytes]:
@@ -132,12 +134,12 @@ def _parse(name: str, content: bytes) -> PublicKey | None:
 
 def _apply_histories(members: dict[str, Any], branches: Branches, signing: set[str]) -> None:
     """Keep every revocation, and remove what either branch removed unless it signs on another."""
-    for event in [event for line in (*branches.main, *sum(branches.others, ())) for event in history.read(line)[0]]:
+    every = [_events(lines) for lines in (branches.main, *branches.others)]
+    for event in itertools.chain(*every):
         found = members.get(event.kid)
         if found is not None and event.revoked_at is not None and "revoked" not in found:
             members[event.kid] = found | {"revoked": {"revoked_at": event.revoked_at, "reason": event.reason}}
-    for branch in ((), *branches.others):
-        events = [event for line in branch or branches.main for event in history.read(line)[0]]
+    for events in every:
         kept = history.replay(events)
         for kid in {event.kid for event in events} - kept.keys() - signing:
             if members.get(kid) is not None and "revoked" not in members[kid]:
@@ -173,22 +175,15 @@ def _ring(members: Mapping[str, Any]) -> Keyring:
 
 def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str) -> list[Event]:
     """Return the lines that record a merge: one for each key that it changed for this branch."""
-    before = [event for line in branches.main for event in history.read(line)[0]]
-    recorded = history.replay(before)
+    recorded = history.replay(_events(branches.main))
     ring, histories, found = _ring(members), branches.histories(), []
-    touched = {e.kid for branch in branches.others for line in branch for e in history.read(line)[0]}
+    touched = {event.kid for branch in branches.others for event in _events(branch)}
     for kid in dict.fromkeys([*members, *sorted(touched)]):
-        held = members.get(kid)
-        dates: dict[str, Any] = {
-            "nbf": held["nbf"] if held else None,
-            "exp": held.get("exp") if held else None,
-            "revoked_at": held.get("revoked", {}).get("revoked_at") if held else None,
-        }
-        known = recorded.get(kid)
-        same = known is not None and {name: known[name] for name in dates} == dates
-        if (held is None and known is None and kid not in touched) or (same and kid not in touched):
+        key, known = ring.find(kid), recorded.get(kid)
+        # All None if the key is removed.
+        dates: dict[str, Any] = {name: getattr(key, name, None) for name in ("nbf", "exp", "revoked_at")}
+        if kid not in touched and (known == dates or (key is None and known is None)):
             continue
-        key = ring.find(kid)
         found.append(
             Event(
                 at=now,
@@ -211,7 +206,7 @@ def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str)
     return found
 
 
-def _previous_exp(kid: str, histories: list[list[Event]]) -> int | None:
+def _previous_exp(kid: str, histories: list[tuple[Event, ...]]) -> int | None:
     """Return the end that a key had on its branch before a successor was scheduled."""
     for events in histories:
         dates = history.replay(events).get(kid)
