@@ -177,6 +177,16 @@ def test_the_installation_commands_name_the_distribution_and_its_extras():
             assert {extra for extra in found.split(",") if extra} <= extras, page
 
 
+def test_what_is_shown_to_be_copied_imports_only_the_public_api():
+    found = {(str(block), name) for block in all_blocks() for name in re.findall(r"from (verifier[.\w]*) ", block.text)}
+    found |= {
+        (p.name, name)
+        for p in (ROOT / "examples").rglob("*.py")
+        for name in re.findall(r"from (verifier[.\w]*) ", p.read_text())
+    }
+    assert {name for _, name in found} == {"verifier", "verifier.asgi"}, sorted(found)
+
+
 def test_the_readme_is_a_landing_page():
     assert len((ROOT / "README.md").read_bytes()) <= 9 * 1024
 
