@@ -106,7 +106,6 @@ def _read_secret() -> Secret:
     """Read a secret from the terminal, or one line of bounded length from standard input."""
     if sys.stdin.isatty():
         return Secret.of(click.prompt("Secret key", hide_input=True, confirmation_prompt=True))
-
     text = sys.stdin.readline(MAX_SECRET_BYTES + 1)
     if len(text) > MAX_SECRET_BYTES:
         raise ConfigError(f"the secret is longer than {MAX_SECRET_BYTES} characters")
@@ -163,7 +162,6 @@ def _write(
     if not (keys / "public").is_dir():
         atomic.write_atomic(path, content, mode)
         return
-
     store = Keystore(keys)
     # As a revocation: a secret that leaked is removed whatever the state of the keys is.
     with store.transaction(revoking=True):

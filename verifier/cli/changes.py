@@ -1,7 +1,7 @@
 """What the commands that change keys have in common: the checks before, the transaction, the output after."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -117,9 +117,8 @@ def read_secret(file: str) -> str:
         raise ConfigError(f"{file}: {exc}", exc.hint) from exc
 
 
-def print_events(store: Keystore, events: Iterable[Event], as_json: bool) -> None:
+def print_events(store: Keystore, events: list[Event], as_json: bool) -> None:
     """Print what a command changed, and what to commit."""
-    events = list(events)
     if as_json:
         print_json({"events": [asdict(event) for event in events], "key_set_digest": store.public.keyring.digest})
         return

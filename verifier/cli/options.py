@@ -22,7 +22,7 @@ class Option(click.Option):
     """An option whose default and variable are in the help, and whose value is not empty."""
 
     def __init__(self, declarations: Sequence[str], **attributes: Any) -> None:
-        super().__init__(declarations, show_default=True, show_envvar=True, **attributes)
+        super().__init__(declarations, show_default=True, show_envvar="envvar" in attributes, **attributes)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Convert the value; fail as a usage error if it is empty, as a variable is that a script did not set."""
@@ -52,7 +52,7 @@ class Number(click.IntRange):
         return super().convert(value, param, ctx)
 
 
-class Parsed(click.ParamType[Any]):
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A text that a function parses; its ValueError is a usage error."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:

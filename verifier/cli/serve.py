@@ -23,7 +23,7 @@ def settings_options(function: Command) -> Command:
     return function
 
 
-def _click_type(setting: Option) -> click.ParamType[Any]:
+def _click_type(setting: Option) -> "click.ParamType[Any]":
     described = setting.description
     if described.choices:
         return click.Choice(described.choices, case_sensitive=False)
