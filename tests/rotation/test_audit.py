@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.conftest import APPLICATION_ID, NOW
 from tests.support import forge
@@ -89,7 +90,7 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
 
 
 def test_every_rule_has_a_unique_name_a_source_and_a_remediation():
-    assert len({rule.id for rule in RULES}) == len(RULES) == 38
+    assert len({rule.id for rule in RULES}) == len(RULES) == 39
     assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
     assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
 
@@ -112,17 +113,55 @@ def test_a_key_made_by_the_rules_has_no_findings_at_any_stage_of_a_rotation(stor
         ("key.pem", "-----BEGIN PRIVATE KEY-----\nMIG"),
         ("key.txt", "-----BEGIN EC PRIVATE KEY-----\nMHc"),
         ("notes", '{"kty": "EC", "d" : "x"}'),
+        ("lines.jsonl", '{"kty": "EC", "d" : "x"}'),
+        ("below/deep/copy.txt", '{"kty": "EC", "d" : "x"}'),
+        ("below/..data/key.txt", "-----BEGIN PRIVATE KEY-----\nMIG"),
     ],
 )
 def test_private_key_material_in_public_is_found_whatever_the_file_is_called(store, audited, name, content):
-    (store.public.folder / name).write_text(content)
-    assert audited() == [("private-in-public", f"{name} holds private key material")]
+    path = store.public.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    assert audited() == [("private-in-public", f"{path} holds private key material")]
+
+
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+@pytest.mark.parametrize("alg", ["ES256", "EdDSA", "RS256"])
+@pytest.mark.parametrize("folder", ["public/below", "old"])
+def test_a_private_key_in_der_is_found_whatever_the_file_is_called(store, audited, alg, form, folder):
+    if (alg, form) == ("EdDSA", "TraditionalOpenSSL"):
+        return  # there is no such form
+    path = store.private.parent / folder / "backup"
+    path.parent.mkdir()
+    path.write_bytes(keystore.generate(alg).private_bytes(Encoding.DER, getattr(PrivateFormat, form), NoEncryption()))
+    rule = "private-elsewhere" if folder == "old" else "private-in-public"
+    assert [name for name, _ in audited()] == [rule]
+
+
+@pytest.mark.parametrize("name", ["below/{}.json", "below/deep/jwks.txt", "{}.json.bak", "{}.JSON", ".{}.json"])
+def test_a_public_key_that_no_replica_reads_is_found(store, audited, first, name):
+    path = store.public.folder / name.format(first)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (store.public.folder / f"{first}.json").read_text()
+    path.write_text(content if "jwks" not in name else f'{{"keys": [{content}]}}')
+    expected = f"holds a public key that no replica reads (expected: {store.public.folder}/<kid>.json)"
+    assert audited() == [("unusable-file", f"{path} {expected}")]
+
+
+def test_a_volume_of_kubernetes_has_no_file_that_is_not_read(store, audited, first):
+    version = store.public.folder / "..2027_01_15"
+    version.mkdir()
+    (store.public.folder / f"{first}.json").rename(version / f"{first}.json")
+    (store.public.folder / "..data").symlink_to(version.name)
+    (store.public.folder / f"{first}.json").symlink_to(f"..data/{first}.json")
+    (store.public.folder / "README.md").write_text("Public keys.")
+    assert audited() == []
 
 
 def test_a_private_jwk_in_public_is_found(store, audited, first):
     edit(store, first, d="x")
     found = dict(audited())
-    assert found["private-in-public"] == f"{first}.json holds private key material"
+    assert found["private-in-public"] == f"{store.public.folder / first}.json holds private key material"
     assert "no-current" in found
 
 

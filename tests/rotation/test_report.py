@@ -62,8 +62,8 @@ def past(tmp_path: Path, pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
     def prune(now: int, by: str = "ann") -> None:
         happen("prune", lambda keyring: plan.prune(keyring, now=now), now, by)
 
-    def state(now: int = NOW, window: plan.OverlapPolicy = WINDOW) -> Inventory:
-        return Inventory.read(tmp_path / "keys", now=now, window=window)
+    def state(now: int = NOW, window: plan.OverlapPolicy = WINDOW, **options: Any) -> Inventory:
+        return Inventory.read(tmp_path / "keys", now=now, window=window, **options)
 
     return SimpleNamespace(
         generate=generate, rotate=rotate, revoke=revoke, cancel=cancel, prune=prune, state=state, kids=kids
@@ -498,9 +498,9 @@ def test_the_page_names_what_it_could_not_check(past):
         "No replica was queried",
         "Was a private key ever committed? Not known: not a git checkout.",
         "No line records --force.",
-        "No findings. 23 of 38 rules of the audit hold; the others were not checked.",
-        "15 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
-        "--applications FILE, --require-signed.",
+        "No findings. 23 of 39 rules of the audit hold; the others were not checked.",
+        "16 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
+        "--applications FILE, --require-signed, --deployed FOLDER.",
         "the history continues from the anchorneeds --since N:DIGEST",
     ):
         assert text in words
@@ -520,10 +520,11 @@ def test_the_page_of_a_repository_answers_more(repository, tmp_path):
 
     words = page()
     assert "Was a private key ever committed? No commit of a branch or tag contains one." in words
-    assert "9 rules could not be checked without --replica URL, --applications FILE, --require-signed." in words
+    needed = "--replica URL, --applications FILE, --require-signed, --deployed FOLDER"
+    assert f"10 rules could not be checked without {needed}." in words
     state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=WINDOW)
     good = Replica("http://a", state.keyring.digest, ready=True, clock_offset_s=0, max_lifetime_s=300, leeway_s=30)
-    words = page(replicas=(good,), applications=path, require_signed=True)
+    words = page(replicas=(good,), applications=path, require_signed=True, deployed=repository.keys)
     assert "could not be checked" not in words
     assert "not checked" not in words
     private_key_committed(repository)

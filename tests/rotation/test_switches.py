@@ -1,5 +1,6 @@
 """A switch is judged by the values that its lines record, and by the confirmations of the replicas."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from tests.conftest import NOW
 from tests.rotation.test_report import Outline
 from tests.rotation.test_report import past as past  # a fixture
+from verifier.core.times import utc
+from verifier.errors import KeyFileError
 from verifier.rotation import audit, history, report
 from verifier.rotation.history import Confirmation, Event
 from verifier.rotation.plan import OverlapPolicy
@@ -58,6 +61,58 @@ def test_a_confirmation_after_the_switch_proves_nothing(past, log):
     past.rotate("EdDSA", NOW - DAY, lead_s=60, force=True)
     confirm(log, NOW - DAY + 60, True)
     assert found(past, "pending-window") != []
+
+
+def late(past: Any, tmp_path: Path, change: Any, *, deployed: bool = False) -> list[str]:
+    """The findings after a change of keys beside what was deployed before it, or after it."""
+    if not deployed:
+        shutil.copytree(tmp_path / "keys", tmp_path / "deployed")
+    change()
+    if deployed:
+        shutil.copytree(tmp_path / "keys", tmp_path / "deployed")
+    return found(past, "late-change", deployed=tmp_path / "deployed")
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "verb"), [(3000, ""), (3001, "from"), (3599, "from"), (3600, "since"), (DAY, "since")]
+)
+@pytest.mark.parametrize("deployed", [False, True])
+def test_a_rotation_must_be_deployed_ten_minutes_before_the_switch(past, tmp_path, ago_s, verb, deployed):
+    past.generate("ES256", NOW - 9 * DAY)
+    expected = f"{past.kids['EdDSA']} signs {verb} {utc(NOW - ago_s + 3600)} and is not deployed"
+    found = late(past, tmp_path, lambda: past.rotate("EdDSA", NOW - ago_s), deployed=deployed)
+    assert found == ([expected] if verb and not deployed else [])
+
+
+@pytest.mark.parametrize(("ahead_s", "verb"), [(600, ""), (599, "from"), (1, "from"), (0, "since")])
+def test_a_cancellation_must_be_deployed_ten_minutes_before_the_switch(past, tmp_path, ahead_s, verb):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - 3600 + ahead_s)
+    expected = (
+        f"{past.kids['EdDSA']} signs {verb} {utc(NOW + ahead_s)} where the keys are deployed, and is removed here"
+    )
+    found = late(past, tmp_path, lambda: past.cancel(NOW - 3000 + ahead_s))
+    assert found == ([expected] if verb else [])
+
+
+def test_a_revocation_never_comes_too_late(past, tmp_path, pairs):
+    past.generate("ES256", NOW - 9 * DAY)
+    replacement = pairs["EdDSA"].public
+    assert late(past, tmp_path, lambda: past.revoke("ES256", "leaked", NOW - DAY, replacement=replacement)) == []
+
+
+def test_a_revocation_that_makes_the_pending_key_current_never_comes_too_late(past, tmp_path, pairs):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - 60)
+    revoke = lambda: past.revoke("ES256", "leaked", NOW - 30, replacement=pairs["RS256"].public)  # noqa: E731
+    assert late(past, tmp_path, revoke) == []
+    assert past.state().keyring.current(NOW).kid == past.kids["EdDSA"]
+
+
+def test_what_is_deployed_must_be_readable(past, tmp_path):
+    past.generate("ES256", NOW)
+    with pytest.raises(KeyFileError, match=rf"^{tmp_path}/other/public: cannot be read"):
+        past.state(deployed=tmp_path / "other")
 
 
 def test_the_first_key_and_a_replacement_are_active_at_once(past):

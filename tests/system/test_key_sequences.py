@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,9 +56,17 @@ def keyring(folder: Path) -> Keyring:
     return directory.keyring
 
 
-def run(arguments: list[str], kill_at: int | None, patch: pytest.MonkeyPatch) -> bool:
-    """Run a command, killed before its nth write; return whether it succeeded."""
-    steps = itertools.count(1)
+def prepare(patch: pytest.MonkeyPatch, clock: Callable[[], int]) -> None:
+    """Set the clock, and take the keys from a pool, because generating and synchronizing them takes long."""
+    left = iter(POOL)
+    patch.setattr(keystore, "generate", lambda alg: next(left))
+    patch.setattr(time, "time", clock)
+    patch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def run(arguments: list[str], kill_at: int | None, patch: pytest.MonkeyPatch) -> tuple[bool, str]:
+    """Run a command, killed before its nth write; return whether it succeeded, and what it said."""
+    steps, errors = itertools.count(1), io.StringIO()
 
     def counted(function):
         def call(*values, **options):
@@ -67,18 +76,22 @@ def run(arguments: list[str], kill_at: int | None, patch: pytest.MonkeyPatch) ->
 
         return call
 
-    with patch.context() as inner, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with patch.context() as inner, redirect_stdout(io.StringIO()), redirect_stderr(errors):
         for name in ("stage", "publish", "remove", "unstage"):
             if kill_at is not None:
                 inner.setattr(atomic, name, counted(getattr(atomic, name)))
         inner.setattr(sys, "stdin", io.StringIO())
         try:
             cli.main(arguments, prog_name="verifier", standalone_mode=False)
-        except (Killed, ConfigError, click.ClickException):
-            return False
+        except Killed:
+            return False, "killed"
+        except ConfigError as exc:
+            return False, f"{errors.getvalue()}{exc} {exc.hint}"
+        except click.ClickException as exc:
+            return False, exc.format_message()
         except SystemExit as end:
-            return not end.code
-    return True
+            return not end.code, errors.getvalue()
+    return True, errors.getvalue()
 
 
 class World:
@@ -87,10 +100,7 @@ class World:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.patch, self.now = folder, patch, NOW
         self.deployed, self.revoked, self.trail = Keyring(), set(), b""
-        left = iter(POOL)
-        patch.setattr(keystore, "generate", lambda alg: next(left))
-        patch.setattr(time, "time", lambda: self.now)
-        patch.setattr(os, "fsync", lambda descriptor: None)
+        prepare(patch, lambda: self.now)
 
     def step(self, command: tuple[str, ...], wait: int, kill_at: int | None, damage: str) -> None:
         self.now += wait
@@ -103,7 +113,7 @@ class World:
         good = path.read_bytes() if path else b""
         if path and damage and command[0] not in ("revoke", "merge"):
             path.write_bytes(b"\xef\xbb\xbf{" if damage == "bom" else b"<<<<<<< HEAD\n" + good)
-        done = run(["keys", *words, "--keys", str(self.folder)], kill_at, self.patch)
+        done, _ = run(["keys", *words, "--keys", str(self.folder)], kill_at, self.patch)
         if path and damage and command[0] not in ("revoke", "merge"):
             assert not path.read_bytes().startswith(good), "a command changed a file that it could not read"
             path.write_bytes(good)  # its owner repairs it

@@ -52,12 +52,31 @@ def test_the_workflow_shows_the_audit_to_the_reviewer(repository, tampered):
         log = repository / "keys" / "history.jsonl"
         log.write_text(log.read_text().replace('"by": "', '"by": "not '))
         commit(repository)
-    done = sh(step(), repository, ANCHOR=anchor, GITHUB_STEP_SUMMARY="summary")
+    done = sh(step(), repository, ANCHOR=anchor, BASE="HEAD", GITHUB_STEP_SUMMARY="summary")
     summary = (repository / "summary").read_text()
     assert done.returncode == (1 if tampered else 0), done.stderr
     assert ("critical  anchor: line 1 has digest" in summary) is tampered
     assert f"since   {anchor}: 0 line(s) added" in summary
-    assert sh(step(), repository, GITHUB_STEP_SUMMARY="summary").returncode == (1 if tampered else 0)
+    assert sh(step(), repository, BASE="HEAD", GITHUB_STEP_SUMMARY="summary").returncode == (1 if tampered else 0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_workflow_compares_with_the_keys_of_the_base_branch(repository, late):
+    base = git(repository, "rev-parse", "HEAD").strip()
+    assert sh(f"verifier keys rotate {'--lead 5m --force' if late else ''}", repository).returncode == 0
+    commit(repository)
+    done = sh(step(), repository, BASE=base, GITHUB_STEP_SUMMARY="summary")
+    assert done.returncode == (1 if late else 0), done.stderr
+    assert ("high      late-change: " in (repository / "summary").read_text()) is late
+
+
+def test_the_workflow_passes_where_the_base_branch_has_no_keys(repository):
+    tree = git(repository, "rev-parse", "HEAD^{tree}").strip()
+    listed = git(repository, "ls-tree", tree, ".gitignore")
+    made = subprocess.run(["git", "mktree"], input=listed, cwd=repository, check=True, capture_output=True, text=True)
+    base = git(repository, "commit-tree", "-m", "no keys", made.stdout.strip()).strip()
+    done = sh(step(), repository, BASE=base, GITHUB_STEP_SUMMARY="summary")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_workflow_is_the_one_of_the_documentation_and_has_no_findings_of_a_linter(tmp_path):

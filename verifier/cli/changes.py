@@ -21,6 +21,7 @@ from verifier.rotation.violation import Violation
 from verifier.signing.keystore import Keystore
 from verifier.storage.snapshot import read_file
 
+NO_CURRENT_KEY = "no key is current: every sign-in is rejected; verifier keys audit names the remedy"
 MAX_INPUT_BYTES = 1_048_576
 MAX_TEXT = 1000  # because a key file of more than 64 KiB is not read
 

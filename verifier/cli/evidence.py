@@ -113,6 +113,12 @@ def state_options(function: Command) -> Command:
             metavar="N:DIGEST",
             help="Require that the history continues from this anchor, which an earlier audit or report printed.",
         ),
+        option(
+            "--deployed",
+            type=PATH,
+            metavar="FOLDER",
+            help="Key directory that is deployed, for example of the main branch: what differs must not come too late.",
+        ),
         option("--require-signed", is_flag=True, help="Require a valid signature of the commit that added each line."),
         option(
             "--allow-uncommitted",

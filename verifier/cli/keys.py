@@ -25,7 +25,8 @@ from verifier.cli.options import (
     print_json,
     window_options,
 )
-from verifier.cli.output import echo, warn
+from verifier.cli.output import echo
+from verifier.cli.revoke import run as run_revoke
 from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.keyring import Keyring, PublicKey
 from verifier.core.times import duration, utc
@@ -33,7 +34,7 @@ from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.key_import import Verdict, read_document
 from verifier.rotation.plan import OverlapPolicy
-from verifier.rotation.preconditions import published_times, require_later_than, revoked_kids
+from verifier.rotation.preconditions import obstacles, published_times, require_later_than, revoked_kids
 from verifier.signing.keystore import Keystore
 from verifier.signing.private_key import describe_missing, missing_private_keys
 from verifier.storage.journal import MAX_HISTORY_BYTES, digest
@@ -78,12 +79,12 @@ def generate(alg: str, as_json: bool, keys: Path) -> None:
 @json_option
 @keys_option
 def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
-    """List every public key and its state; exit 1 if a file cannot be used or a private key is missing."""
+    """List every public key and its state; exit 1 if a file cannot be used, is missing or is not as recorded."""
     directory, private, now = KeyDirectory(keys / "public"), keys / "private", int(time.time())
     directory.refresh()
     keyring = directory.keyring
     missing = [describe_missing(key, private, now) for key in missing_private_keys(keyring, private, now)]
-    problems = [*directory.problems, *missing, *_clock_problem(keys / "history.jsonl", now)]
+    problems = [*_history_problems(directory, keys / "history.jsonl", now), *missing]
     limit = plan.rotate_by(keyring, now, cryptoperiod_s)
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
@@ -102,15 +103,19 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def _clock_problem(path: Path, now: int) -> list[str]:
-    """Return that the clock is behind the history, so that the states are not those of the servers."""
+def _history_problems(directory: KeyDirectory, path: Path, now: int) -> list[str]:
+    """Return where the files, the clock and the history disagree: the states shown may not be those of the servers."""
     try:
-        require_later_than(read_file(path, MAX_HISTORY_BYTES), now, path)
+        content = read_file(path, MAX_HISTORY_BYTES)
+        found = [obstacle.found for obstacle in obstacles(directory, path, content, now)]
+        require_later_than(content, now, path)
+    except FileNotFoundError:  # only public/ is here, or another command reports it
+        return list(directory.problems)
+    except OSError as exc:
+        return [*directory.problems, f"{path}: cannot be read ({exc.strerror})"]
     except UnsafeOperationError as exc:
-        return [str(exc).removesuffix("; nothing was changed")]
-    except OSError:  # there is none, or another command reports it
-        pass
-    return []
+        found.append(str(exc).removesuffix("; nothing was changed"))
+    return found
 
 
 def _key_to_dict(keyring: Keyring, key: PublicKey, now: int) -> dict[str, Any]:
@@ -156,40 +161,7 @@ def revoke(
 
     Proceeds if other files cannot be read, and reports them.
     """
-    reason = text_argument("--reason", reason)
-    with begin(keys, revoking=True, force=force) as (store, keyring, now):
-        key = _find_by_prefix(store, prefix, now)
-        if isinstance(key, str):
-            gone = plan.KeyChange(key, None, "missing", history.REMOVED, f"file missing: {reason}")
-            changes, pem = [gone], None
-        else:
-            jwk, pem = store.generate_pair(key.algorithm.name) if replacing else (None, None)
-            is_pending = keyring.state(key, now) == "pending"
-            before = plan.predecessor(keyring, key, now) if is_pending else None
-            changes = plan.revoke(
-                keyring,
-                key,
-                reason,
-                now=now,
-                replacement=jwk,
-                signable=store.signable(),
-                previous_exp=store.previous_exp(before.kid) if before else None,
-                window=window,
-                force=force or bool(store.public.problems and is_pending),
-            )
-            if jwk is None or changes[0].kid != jwk["kid"]:
-                pem = None
-                _warn_if_not_replaced(keyring, key, now, replacing)
-        context = asdict(window) | {"force": force}
-        events = store.apply(changes, "revoke", now=now, pem=pem, window=window, context=context)
-    print_events(store, events, as_json)
-
-
-def _warn_if_not_replaced(keyring: Keyring, key: PublicKey, now: int, replacing: bool) -> None:
-    state, current = keyring.state(key, now), keyring.current(now)
-    if replacing and state != "current":
-        signs = f"{current.kid} signs" if current else "no key is current"
-        warn(f"--replace has no effect: {key.kid} is {state} and {signs}")
+    run_revoke(keys, prefix, reason, replacing, force, window, as_json)
 
 
 @keys.command("cancel")
@@ -331,24 +303,3 @@ def recover(undo: bool, keys: Path) -> None:
         raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
     with store.transaction(undo=undo):
         echo("\n".join(store.notes) or "Nothing to recover.")
-
-
-def _find_by_prefix(store: Keystore, prefix: str, now: int) -> PublicKey | str:
-    """Return the key that a prefix names, or the kid of one whose file is missing."""
-    keyring = store.public.keyring
-    found = [key for kid, key in keyring.keys.items() if kid.startswith(prefix)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(f"{key.kid} ({keyring.state(key, now)})" for key in found)
-        raise UnsafeOperationError(f"{len(found)} keys match {prefix!r}: {names}", hint="give more of the kid")
-    for path in sorted(path for path in store.public.folder.glob("*.json") if path.name.startswith(prefix)):
-        raise ConfigError(
-            f"{path}: cannot be used, so no server that reads it accepts the key; it was not revoked",
-            hint=f"restore the file (git checkout -- {path}), then revoke the key",
-        )
-    recorded = history.replay(history.read(store.read_history())[0])
-    missing = [kid for kid in recorded if kid.startswith(prefix) and keyring.find(kid) is None]
-    if len(missing) == 1:
-        return missing[0]
-    raise UnsafeOperationError(f"no key matches {prefix!r}", hint="verifier keys list")

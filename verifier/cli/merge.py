@@ -1,12 +1,12 @@
 """`verifier keys merge`: repair a key directory after a merge of two branches that both changed keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verifier.cli.changes import print_events
+from verifier.cli.changes import NO_CURRENT_KEY, print_events
 from verifier.cli.output import warn
-from verifier.errors import ConfigError
+from verifier.errors import ConfigError, KeyFileError
 
 if TYPE_CHECKING:
     from verifier.rotation.history import Event
@@ -40,7 +40,12 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
             b"".join([branches.lines, *(b"\n".join(b) + b"\n" for b in branches.others)]), now, store.history
         )
         files = snapshot(store.public.folder)
-        members = merge.resolve(files, branches, now, OverlapPolicy(max_lifetime, leeway))
+        _require_files(store, merge.signing_keys(branches, now), files)
+        try:
+            members = merge.resolve(files, branches, now, OverlapPolicy(max_lifetime, leeway))
+        except KeyFileError as exc:
+            hint = "repair the file or restore it from version control, then run verifier keys merge again"
+            raise KeyFileError(f"{store.public.folder / str(exc)}; nothing was changed", hint) from exc
         events = merge.events(branches, members, now=now, by=user_name())
         changes = []
         for name, data in files.items():
@@ -57,6 +62,24 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
         warn(text)
 
 
+def _require_files(store: "Keystore", signing: set[str], files: Mapping[str, object]) -> None:
+    """Refuse to remove a key that signs, because git removes its file without a conflict if a branch had cancelled it.
+
+    Raises:
+        ConfigError: the file of a key is missing.
+    """
+    for kid in sorted(signing):
+        path = store.public.folder / f"{kid}.json"
+        if path.name not in files:
+            commit = f'"$(git log --all --full-history --diff-filter=AM -1 --format=%H -- {path})"'
+            revoke = f"verifier keys revoke --kid {kid[:8]} --reason '...' --replace"
+            raise ConfigError(
+                f"{path}: is missing, but its key signs on one of the branches; nothing was changed",
+                hint=f"restore the file, then run verifier keys merge again: git checkout {commit} -- {path}; "
+                f"to give the key up, revoke it after the merge: {revoke}",
+            )
+
+
 def _describe_remaining(store: "Keystore", events: "list[Event]") -> Iterator[str]:
     """Yield what the merge leaves to be done."""
     from verifier.rotation.plan import pending_keys
@@ -70,7 +93,7 @@ def _describe_remaining(store: "Keystore", events: "list[Event]") -> Iterator[st
     for key in missing_private_keys(keyring, store.private, now):
         yield describe_missing(key, store.private, now)
     if current is None:
-        yield "no key is current: every sign-in is rejected; verifier keys audit names the remedy"
+        yield NO_CURRENT_KEY
     elif any(event.kid == current.kid and event.old == "none" for event in events):
         yield f"{current.kid} signs now and is new to this branch: deploy {store.public.folder} to every replica first"
 

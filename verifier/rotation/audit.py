@@ -156,7 +156,7 @@ RULES = (
     ),
     Rule(
         "unusable-file", "high", "every file of public/ can be used", "RFC 7517 §4",
-        "restore the file from version control, or repair it", file_checks.problems(),
+        "restore the file from version control, or repair it", file_checks.unusable,
     ),
     Rule(
         "overlap", "high", "a key verifies until its last token has expired, allowing for clock skew",
@@ -222,6 +222,14 @@ RULES = (
         f"a key is published {duration(PROPAGATION_S)} or more before it signs, or confirmed on every replica",
         "this project: every replica must have it",
         "verifier keys confirm --record URL... before it signs, or cancel it", key_checks.short_lead,
+    ),
+    Rule(
+        "late-change", "high",
+        f"a change is deployed {duration(PROPAGATION_S)} or more before a key begins, or would have begun, to sign",
+        "this project: every replica must have it",
+        "do not merge or deploy it: make its changes again on top of what is deployed, a revocation at once",
+        key_checks.late,
+        needs="--deployed FOLDER",
     ),
     Rule(
         "one-pending", "medium", "at most one key is pending", "this project: one change at a time",

@@ -1,5 +1,6 @@
 """Checks of the files below the key directory: private keys, modes, members and applications."""
 
+import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
@@ -14,12 +15,16 @@ STRENGTH = ("RSA key of the wrong size", "kty and crv do not fit", "kty is not s
 # RFC 7517 and RFC 7518 members of a public signature key, and OpenID Federation 1.0 §8.7.2.
 MEMBERS = frozenset({"kty", "crv", "x", "y", "n", "e", "alg", "use", "kid", "iat", "nbf", "exp", "revoked"})
 
+# Kubernetes keeps each version of a mounted volume in a folder whose name begins with two dots; an interrupted command
+# leaves .<kid>.json.tmp.
+_READ = re.compile(r"public/(?:[^/.][^/]*\.json\Z|\.\.|\.[^/]+\.json\.tmp\Z)")
+
 
 def private_in_public(inventory: Inventory) -> Violations:
     """Find private key material among the public keys."""
     for file in inventory.files:
         if file.name.startswith("public/") and file.is_private_key:
-            yield f"{PurePosixPath(file.name).name} holds private key material"
+            yield f"{file.path} holds private key material"
 
 
 def private_elsewhere(inventory: Inventory) -> Violations:
@@ -40,6 +45,16 @@ def problems(*words: str) -> Callable[[Inventory], Violations]:
                 yield problem
 
     return check
+
+
+def unusable(inventory: Inventory) -> Violations:
+    """Find files of public/ that are no usable key, or that no replica reads because of their place or name."""
+    yield from problems()(inventory)
+    for file in inventory.files:
+        unread = file.name.startswith("public/") and not _READ.match(file.name) and not file.is_private_key
+        if unread and {"kty", "keys"} & public_members(file).keys():
+            expected = f"expected: {inventory.folder}/public/<kid>.json"
+            yield Violation(f"{file.path} holds a public key that no replica reads ({expected})", f"remove {file.path}")
 
 
 def members(inventory: Inventory) -> Violations:

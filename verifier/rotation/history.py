@@ -44,6 +44,11 @@ class Event:
     note: str = ""  # of an imported key: where it comes from
     merged: tuple[str, ...] = ()  # lines of another branch since it left this one, verbatim
 
+    @property
+    def revokes(self) -> bool:
+        """Whether the key must never be trusted again; also one that was revoked while its file was missing."""
+        return self.revoked_at is not None or (self.command == "revoke" and self.new == REMOVED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretEvent:

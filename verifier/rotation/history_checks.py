@@ -42,7 +42,7 @@ def transitions(inventory: Inventory) -> Violations:
             recorded[event.kid] = event
             if event.new == REMOVED:
                 del recorded[event.kid]
-            revoked |= {e.kid for e in merged_events([event]) if e.revoked_at is not None}
+            revoked |= {e.kid for e in merged_events([event]) if e.revokes}
 
 
 def _impossible(event: Event, before: Mapping[str, Event], batch: list[Event]) -> Iterator[str]:
@@ -67,7 +67,8 @@ def _impossible(event: Event, before: Mapping[str, Event], batch: list[Event]) -
     overlap_s = (OverlapPolicy.recorded(event) or OverlapPolicy()).overlap_s
     # One overlap from now, because an interrupted command that is completed later leaves that to tokens of meanwhile.
     later = event.exp is None or event.exp > event.at + overlap_s
-    if later and not _may_sign(known, before, event.at):
+    revoked = {e.kid for e in batch if e.revokes}  # in the same step, so that an older key signs again
+    if later and not _may_sign(known, {kid: e for kid, e in before.items() if kid not in revoked}, event.at):
         yield "has a later end, although it no longer signed"
     if event.command == "rotate":
         # Later than planned where an interrupted command was completed later.

@@ -26,6 +26,8 @@ from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_KEY_FILE_BYTES
 MAX_FILES = 20_000
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----")
 _MEMBER = re.compile(rb'"(?:' + "|".join(sorted(PRIVATE_MEMBERS)).encode() + rb')"\s*:')
+# PKCS#8, SEC 1 and PKCS#1 in DER: a sequence that begins with the version and what follows it in a private key.
+_DER = re.compile(rb"\A\x30(?:[^\x80-\xff]|\x81.|\x82..)\x02\x01[\x00\x01][\x30\x04\x02]", re.DOTALL)
 JOURNAL = ".commit.json"  # in private/, while a command is not complete
 
 
@@ -44,9 +46,11 @@ class File:
         """Whether it is, or contains, a private key."""
         if self.is_folder:
             return False
-        text = (self.content or b"").replace(b"\0", b"")  # so that UTF-16 is recognized
-        members = not self.name.endswith(".jsonl") and _MEMBER.search(text)
-        return bool(_PEM.search(text) or members) or self.path.suffix.lower() in witness.PRIVATE_SUFFIXES
+        content = self.content or b""
+        text = content.replace(b"\0", b"")  # so that UTF-16 is recognized
+        members = self.name != LOG and _MEMBER.search(text)
+        found = _PEM.search(text) or members or _DER.match(content)
+        return bool(found) or self.path.suffix.lower() in witness.PRIVATE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class Inventory:
     witness: Witness = field(default_factory=Witness)
     since: Anchor | None = None
     since_problem: str = ""  # why the history does not continue from `since`
+    deployed: Keyring | None = None  # what replicas and signers have now; None: not known
     require_signed: bool = False
     allow_uncommitted: bool = False
     applications: Applications | None = None
@@ -81,6 +86,7 @@ class Inventory:
         window: OverlapPolicy,
         applications: Path | None = None,
         since: Anchor | None = None,
+        deployed: Path | None = None,
         **others: Any,
     ) -> "Inventory":
         """Read a key directory, and an applications file; `others` are the fields that do not depend on them.
@@ -106,6 +112,7 @@ class Inventory:
             witness=witness.query(folder, log),
             since=since,
             since_problem=since.broken_by(log) if since else "",
+            deployed=KeyDirectory(deployed / "public").load() if deployed else None,
             applications=known,
             application_problems=tuple(problems),
             **others,
@@ -129,6 +136,7 @@ class Inventory:
             "": True,
             "--replica URL": bool(self.replicas),
             "--since N:DIGEST": self.since is not None,
+            "--deployed FOLDER": self.deployed is not None,
             "--require-signed": self.require_signed,
             "--applications FILE": self.applications is not None,
             "a git checkout": self.witness.clean is not None,
@@ -144,9 +152,10 @@ def _read(path: Path, limit: int, *, optional: bool = False) -> bytes:
     try:
         return read_file(path, limit)
     except OSError as exc:
-        if optional and isinstance(exc, FileNotFoundError):
+        if optional and isinstance(exc, FileNotFoundError) and not path.is_symlink():
             return b""
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+        hint = "restore the file, or mount the volume that its link leads to"
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
 
 
 def _walk(folder: Path) -> Iterator[File]:
@@ -168,15 +177,16 @@ def _file(folder: Path, path: Path) -> File | None:
     name = path.relative_to(folder).as_posix()
     try:
         status = path.stat()
+    except OSError:  # removed in the meantime, or a link to nothing or in a loop
+        return None
+    try:
         if stat.S_ISDIR(status.st_mode):
             return File(path, name, stat.S_IMODE(status.st_mode), True)
         # A private key that a signer loads is not opened, and the journal of an interrupted command holds one.
         signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or JOURNAL in name)
         content = None if signers else read_file(path, max(MAX_KEY_FILE_BYTES, MAX_LOG_BYTES if name == LOG else 0))
         return File(path, name, stat.S_IMODE(status.st_mode), False, content)
-    except FileNotFoundError:  # removed in the meantime, or a link to nothing
-        return None
-    except OSError:  # larger than any key, a pipe, or not readable for this account
+    except OSError:  # larger than any key, a pipe, not readable for this account, or removed in the meantime
         return File(path, name, stat.S_IMODE(status.st_mode), False)
 
 

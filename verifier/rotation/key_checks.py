@@ -78,6 +78,27 @@ def short_lead(inventory: Inventory) -> Violations:
             yield f"{key.kid} was published {format_duration(key.nbf - key.iat)} before it {verb}{forced}"
 
 
+def late(inventory: Inventory) -> Violations:
+    """Find changes that replicas and signers would get after a key began to sign, for example of an old branch."""
+    if inventory.deployed is None:
+        return
+    now, soon = inventory.now, inventory.now + PROPAGATION_S - 1
+    signing = {key.kid: key for key in map(inventory.deployed.current, (now, soon)) if key is not None}
+    here = {kid: inventory.keyring.find(kid) for kid in signing}
+    for kid in [kid for kid in signing if here[kid] is None]:
+        yield f"{kid} signs {_from(signing[kid].nbf, now)} where the keys are deployed, and is removed here"
+    following = inventory.keyring.current(soon)
+    revoked = any(key is not None and key.revoked_at is not None for key in here.values())  # which must not wait
+    if following is not None and signing and not revoked:
+        deployed = inventory.deployed.find(following.kid)
+        if deployed is None or deployed.nbf > following.nbf:
+            yield f"{following.kid} signs {_from(following.nbf, now)} and is not deployed"
+
+
+def _from(nbf: int, now: int) -> str:
+    return f"{'since' if nbf <= now else 'from'} {utc(nbf)}"
+
+
 def pending_twice(inventory: Inventory) -> Violations:
     """Find more than one pending key."""
     pending = inventory.keys_in(KeyState.PENDING)

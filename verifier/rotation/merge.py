@@ -112,17 +112,27 @@ def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, wind
             members[kid] = usable[0] | {"revoked": min(revocations, key=lambda revoked: revoked["revoked_at"])}
         if len({version.get("exp") for version in usable}) > 1:
             conflicting.add(kid)
-    signing: set[str] = set()
-    recorded: list[tuple[str, dict[str, Any]]] = []
+    signing = signing_keys(branches, now)
     for events in branches.histories():
-        dates = history.replay(events)
-        live = {kid: d for kid, d in dates.items() if members.get(kid) and _state(d, now) == "current"}
-        recorded += live.items()
-        signing |= set(sorted(live, key=lambda kid: (live[kid]["nbf"], kid))[-1:])
-    conflicting |= {kid for kid, dates in recorded if (members[kid] or {}).get("exp") != dates["exp"]}
+        for kid, dates in history.replay(events).items():
+            held = members.get(kid)
+            if held and _state(dates, now) == "current" and held.get("exp") != dates["exp"]:
+                conflicting.add(kid)
     _apply_histories(members, branches, signing)
     _schedule(members, conflicting, signing, now, window)
     return members
+
+
+def signing_keys(branches: Branches, now: int) -> set[str]:
+    """Return the key that signs on each branch, by kid; none that a branch revoked."""
+    histories = branches.histories()
+    revoked = {event.kid for events in histories for event in events if event.revokes}
+    found: set[str] = set()
+    for events in histories:
+        dates = history.replay(events)
+        live = [kid for kid in dates if kid not in revoked and _state(dates[kid], now) == "current"]
+        found |= set(sorted(live, key=lambda kid: (dates[kid]["nbf"], kid))[-1:])
+    return found
 
 
 def _parse(name: str, content: bytes) -> PublicKey | None:

@@ -1,7 +1,7 @@
 """Which change of keys is safe: plans, made from a keyring and an instant, before anything is written."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -170,8 +170,13 @@ def choose_pending(keyring: Keyring, now: int, prefix: str | None = None) -> Pub
 
 def predecessor(keyring: Keyring, key: PublicKey, now: int) -> PublicKey | None:
     """Return the key that a pending key replaces: the newest live key before it."""
+    return next(reversed(_around(keyring, key, now)[0]), None)
+
+
+def _around(keyring: Keyring, key: PublicKey, now: int) -> tuple[list[PublicKey], list[PublicKey]]:
+    """Return the live keys before a live key, and those after it."""
     live = live_keys(keyring, now)
-    return next(reversed(live[: live.index(key)]), None)
+    return live[: live.index(key)], live[live.index(key) + 1 :]
 
 
 def cancel(
@@ -195,21 +200,53 @@ def cancel(
             f"expected {PROPAGATION_S} s or more)",
             hint="let it become active and rotate again; --force if every signer reads this folder directly",
         )
+    before, after = _around(keyring, pending, now)
     return [
-        *_reschedule(keyring, pending, now, previous_exp, window),
+        *_reschedule(keyring, before, after, now, previous_exp, window),
         KeyChange(pending.kid, None, KeyState.PENDING, REMOVED, drop_private=True),
     ]
 
 
-def _reschedule(
-    keyring: Keyring, leaving: PublicKey, now: int, previous_exp: int | None, window: OverlapPolicy
+def give_up(
+    keyring: Keyring,
+    kid: str,
+    reason: str,
+    *,
+    now: int,
+    previous_exp: Callable[[str], int | None],
+    replacement: Mapping[str, Any] | None = None,
+    signable: frozenset[str] | None = None,
+    window: OverlapPolicy = OverlapPolicy(),
+    force: bool = False,
 ) -> Plan:
-    """Give the key before a leaving pending key the end that the next remaining key requires."""
-    before = predecessor(keyring, leaving, now)
+    """Withdraw a key for ever whose file is missing, and recompute the ends of the keys that remain.
+
+    `previous_exp` returns the end that a key had without a successor, by kid; the rest is as for `revoke`.
+    """
+    current = keyring.current(now)
+    step = KeyChange(kid, None, "missing", REMOVED, f"file missing: {reason}")
+    if current is None and replacement is not None:
+        return [*_replace_current(keyring, replacement, now - window.leeway_s, now, signable, window), step]
+    if current is None and not force:
+        raise _no_other_key(None)
+    live, plan = [*([current] if current else []), *pending_keys(keyring, now)], []
+    for number, key in enumerate(live, start=1):
+        plan += _reschedule(keyring, live[:number], live[number:], now, previous_exp(key.kid), window)
+    return [*plan, step]
+
+
+def _reschedule(
+    keyring: Keyring,
+    earlier: list[PublicKey],
+    after: list[PublicKey],
+    now: int,
+    previous_exp: int | None,
+    window: OverlapPolicy,
+) -> Plan:
+    """Give the last of the earlier keys the end that the next remaining key requires."""
+    before = earlier[-1] if earlier else None
     if before is None or before.exp is None:
         return []
-    live = live_keys(keyring, now)
-    after = live[live.index(leaving) + 1 :]
     members = {name: value for name, value in before.members.items() if name != "exp"}
     # Not before the tokens that it has signed meanwhile have expired.
     soonest = max(now, before.nbf) + window.overlap_s
@@ -253,7 +290,8 @@ def revoke(
             return [*_replace_pending(keyring, key, replacement, now, window), step]
         if rest.current(now) is None and not force:
             raise _no_other_key(None)
-        return [*_reschedule(keyring, key, now, previous_exp, window), step]
+        before, after = _around(keyring, key, now)
+        return [*_reschedule(keyring, before, after, now, previous_exp, window), step]
     if replacement is not None:
         # Backdate nbf by the leeway, or a signer with a slow clock falls back to a retiring key.
         nbf = max(key.nbf, now - window.leeway_s)

@@ -113,7 +113,7 @@ def last_time(content: bytes) -> int:
 def revoked_kids(content: bytes) -> set[str]:
     """Return every key that was ever revoked, also those whose files were removed since."""
     events = history.merged_events(history.load(content).events)
-    return {event.kid for event in events if event.revoked_at is not None}
+    return {event.kid for event in events if event.revokes}
 
 
 def published_times(content: bytes) -> Mapping[str, int]:

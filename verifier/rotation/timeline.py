@@ -48,6 +48,8 @@ def _removed(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
             row |= {"nbf": event.nbf, "exp": event.exp, "revoked_at": event.revoked_at}
         if event.new == KeyState.REVOKED != event.old:
             row["reason"] = event.reason
+        elif event.new == REMOVED and event.revokes:  # its file was missing
+            row |= {"revoked_at": event.at, "reason": event.reason}
     # A key that is recorded and not here, and was removed by no command, is a finding of the audit.
     return {kid: row for kid, row in recorded.items() if row["removed_at"] is not None and "nbf" in row}
 

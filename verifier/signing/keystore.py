@@ -69,6 +69,8 @@ class Keystore:
             if not revoking:
                 raise
             self.notes.append(f"{exc}; it is replaced")
+            if not self.journal.is_file():
+                self.journal.unlink()
             return
         if record is not None:
             now = max(self.now, record.at) if revoking else self.now
@@ -159,7 +161,7 @@ class Keystore:
             alg = before.algorithm.name if before else ""
             events.append(make_event(step, command, now=now, drops=drops, context=context or {}, alg=alg))
         if events:
-            revokes = any(step.new == KeyState.REVOKED != step.old for step in plan)
+            revokes = any(event.revokes and event.old != KeyState.REVOKED for event in events)
             until = None if revokes else valid_until(plan, self.public.keyring, now)
             self._commit(command, now, events, changes, removals, until=until, revokes=revokes, window=window)
         return events

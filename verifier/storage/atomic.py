@@ -66,8 +66,8 @@ def unstage(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file and, if it is a link, its target: a private key must not survive behind a link."""
-    file = resolve(path)
-    for name in {file, path}:
+    file = target(path)
+    for name in {file, path} if file.is_file() else {path}:  # a pipe or a device holds no key
         name.unlink(missing_ok=True)
         sync_folder(name.parent)
 

@@ -1,0 +1,96 @@
+"""`verifier keys revoke`: find the key, also one whose file is missing, and revoke it."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from verifier.cli.changes import NO_CURRENT_KEY, begin, print_events, text_argument
+from verifier.cli.output import warn
+from verifier.core.keyring import PublicKey
+from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.rotation import history, plan
+from verifier.rotation.plan import OverlapPolicy, Plan
+from verifier.signing.keystore import Keystore
+
+
+def run(
+    folder: Path, prefix: str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, as_json: bool
+) -> None:
+    """Revoke the key that a prefix names; with `replacing`, make another one current in the same step."""
+    reason = text_argument("--reason", reason)
+    with begin(folder, revoking=True, force=force) as (store, keyring, now):
+        key = _find_by_prefix(store, prefix, now)
+        kid, state = (key, "missing") if isinstance(key, str) else (key.kid, str(keyring.state(key, now)))
+        changes, pem = _plan(store, key, reason, replacing, force, window, now)
+        if replacing and pem is None and not any(step.new == "current" != step.old for step in changes):
+            current = keyring.current(now)
+            signs = f"{current.kid} signs" if current else "no key is current"
+            warn(f"--replace has no effect: {kid} is {state} and {signs}")
+        context = asdict(window) | {"force": force}
+        events = store.apply(changes, "revoke", now=now, pem=pem, window=window, context=context)
+        if store.public.keyring.current(now) is None:
+            warn(NO_CURRENT_KEY)
+    print_events(store, events, as_json)
+
+
+def _plan(
+    store: Keystore, key: PublicKey | str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, now: int
+) -> tuple[Plan, str | None]:
+    """Return the plan, and the private key if it publishes another one."""
+    keyring, signable = store.public.keyring, store.signable()
+    alg = "ES256" if isinstance(key, str) else key.algorithm.name
+    jwk, pem = store.generate_pair(alg) if replacing else (None, None)
+    if isinstance(key, str):
+        changes = plan.give_up(
+            keyring,
+            key,
+            reason,
+            now=now,
+            previous_exp=store.previous_exp,
+            replacement=jwk,
+            signable=signable,
+            window=window,
+            force=force,
+        )
+    else:
+        is_pending = keyring.state(key, now) == "pending"
+        before = plan.predecessor(keyring, key, now) if is_pending else None
+        changes = plan.revoke(
+            keyring,
+            key,
+            reason,
+            now=now,
+            replacement=jwk,
+            signable=signable,
+            previous_exp=store.previous_exp(before.kid) if before else None,
+            window=window,
+            force=force or bool(store.public.problems and is_pending),
+        )
+    return changes, pem if jwk is not None and changes[0].kid == jwk["kid"] else None
+
+
+def _find_by_prefix(store: Keystore, prefix: str, now: int) -> PublicKey | str:
+    """Return the key that a prefix names, or the kid of one whose file is missing."""
+    keyring = store.public.keyring
+    found = [key for kid, key in keyring.keys.items() if kid.startswith(prefix)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{key.kid} ({keyring.state(key, now)})" for key in found)
+        raise UnsafeOperationError(f"{len(found)} keys match {prefix!r}: {names}", hint="give more of the kid")
+    for path in sorted(path for path in store.public.folder.glob("*.json") if path.name.startswith(prefix)):
+        raise ConfigError(
+            f"{path}: cannot be used, so no server that reads it accepts the key; it was not revoked",
+            hint=f"restore the file (git checkout -- {path}), then revoke the key",
+        )
+    events, damage = history.read(store.read_history())
+    recorded = history.replay(events)
+    missing = [kid for kid in recorded if kid.startswith(prefix) and keyring.find(kid) is None]
+    if len(missing) == 1 and damage:
+        path = store.public.folder / f"{missing[0]}.json"
+        raise ConfigError(
+            f"{path}: is missing, and {store.history} is damaged: nothing was changed, because nothing can record it",
+            hint="restore the file, then revoke the key; or repair the history first (verifier keys merge)",
+        )
+    if len(missing) == 1:
+        return missing[0]
+    raise UnsafeOperationError(f"no key matches {prefix!r}", hint="verifier keys list")
