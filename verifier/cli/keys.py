@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from verifier.cli.changes import begin, print_events, read_input, text_argument
 from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.help import CommandGroup
-from verifier.cli.merge import run as run_merge
+from verifier.cli.merge import merge
 from verifier.cli.options import (
     DURATION,
-    Command,
     cryptoperiod_option,
+    force_option,
     json_option,
     keys_option,
     leeway_option,
@@ -26,7 +25,7 @@ from verifier.cli.options import (
     window_options,
 )
 from verifier.cli.output import echo
-from verifier.cli.revoke import run as run_revoke
+from verifier.cli.revoke import revoke
 from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.keyring import Keyring, PublicKey
 from verifier.core.times import duration, utc
@@ -47,18 +46,13 @@ def keys() -> None:
     """Generate, rotate, revoke and review keys."""
 
 
-for command in (confirm, audit, report):
+for command in (audit, confirm, merge, report, revoke):
     keys.add_command(command)
 
 ALGORITHMS = click.Choice(["ES256", "EdDSA", "RS256"])
 lead_option = option(
     "--lead", type=DURATION, default=duration(LEAD_S), help="Delay before the new key becomes active: 90s, 30m, 1h."
 )
-
-
-def force_option(text: str) -> Callable[[Command], Command]:
-    """Return `--force`, with its consequence."""
-    return option("--force", is_flag=True, help=text)
 
 
 @keys.command("generate")
@@ -144,24 +138,6 @@ def rotate(lead: int, alg: str | None, force: bool, window: OverlapPolicy, as_js
         context = asdict(window) | {"lead_s": lead, "force": force}
         events = store.apply(changes, "rotate", now=now, pem=pem, window=window, context=context)
     print_events(store, events, as_json)
-
-
-@keys.command("revoke")
-@option("--kid", "prefix", required=True, metavar="PREFIX", help="Key ID or unique prefix.")
-@option("--reason", required=True, help="Published with the key.")
-@option("--replace", "replacing", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
-@force_option("Revoke also if no other key can sign (every sign-in is rejected), or if the clock is behind.")
-@window_options
-@json_option
-@keys_option
-def revoke(
-    prefix: str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, as_json: bool, keys: Path
-) -> None:
-    """Reject every token of a key from now on, including those already issued.
-
-    Proceeds if other files cannot be read, and reports them.
-    """
-    run_revoke(keys, prefix, reason, replacing, force, window, as_json)
 
 
 @keys.command("cancel")
@@ -279,18 +255,6 @@ def _require_importable(
             hint="remove the keys that cannot be used from the file, or correct them",
         )
     return [dict(verdict.members or {}) for verdict in wanted]
-
-
-@keys.command("merge")
-@window_options
-@json_option
-@keys_option
-def merge(window: OverlapPolicy, as_json: bool, keys: Path) -> None:
-    """Repair a key directory after a merge of two branches that both changed keys.
-
-    Keeps the history of this branch, and records the lines and the keys of the other branch in one more line each.
-    """
-    run_merge(keys, window.max_lifetime_s, window.leeway_s, as_json)
 
 
 @keys.command("recover")

@@ -2,30 +2,36 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import click
 
 from verifier.cli.changes import NO_CURRENT_KEY, print_events
+from verifier.cli.options import json_option, keys_option, window_options
 from verifier.cli.output import warn
+from verifier.core.keyring import parse_public_key
 from verifier.errors import ConfigError, KeyFileError
+from verifier.rotation import merge as merging
+from verifier.rotation.history import Event
+from verifier.rotation.plan import OverlapPolicy, pending_keys
+from verifier.rotation.preconditions import require_later_than
+from verifier.signing.events import user_name
+from verifier.signing.keystore import Keystore
+from verifier.signing.private_key import describe_missing, missing_private_keys
+from verifier.signing.recovery import render
+from verifier.storage.journal import FileChange
+from verifier.storage.snapshot import snapshot
 
-if TYPE_CHECKING:
-    from verifier.rotation.history import Event
-    from verifier.signing.keystore import Keystore
-    from verifier.storage.journal import FileChange
 
+@click.command("merge")
+@window_options
+@json_option
+@keys_option
+def merge(window: OverlapPolicy, as_json: bool, keys: Path) -> None:
+    """Repair a key directory after a merge of two branches that both changed keys.
 
-def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
-    """Write one history and the public files that agree with it; nothing if there is nothing to merge."""
-    from verifier.rotation import merge
-    from verifier.rotation.plan import OverlapPolicy
-    from verifier.rotation.preconditions import require_later_than
-    from verifier.signing.events import user_name
-    from verifier.signing.keystore import Keystore
-    from verifier.signing.recovery import render
-    from verifier.storage.journal import FileChange
-    from verifier.storage.snapshot import snapshot
-
-    store = Keystore(folder)
+    Keeps the history of this branch, and records the lines and the keys of the other branch in one more line each.
+    """
+    store = Keystore(keys)
     if not store.public.folder.is_dir():
         raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
     with store.transaction():
@@ -33,20 +39,20 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
             warn(store.notes.pop(0))
         content, now = store.read_history(), store.now
         try:
-            branches = merge.read_branches(content)
+            branches = merging.read_branches(content)
         except ConfigError as exc:
             raise ConfigError(f"{store.history}: {exc}; nothing was changed", exc.hint) from exc
         require_later_than(
             b"".join([branches.lines, *(b"\n".join(b) + b"\n" for b in branches.others)]), now, store.history
         )
         files = snapshot(store.public.folder)
-        _require_files(store, merge.signing_keys(branches, now), files)
+        _require_files(store, merging.signing_keys(branches, now), files)
         try:
-            members = merge.resolve(files, branches, now, OverlapPolicy(max_lifetime, leeway))
+            members = merging.resolve(files, branches, now, window)
         except KeyFileError as exc:
             hint = "repair the file or restore it from version control, then run verifier keys merge again"
             raise KeyFileError(f"{store.public.folder / str(exc)}; nothing was changed", hint) from exc
-        events = merge.events(branches, members, now=now, by=user_name())
+        events = merging.events(branches, members, now=now, by=user_name())
         changes = []
         for name, data in files.items():
             held = members[name.removesuffix(".json")]
@@ -62,7 +68,7 @@ def run(folder: Path, max_lifetime: int, leeway: int, as_json: bool) -> None:
         warn(text)
 
 
-def _require_files(store: "Keystore", signing: set[str], files: Mapping[str, object]) -> None:
+def _require_files(store: Keystore, signing: set[str], files: Mapping[str, object]) -> None:
     """Refuse to remove a key that signs, because git removes its file without a conflict if a branch had cancelled it.
 
     Raises:
@@ -80,11 +86,8 @@ def _require_files(store: "Keystore", signing: set[str], files: Mapping[str, obj
             )
 
 
-def _describe_remaining(store: "Keystore", events: "list[Event]") -> Iterator[str]:
+def _describe_remaining(store: Keystore, events: list[Event]) -> Iterator[str]:
     """Yield what the merge leaves to be done."""
-    from verifier.rotation.plan import pending_keys
-    from verifier.signing.private_key import describe_missing, missing_private_keys
-
     keyring, now = store.public.keyring, store.now
     pending, current = pending_keys(keyring, now), keyring.current(now)
     if len(pending) > 1:
@@ -98,7 +101,7 @@ def _describe_remaining(store: "Keystore", events: "list[Event]") -> Iterator[st
         yield f"{current.kid} signs now and is new to this branch: deploy {store.public.folder} to every replica first"
 
 
-def _print_outcome(store: "Keystore", events: "list[Event]", changes: "list[FileChange]", as_json: bool) -> None:
+def _print_outcome(store: Keystore, events: list[Event], changes: list[FileChange], as_json: bool) -> None:
     """Print the lines that were added, and the files that were corrected because the history had these lines before."""
     kids = {event.kid for event in events}
     corrected = [change for change in changes if Path(change.path).stem not in kids]
@@ -111,9 +114,6 @@ def _print_outcome(store: "Keystore", events: "list[Event]", changes: "list[File
 
 def _differs(name: str, data: bytes, held: object) -> bool:
     """Return whether a file has to be written: a usable one keeps its formatting."""
-    from verifier.core.keyring import parse_public_key
-    from verifier.errors import KeyFileError
-
     try:
         return dict(parse_public_key(name, data).members) != held
     except KeyFileError:

@@ -153,6 +153,11 @@ file_option = option(
 )
 
 
+def force_option(text: str) -> Callable[[Command], Command]:
+    """Return `--force`, with its consequence."""
+    return option("--force", is_flag=True, help=text)
+
+
 def print_json(document: Any) -> None:
     """Print the output of `--json`."""
     click.echo(json.dumps(document, indent=2))

@@ -3,7 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import click
+
 from verifier.cli.changes import NO_CURRENT_KEY, begin, print_events, text_argument
+from verifier.cli.options import force_option, json_option, keys_option, option, window_options
 from verifier.cli.output import warn
 from verifier.core.keyring import PublicKey
 from verifier.errors import ConfigError, UnsafeOperationError
@@ -12,12 +15,23 @@ from verifier.rotation.plan import OverlapPolicy, Plan
 from verifier.signing.keystore import Keystore
 
 
-def run(
-    folder: Path, prefix: str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, as_json: bool
+@click.command("revoke")
+@option("--kid", "prefix", required=True, metavar="PREFIX", help="Key ID or unique prefix.")
+@option("--reason", required=True, help="Published with the key.")
+@option("--replace", "replacing", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
+@force_option("Revoke also if no other key can sign (every sign-in is rejected), or if the clock is behind.")
+@window_options
+@json_option
+@keys_option
+def revoke(
+    prefix: str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, as_json: bool, keys: Path
 ) -> None:
-    """Revoke the key that a prefix names; with `replacing`, make another one current in the same step."""
+    """Reject every token of a key from now on, including those already issued.
+
+    Proceeds if other files cannot be read, and reports them.
+    """
     reason = text_argument("--reason", reason)
-    with begin(folder, revoking=True, force=force) as (store, keyring, now):
+    with begin(keys, revoking=True, force=force) as (store, keyring, now):
         key = _find_by_prefix(store, prefix, now)
         kid, state = (key, "missing") if isinstance(key, str) else (key.kid, str(keyring.state(key, now)))
         changes, pem = _plan(store, key, reason, replacing, force, window, now)
