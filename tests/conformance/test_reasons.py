@@ -26,9 +26,12 @@ FIXES = {  # of one reason each
     "body_encoded": "let proxies pass the body without Content-Encoding",
     "media_type_unsupported": "let proxies pass Content-Type: application/json",
     "body_empty": "let proxies pass the body unchanged, and read it as one JSON object in UTF-8",
-    "{}_not_base64url": "encode each part as unpadded base64url",
+    "{}_not_base64url": (
+        "encode each part as unpadded base64url, and pass the token alone in code, "
+        "without Bearer, quotes or white space around it"
+    ),
     "{}_not_utf8": "encode header and payload as one JSON object each, in UTF-8; use a JWT library",
-    "token_malformed": "pass the token as issued, in code",
+    "token_malformed": "pass the token alone in code, without Bearer, quotes or white space around it",
     "typ_is_jwt": "set typ to at+jwt in the token header when signing; JWT libraries default to JWT",
     "{}_unsupported": "sign without crit, b64 and zip in the token header",
     "kid_missing": "set kid in the token header to the name of the key when signing",

@@ -57,7 +57,7 @@ def test_a_good_token_passes_every_rule(issue, policy, pairs):
     ]
     assert actual(results) == {
         "typ": '"at+jwt"',
-        "crit": "none of them",
+        "crit": "absent",
         "kid": f'"{pairs["ES256"].kid}"',
         "alg": '"ES256"',
         "signature": "64 bytes",
@@ -254,7 +254,9 @@ def test_the_first_failure_is_what_the_verifier_says(pairs, policy, header, clai
     assert [*told, ""][0] == refusal(text, policy)
 
 
-pieces = st.sampled_from([".", "e30", "W10", "eyJ", "=", "é", "\ud800", "AA", "_", "{}", "", "a"])
+pieces = st.sampled_from(
+    [".", "Bearer ", '"', " ", "\n", "e30", "W10", "eyJ", "=", "é", "\ud800", "AA", "_", "{}", "", "a"]
+)
 
 
 @given(
@@ -277,21 +279,45 @@ def test_a_deeply_nested_claim_gets_a_diagnosis(policy, member, depth):
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("before", "after", "found"),
     [
-        pytest.param(lambda text: f"Bearer {text}", "begins with the prefix Bearer", id="bearer"),
-        pytest.param(lambda text: f'"{text}"', "begins with a quotation mark", id="quoted"),
-        pytest.param(lambda text: f" {text}", "begins with white space", id="space-before"),
-        pytest.param(lambda text: f'{text}"', "ends with a quotation mark", id="quote-after"),
-        pytest.param(lambda text: f"{text}\n", "ends with a newline", id="newline-after"),
-        pytest.param(lambda text: f"{text}\t", "ends with white space", id="tab-after"),
+        pytest.param("Bearer ", "", "remove 'Bearer ' before", id="bearer"),
+        pytest.param("Authorization: bearer ", "", "remove 'Authorization: bearer ' before", id="header"),
+        pytest.param('"', '"', "remove '\"' before and '\"' after", id="quoted"),
+        pytest.param('"Bearer ', '",', "remove '\"Bearer ' before and '\",' after", id="quoted-header"),
+        pytest.param(" ", "", "remove ' ' before", id="space-before"),
+        pytest.param("\ufeff", "", "remove '\\ufeff' before", id="byte-order-mark"),
+        pytest.param("", '"', "remove '\"' after", id="quote-after"),
+        pytest.param("", "\r\n", "remove '\\r\\n' after", id="newline-after"),
+        pytest.param("", "\t", "remove '\\t' after", id="tab-after"),
+        pytest.param("", " " * 9999, "remove '" + " " * 39 + " after", id="long"),
     ],
 )
-def test_what_surrounds_a_token_is_named(issue, policy, change, found):
-    text = change(issue())
-    failed = [result for result in explain(text, policy) if result.failure]
-    assert found in failed[0].actual
-    assert failed[0].failure == refusal(text, policy)
+def test_what_surrounds_a_token_is_named_and_the_token_inside_is_checked(issue, policy, before, after, found):
+    for token in (issue(), issue(header={"typ": "JWT"}), "a..b"):
+        text = f"{before}{token}{after}"
+        form, *rest = explain(text, policy)
+        expected = f"3 parts, {len(text)} characters: {found} the token"
+        assert (form.rule, form.actual, form.failure) == ("form", expected, refusal(text, policy))
+        assert form.reason == Reason.TOKEN_MALFORMED
+        assert rest == explain(token, policy)
+
+
+def test_where_no_token_is_inside_what_surrounds_it_there_is_one_result(policy):
+    assert [result.actual for result in explain("Bearer r", policy)] == [
+        "1 part, 8 characters: remove 'Bearer ' before the token"
+    ]
+    assert [result.actual for result in explain('"', policy)] == ["1 part, 1 character"]
+
+
+def test_one_is_no_plural(policy, issue):
+    assert [result.actual for result in explain("a.YQ.YQ", policy)[:3]] == [
+        "1 character",
+        "2 characters",
+        "2 characters",
+    ]
+    found = actual(explain(issue(sub="1"), policy))
+    assert found["sub"] == "a string of 1 character"
 
 
 def skipped(results):

@@ -12,6 +12,7 @@ from verifier.conformance.messages import Response
 _CREDENTIALS = "compare applicationId and secretKey with the escs dashboard"
 _BODY = "let proxies pass the body unchanged, and read it as one JSON object in UTF-8"
 _JSON = "encode header and payload as one JSON object each, in UTF-8; use a JWT library"
+_TOKEN = "pass the token alone in code, without Bearer, quotes or white space around it"
 _TYP = "set typ to at+jwt in the token header when signing; JWT libraries default to JWT"
 _SECONDS = "write exp, iat and nbf as numbers of seconds since 1970-01-01 UTC, not as strings or milliseconds"
 _CLOCK = "synchronize the clocks of the signer and the endpoint (NTP), and issue a new token"
@@ -50,7 +51,11 @@ RULES = (
     Rule("code_missing", r"\bcode\b.*(?:non-empty|missing|required)", _BODY),
     Rule("secret_key_missing", r"\bsecretKey\b.*(?:non-empty|missing|required)", _BODY),
     Rule("application_id_missing", r"\bapplicationId\b.*(?:non-empty|missing|required)", _BODY),
-    Rule("{}_not_base64url", r"(header|payload|signature)\b.* base64", "encode each part as unpadded base64url"),
+    Rule(
+        "{}_not_base64url",
+        r"(header|payload|signature)\b.* base64",
+        f"encode each part as unpadded base64url, and {_TOKEN}",
+    ),
     Rule("{}_not_utf8", r"\b(header|payload)\b.* UTF-8", _JSON),
     Rule("{}_not_object", r"\b(header|payload)\b.* JSON object", _JSON),
     Rule("{}_not_json", r"\b(header|payload)\b.* JSON", _JSON),
@@ -61,7 +66,7 @@ RULES = (
     Rule("body_duplicate_key", r"duplicate key in .*body", _BODY),
     Rule("body_too_complex", r"nest.*\bbody", _BODY),
     Rule("body_not_json", r"body\b.* JSON", _BODY),
-    Rule("token_malformed", r"malformed token|jwt malformed|compact JWS|segments", "pass the token as issued, in code"),
+    Rule("token_malformed", r"malformed token|jwt malformed|compact JWS|segments", _TOKEN),
     Rule("typ_is_jwt", r"\btyp is JWT", _TYP),
     Rule("typ_missing", r"(?=.*\bmissing).*\btyp\b", _TYP),
     Rule("typ_unexpected", r"\btyp\b", _TYP),

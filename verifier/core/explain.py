@@ -1,7 +1,6 @@
 """Why a token is rejected: the result of every check at once, for the developer who issued it."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +13,6 @@ from verifier.errors import InvalidToken, Reason
 
 _PERSONAL = ("sub", "email", "username")
 _FORMS = {"header": "base64url of a JSON object in UTF-8", "payload": "base64url", "signature": "base64url"}
-# What surrounds a token that was copied from a header, a JSON document or a terminal.
-_WRAPPINGS = {
-    r"(?i)bearer\s": "begins with the prefix Bearer",
-    r"[\"'`]": "begins with a quotation mark",
-    r"\s": "begins with white space",
-    r".*[\"'`]\s*\Z": "ends with a quotation mark",
-    r".*\n\Z": "ends with a newline",
-    r".*\s\Z": "ends with white space",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +34,19 @@ def explain(text: str, policy: Policy) -> list[RuleResult]:
     What cannot be checked because of an earlier failure is reported as skipped, not as failed.
     The first failure has the reason that the server gives.
     """
-    try:
-        segments = tokens.split_compact(text)
-    except InvalidToken as exc:
-        dots = text.count(".")
-        found = f"{dots + 1} part{'s' if dots else ''}, {len(text)} characters{_wrapping(text)}"
-        return [RuleResult("form", "RFC 7515 §7.1", "header.payload.signature", found, exc.reason, str(exc))]
-    results = []
+    results: list[RuleResult] = []
+    segments, error = _attempt(text, "", tokens.split_compact)
+    if error:
+        results.append(_result("form", "RFC 7515 §7.1", "header.payload.signature", _describe_form(text), error))
+        # The token inside is checked all the same, because it has to be right as well.
+        segments, error = _attempt(tokens.unwrap(text), "", tokens.split_compact)
+    if error:
+        return results
     decoded: list[Any] = []
     for (name, form), segment in zip(_FORMS.items(), segments, strict=True):
         decoders = (b64url_decode, loads_object) if name == "header" else (b64url_decode,)
         data, error = _attempt(segment, name, *decoders)
-        actual = f"{len(segment)} characters{_wrapping(text) if error else ''}"
-        results.append(_result(name, "RFC 7515 §5.2", form, actual, error))
+        results.append(_result(name, "RFC 7515 §5.2", form, _count(len(segment), "character"), error))
         decoded.append(data)
     header, payload, signature = decoded
     key = policy.keyring.find((header or {}).get("kid"))
@@ -66,7 +56,9 @@ def explain(text: str, policy: Policy) -> list[RuleResult]:
     claims = None
     if payload is not None:
         claims, error = _attempt(payload, "payload", loads_object)
-        results.append(_result("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", f"{len(payload)} bytes", error))
+        results.append(
+            _result("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", _count(len(payload), "byte"), error)
+        )
     unreadable = "the payload cannot be read" if claims is None else ""
     return results + _check(CLAIM_RULES, token._replace(claims=claims or {}), policy, unreadable)
 
@@ -81,9 +73,19 @@ def _attempt(data: Any, name: str, *decoders: Callable[[Any], Any]) -> tuple[Any
     return data, None
 
 
-def _wrapping(text: str) -> str:
-    found = next((words for pattern, words in _WRAPPINGS.items() if re.match(pattern, text, re.DOTALL)), "")
-    return found and f"; the text {found}"
+def _describe_form(text: str) -> str:
+    """Describe a text that is no compact JWS; where something surrounds a token, what to remove."""
+    token = tokens.unwrap(text)
+    found = f"{_count(text.count('.') + 1, 'part')}, {_count(len(text), 'character')}"
+    if not token or token == text:
+        return found
+    before, _, after = text.rpartition(token)
+    removed = [f"{ascii(part)[:40]} {where}" for part, where in ((before, "before"), (after, "after")) if part]
+    return f"{found}: remove {' and '.join(removed)} the token"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _check(checked: tuple[Rule, ...], token: UnverifiedToken, policy: Policy, unreadable: str) -> list[RuleResult]:
@@ -123,18 +125,18 @@ def _result(name: str, source: str, expected: str, actual: str, error: InvalidTo
 
 def _describe_actual(name: str, token: UnverifiedToken, policy: Policy) -> str:
     if name == "signature":
-        return f"{len(token.signature)} bytes"
+        return _count(len(token.signature), "byte")
     if name == "lifetime":
         dates: list[Any] = [token.claims.get("exp"), token.claims.get("iat")]
         return f"{dates[0] - dates[1]:g} s" if all(type(date) in NUMBERS for date in dates) else "unknown"
     if name == "crit":
-        return ", ".join(sorted({"crit", "b64", "zip"} & token.header.keys())) or "none of them"
+        return ", ".join(sorted({"crit", "b64", "zip"} & token.header.keys())) or "absent"
     source = token.header if name in ("typ", "kid", "alg") else token.claims
     if name not in source:
         return "absent"
     value = source[name]
     if name in _PERSONAL:
-        return f"a string of {len(value)} characters" if isinstance(value, str) else type(value).__name__
+        return f"a string of {_count(len(value), 'character')}" if isinstance(value, str) else type(value).__name__
     if name in ("exp", "iat", "nbf") and type(value) in NUMBERS and 0 <= value <= MAX_TIME:
         return f"{value:.15g} ({utc(value)}, {_distance(name, value - policy.now)})"
     return json.dumps(value)[:60]

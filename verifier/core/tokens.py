@@ -3,6 +3,7 @@
 It is not a full RFC 9068 access token: `jti` and `client_id` are issued but not required, and there is no scope.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ Encoded = TypeVar("Encoded")
 Decoded = TypeVar("Decoded")
 MAX_CACHED_HEADERS = 1024
 MAX_CACHED_HEADER_CHARACTERS = 512
+_WRAPPING = " \t\r\n\"'`,\ufeff"  # a byte order mark is what Windows writes at the beginning of a file
+_SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s", re.IGNORECASE)
 _NO_CLAIMS: Mapping[str, Any] = {}
 # All tokens of one key have the same header, so decoding it once saves 1.5 µs per token. Only headers of tokens
 # that were accepted are kept, because a cache that hostile input can fill would be a way to exhaust memory.
@@ -31,15 +34,22 @@ class Player:
     kid: str = field(default="", compare=False)  # key ID of the key that signed the token
 
 
+def unwrap(text: str) -> str:
+    """Remove what surrounds a token that was copied: `Bearer`, quotes, white space and commas."""
+    text = text.strip(_WRAPPING)
+    scheme = _SCHEME.match(text)
+    return text[scheme.end() :].lstrip(_WRAPPING) if scheme else text
+
+
 def split_compact(text: str) -> tuple[str, str, str]:
     """Split a compact JWS into header, payload and signature, each still encoded.
 
     Raises:
-        InvalidToken: it does not have three parts.
+        InvalidToken: it does not have three parts, or something surrounds it.
     """
     signing_input, _, signature = text.rpartition(".")
     header, dot, payload = signing_input.partition(".")
-    if not dot or "." in payload:
+    if not dot or "." in payload or unwrap(text) != text:
         raise InvalidToken(Reason.TOKEN_MALFORMED)
     return header, payload, signature
 
