@@ -78,17 +78,19 @@ class World:
         branch, now = self.branches[number], self.now
         keyring, name = branch.keyring, command.partition("-")[0]
         current, jwk = keyring.current(now), next(self.left)
-        events = history.read(branch.log)[0]
+        events = history.load(branch.log).events
+
+        def previous_exp(kid: str) -> int | None:
+            return history.previous_exp(events, kid, keyring.keys[kid].exp)
+
         try:
             if name == "rotate":
                 lead_s = 7200 if command == "rotate-2h" else 3600
                 steps = plan.rotate(keyring, jwk, now=now, lead_s=lead_s, window=WINDOW)
             elif name == "cancel":
-                pending = plan.pending_keys(keyring, now)[-1:]
-                before = plan.predecessor(keyring, pending[0], now) if pending else None
-                end = history.previous_exp(events, before.kid, before.exp) if before else None
-                key = pending[0] if pending else None
-                steps = plan.cancel(keyring, now=now, previous_exp=end, key=key, window=WINDOW)
+                pending = plan.pending_keys(keyring, now)
+                key = pending[-1] if pending else None
+                steps = plan.cancel(keyring, now=now, previous_exp=previous_exp, key=key, window=WINDOW)
             elif name == "revoke":
                 replacement = jwk if command == "revoke-replace" else None
                 steps = plan.revoke(keyring, current, "x", now=now, replacement=replacement, window=WINDOW)

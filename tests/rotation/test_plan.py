@@ -101,8 +101,8 @@ def test_nothing_is_rotated_without_a_current_key(jwks):
 
 
 def test_cancel_leaves_what_was_there_before_the_rotation(first, rotated):
-    assert after(rotated, plan.cancel(rotated, now=NOW, previous_exp=None)).digest == first.digest
-    with_end = after(rotated, plan.cancel(rotated, now=NOW, previous_exp=NOW + 9000))
+    assert after(rotated, plan.cancel(rotated, now=NOW, previous_exp=lambda _: None)).digest == first.digest
+    with_end = after(rotated, plan.cancel(rotated, now=NOW, previous_exp=lambda _: NOW + 9000))
     assert with_end.current(NOW).exp == NOW + 9000
 
 
@@ -110,22 +110,22 @@ def test_cancel_changes_nothing_of_a_current_key_without_an_end(first, jwks):
     # Two keys put there by hand: no rotation gave the current one an end.
     pending = jwks[1] | {"iat": NOW, "nbf": NOW + 3600}
     keyring = ring(dict(first.current(NOW).members), pending)
-    (step,) = plan.cancel(keyring, now=NOW, previous_exp=None)
+    (step,) = plan.cancel(keyring, now=NOW, previous_exp=lambda _: None)
     assert (step.kid, step.members) == (jwks[1]["kid"], None)
 
 
 def test_a_key_that_becomes_active_soon_is_not_cancelled_without_force(rotated):
     now = NOW + 3600 - PROPAGATION_S
-    assert plan.cancel(rotated, now=now, previous_exp=None)[-1].new == "gone"
+    assert plan.cancel(rotated, now=now, previous_exp=lambda _: None)[-1].new == "gone"
     says = "the key becomes active too soon for every signer to learn of this (found 599 s, expected 600 s or more)"
-    refuse(says, plan.cancel, rotated, now=now + 1, previous_exp=None)
-    forced = plan.cancel(rotated, now=now + 1, previous_exp=None, force=True)
+    refuse(says, plan.cancel, rotated, now=now + 1, previous_exp=lambda _: None)
+    forced = plan.cancel(rotated, now=now + 1, previous_exp=lambda _: None, force=True)
     assert (forced[-1].members, forced[-1].new) == (None, "gone")
 
 
 def test_cancel_without_a_pending_key_is_refused(first, rotated):
-    refuse("no key is pending", plan.cancel, first, now=NOW, previous_exp=None)
-    refuse("no key is pending", plan.cancel, rotated, now=NOW + 3600, previous_exp=None)
+    refuse("no key is pending", plan.cancel, first, now=NOW, previous_exp=lambda _: None)
+    refuse("no key is pending", plan.cancel, rotated, now=NOW + 3600, previous_exp=lambda _: None)
 
 
 def test_a_prefix_that_no_pending_key_has_is_refused(rotated, jwks):

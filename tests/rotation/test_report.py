@@ -57,7 +57,7 @@ def past(tmp_path: Path, pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
         happen("revoke", make, now, by)
 
     def cancel(now: int, by: str = "ann") -> None:
-        happen("cancel", lambda keyring: plan.cancel(keyring, now=now, previous_exp=None), now, by)
+        happen("cancel", lambda keyring: plan.cancel(keyring, now=now, previous_exp=lambda _: None), now, by)
 
     def prune(now: int, by: str = "ann") -> None:
         happen("prune", lambda keyring: plan.prune(keyring, now=now), now, by)

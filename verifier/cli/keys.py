@@ -150,14 +150,8 @@ def cancel(prefix: str | None, force: bool, window: OverlapPolicy, as_json: bool
     """Withdraw a pending key; the end of the key before it is recomputed from the keys that remain."""
     with begin(keys) as (store, keyring, now):
         pending = plan.choose_pending(keyring, now, prefix)
-        before = plan.predecessor(keyring, pending, now)
         changes = plan.cancel(
-            keyring,
-            now=now,
-            previous_exp=store.previous_exp(before.kid) if before else None,
-            key=pending,
-            window=window,
-            force=force,
+            keyring, now=now, previous_exp=store.previous_exp, key=pending, window=window, force=force
         )
         context = asdict(window) | {"force": force}
         events = store.apply(changes, "cancel", now=now, window=window, context=context)

@@ -67,7 +67,6 @@ def _plan(
         )
     else:
         is_pending = keyring.state(key, now) == "pending"
-        before = plan.predecessor(keyring, key, now) if is_pending else None
         changes = plan.revoke(
             keyring,
             key,
@@ -75,7 +74,7 @@ def _plan(
             now=now,
             replacement=jwk,
             signable=signable,
-            previous_exp=store.previous_exp(before.kid) if before else None,
+            previous_exp=store.previous_exp,
             window=window,
             force=force or bool(store.public.problems and is_pending),
         )

@@ -50,6 +50,7 @@ class KeyChange:
 
 
 Plan = list[KeyChange]  # in the order in which it is safe to write: a key is published before another ends
+PreviousExp = Callable[[str], int | None]  # the end that a key had without a successor, by kid; None: no end
 
 
 def valid_until(plan: Plan, keyring: Keyring, now: int) -> int | None:
@@ -168,29 +169,17 @@ def choose_pending(keyring: Keyring, now: int, prefix: str | None = None) -> Pub
     raise UnsafeOperationError(f"{len(found)} keys are pending: {names}", hint="name one of them with --kid")
 
 
-def predecessor(keyring: Keyring, key: PublicKey, now: int) -> PublicKey | None:
-    """Return the key that a pending key replaces: the newest live key before it."""
-    return next(reversed(_around(keyring, key, now)[0]), None)
-
-
-def _around(keyring: Keyring, key: PublicKey, now: int) -> tuple[list[PublicKey], list[PublicKey]]:
-    """Return the live keys before a live key, and those after it."""
-    live = live_keys(keyring, now)
-    return live[: live.index(key)], live[live.index(key) + 1 :]
-
-
 def cancel(
     keyring: Keyring,
     *,
     now: int,
-    previous_exp: int | None,
+    previous_exp: PreviousExp,
     key: PublicKey | None = None,
     window: OverlapPolicy = OverlapPolicy(),
     force: bool = False,
 ) -> Plan:
     """Withdraw a pending key, and recompute the end of the key before it from the keys that remain.
 
-    `previous_exp` is the end that the key before it had without a successor.
     Refuses, without `force`, when a signer may start to use the key before it learns of this.
     """
     pending = key or choose_pending(keyring, now)
@@ -200,9 +189,8 @@ def cancel(
             f"expected {PROPAGATION_S} s or more)",
             hint="let it become active and rotate again; --force if every signer reads this folder directly",
         )
-    before, after = _around(keyring, pending, now)
     return [
-        *_reschedule(keyring, before, after, now, previous_exp, window),
+        *_without(keyring, pending, now, previous_exp, window),
         KeyChange(pending.kid, None, KeyState.PENDING, REMOVED, drop_private=True),
     ]
 
@@ -213,16 +201,13 @@ def give_up(
     reason: str,
     *,
     now: int,
-    previous_exp: Callable[[str], int | None],
+    previous_exp: PreviousExp,
     replacement: Mapping[str, Any] | None = None,
     signable: frozenset[str] | None = None,
     window: OverlapPolicy = OverlapPolicy(),
     force: bool = False,
 ) -> Plan:
-    """Withdraw a key for ever whose file is missing, and recompute the ends of the keys that remain.
-
-    `previous_exp` returns the end that a key had without a successor, by kid; the rest is as for `revoke`.
-    """
+    """Withdraw a key for ever whose file is missing, and recompute the ends of the keys that remain; as `revoke`."""
     current = keyring.current(now)
     step = KeyChange(kid, None, "missing", REMOVED, f"file missing: {reason}")
     if current is None and replacement is not None:
@@ -231,31 +216,37 @@ def give_up(
         raise _no_other_key(None)
     live, plan = [*([current] if current else []), *pending_keys(keyring, now)], []
     for number, key in enumerate(live, start=1):
-        plan += _reschedule(keyring, live[:number], live[number:], now, previous_exp(key.kid), window)
+        plan += _reschedule(keyring, key, live[number:], now, previous_exp, window)
     return [*plan, step]
 
 
+def _without(keyring: Keyring, leaving: PublicKey, now: int, previous_exp: PreviousExp, window: OverlapPolicy) -> Plan:
+    """Give the key before a leaving pending key the end that the next remaining key requires."""
+    before, after = _around(keyring, leaving, now)
+    return _reschedule(keyring, before[-1], after, now, previous_exp, window) if before else []
+
+
+def _around(keyring: Keyring, key: PublicKey, now: int) -> tuple[list[PublicKey], list[PublicKey]]:
+    """Return the live keys before a live key, and those after it."""
+    live = live_keys(keyring, now)
+    return live[: live.index(key)], live[live.index(key) + 1 :]
+
+
 def _reschedule(
-    keyring: Keyring,
-    earlier: list[PublicKey],
-    after: list[PublicKey],
-    now: int,
-    previous_exp: int | None,
-    window: OverlapPolicy,
+    keyring: Keyring, key: PublicKey, after: list[PublicKey], now: int, previous_exp: PreviousExp, window: OverlapPolicy
 ) -> Plan:
-    """Give the last of the earlier keys the end that the next remaining key requires."""
-    before = earlier[-1] if earlier else None
-    if before is None or before.exp is None:
+    """Give a key the end that the next key requires; the end that it had before if there is none."""
+    if key.exp is None:
         return []
-    members = {name: value for name, value in before.members.items() if name != "exp"}
+    members = {name: value for name, value in key.members.items() if name != "exp"}
     # Not before the tokens that it has signed meanwhile have expired.
-    soonest = max(now, before.nbf) + window.overlap_s
+    soonest = max(now, key.nbf) + window.overlap_s
     if after:
         members["exp"] = max(after[0].nbf + window.overlap_s, soonest)
-    elif previous_exp is not None:
-        members["exp"] = max(previous_exp, soonest)
-    state = keyring.state(before, now)
-    return [KeyChange(before.kid, members, state, state, previous_exp=before.exp)]
+    elif (end := previous_exp(key.kid)) is not None:
+        members["exp"] = max(end, soonest)
+    state = keyring.state(key, now)
+    return [KeyChange(key.kid, members, state, state, previous_exp=key.exp)]
 
 
 def revoke(
@@ -266,7 +257,7 @@ def revoke(
     now: int,
     replacement: Mapping[str, Any] | None = None,
     signable: frozenset[str] | None = None,
-    previous_exp: int | None = None,
+    previous_exp: PreviousExp = lambda _: None,
     window: OverlapPolicy = OverlapPolicy(),
     force: bool = False,
 ) -> Plan:
@@ -290,8 +281,7 @@ def revoke(
             return [*_replace_pending(keyring, key, replacement, now, window), step]
         if rest.current(now) is None and not force:
             raise _no_other_key(None)
-        before, after = _around(keyring, key, now)
-        return [*_reschedule(keyring, before, after, now, previous_exp, window), step]
+        return [*_without(keyring, key, now, previous_exp, window), step]
     if replacement is not None:
         # Backdate nbf by the leeway, or a signer with a slow clock falls back to a retiring key.
         nbf = max(key.nbf, now - window.leeway_s)
@@ -331,9 +321,10 @@ def _replace_pending(
     keyring: Keyring, key: PublicKey, replacement: Mapping[str, Any], now: int, window: OverlapPolicy
 ) -> Plan:
     """Publish another pending key, not before every replica can have it; without a current key, a current one."""
-    before = predecessor(keyring, key, now)
-    if before is None:
+    earlier, _ = _around(keyring, key, now)
+    if not earlier:
         return [activate_first_key({**replacement, "nbf": now - window.leeway_s}, now=now)]
+    before = earlier[-1]
     nbf = max(key.nbf, now + LEAD_S)
     plan = [KeyChange(replacement["kid"], {**replacement, "iat": now, "nbf": nbf}, ABSENT, KeyState.PENDING)]
     if before.exp is not None:
