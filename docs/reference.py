@@ -90,15 +90,14 @@ def configuration() -> str:
     """A row for every variable: description, default and allowed values."""
     rows = []
     for option in Settings.options():
-        described = option.description
-        values = f"{described.low} to {described.high}" if described.high else ", ".join(described.choices)
-        default = described.unset or (f"`{option.default}`" if option.default else "")
+        values = f"{option.low} to {option.high}" if option.high else ", ".join(option.choices)
+        default = option.unset or (f"`{option.default}`" if option.default else "")
         notes = [
-            clean(described.help),
+            clean(option.help),
             f"Default: {default}." if default else "",
             f"Values: {values}." if values else "",
             "Required." if option.name == "issuer" else "",
-            "" if described.in_process_list else "No option.",
+            "" if option.in_process_list else "No option.",
         ]
         rows.append(f"| `{option.variable}` | {' '.join(note for note in notes if note)} |")
     return "\n".join(["| variable | description |", "| --- | --- |", *rows])

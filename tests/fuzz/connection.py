@@ -32,7 +32,8 @@ SETTINGS = Settings(issuer="https://game.example", max_body_bytes=MAX_BODY, keep
 # Small enough for an input of 4,096 bytes to reach them.
 LIMITS = {
     request_parser: {"MAX_HEADER_BYTES": 512, "MAX_FIELDS": 8, "MAX_FRAMING_BYTES": 128, "MAX_EMPTY_LINES": 6},
-    connection_module: {"MAX_BACKLOG_BYTES": 1024, "MAX_PIPELINED": 4, "MAX_READS": 6, "WRITE_BUFFER_BYTES": 200},
+    connection_module: {"MAX_BACKLOG_BYTES": 1024, "MAX_PIPELINED": 4, "WRITE_BUFFER_BYTES": 200}
+    | {"MAX_READS": 16, "SMALL_READ_BYTES": 16},
 }
 RESPONSE = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Za-z -]+\r\n((?:[a-z-]+: [ -~]+\r\n)*)\r\n")
 
@@ -157,6 +158,9 @@ class Run:
             held += sum(len(name) + len(value) for name, value in request._headers)
         assert held <= MAX_HELD, f"{held} bytes are held"
         assert connection.idle_since is None or (connection.request is None and connection.cycle is None)
+        assert connection.read_paused is self.transport.paused
+        reason = connection.write_paused or connection.read_timer or connection.backlog or self.transport.closing
+        assert reason or not connection.read_paused, "reading would never be resumed"
         if len(self.transport.written) != self.checked:
             self.checked = len(self.transport.written)
             assert len(self.responses()) <= self.calls + 1

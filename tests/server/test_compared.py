@@ -55,6 +55,9 @@ async def responses(kind: type, pieces: tuple[bytes, ...]) -> list[str]:
     transport = Transport(protocol, loop)
     for piece in pieces:
         transport.receive(piece)
+        async with asyncio.timeout(5):  # ours reads small pieces at intervals
+            while transport.incoming and transport.paused and not transport.closing:
+                await asyncio.sleep(0.001)
         for _ in range(20):
             await asyncio.sleep(0)
     closed = transport.closing or transport.ended

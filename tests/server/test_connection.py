@@ -514,31 +514,191 @@ def test_idle_time_before_a_request_does_not_cut_its_body():
     asyncio.run(run())
 
 
-def test_reads_in_small_pieces_are_slowed_down_and_the_request_is_answered():
+BODY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 16384\r\n\r\n"
+MAX_READS, SMALL = connection_module.MAX_READS, connection_module.SMALL_READ_BYTES
+FEW = MAX_READS // connection_module.SMALL_READ_FACTOR
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("piece", "without_delay"),
+    [
+        pytest.param(b"y" * SMALL, MAX_READS, id="large"),
+        pytest.param(b"y" * (SMALL - 1), FEW, id="small"),
+        pytest.param(b"y", FEW, id="of-one-byte"),
+    ],
+)
+def test_a_request_is_read_without_a_delay_up_to_a_number_of_pieces(piece, without_delay):
+    begin = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
+
+    async def run():
+        connection, transport = connect(at_once)
+        for _ in range(2):
+            transport.receive(begin)
+            connection.reads = 0
+            for _ in range(without_delay):
+                transport.receive(piece)
+                assert (transport.paused, connection.read_timer) == (False, None)
+            transport.receive(b"\r\n\r\n")
+            assert (transport.paused, connection.read_timer) == (False, None)
+            await asyncio.sleep(0)
+        assert transport.written == ANSWER * 2
+
+        transport.receive(begin)
+        connection.reads = 0
+        transport.receive(*[piece] * (without_delay + 1))
+        assert transport.paused
+        await until(lambda: not transport.paused)
+        assert connection.read_timer is None
+
+    asyncio.run(run())
+
+
+def test_the_largest_body_in_the_smallest_segments_is_read_without_a_delay():
     async def run():
         connection, transport = connect(reads)
+        connection._delay_next_read = None  # would fail if it was called
+        transport.receive(BODY, *[b"y" * 1220] * 13, b"y" * (16_384 - 13 * 1220))
+        await until(lambda: transport.written == ANSWER)
+
+    asyncio.run(run())
+
+
+def test_what_comes_in_small_pieces_is_gathered_and_the_request_gets_its_response():
+    async def run():
+        connection, transport = connect(reads)
+        received = []
+        receive = connection.data_received
+        connection.data_received = lambda data: (received.append(data), receive(data))
         data = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n" + b"y" * 500
         for number in range(len(data)):
             transport.receive(data[number : number + 1])
-        assert (transport.paused, connection.reads) == (True, connection_module.MAX_READS + 1)
-        while b"200 OK" not in transport.written:
-            await asyncio.sleep(0.005)
-        assert connection.reads == 0
+        await until(lambda: transport.written == ANSWER)
+        number = FEW + 1
+        assert received == [*(data[at : at + 1] for at in range(number)), data[number:]]
+        assert (connection.reads, connection.read_interval_s) == (0, connection_module.READ_INTERVAL_S)
+        transport.receive(GET)
+        await asyncio.sleep(0)
+        assert transport.written == ANSWER * 2
 
-    asyncio.run(asyncio.wait_for(run(), 5))
+    asyncio.run(run())
 
 
-def test_each_read_of_a_request_in_small_pieces_is_later_than_the_one_before():
+@pytest.mark.parametrize(("size", "growth"), [(1, 8), (SMALL - 1, 8), (SMALL, 1)])
+@pytest.mark.parametrize("closing", [False, True])
+def test_each_small_read_is_later_than_the_one_before(size, growth, closing):
     async def run():
-        connection, transport = connect(reads)
+        connection, _ = connect(at_once)
+        connection.data_received(b"GET / HTTP/1.0\r\n\r\n" if closing else BODY)
+        await asyncio.sleep(0)
+        assert (connection.closing_since is not None) is closing
+        connection.reads = MAX_READS
         delays = []
         connection.loop = SimpleNamespace(time=connection.loop.time, call_later=lambda delay, _: delays.append(delay))
-        for piece in (b"POST / HTTP/1.1\r\nHost: x\r\nX: ", *[b"y"] * 20):
-            connection.data_received(piece)
+        for _ in range(10):
+            connection.data_received(b"y" * size)
             connection._end_read_interval()
-        first = connection_module.READ_INTERVAL_S
-        assert delays == [first * 2**n for n in (0, 1, 2, 3, *[4] * (21 - connection_module.MAX_READS - 4))]
+        first, last = connection_module.READ_INTERVAL_S, connection_module.MAX_READ_INTERVAL_S
+        assert delays == [min(first * growth ** (n + 1), last) for n in range(10)]
+
+    asyncio.run(run())
+
+
+async def slowed_down(app=reads) -> tuple[HttpConnection, Transport]:
+    """A connection that waits before the next read of a request, of which a byte is missing."""
+    connection, transport = connect(app)
+    await asyncio.sleep(0)
+    transport.receive(BODY.replace(b"16384", b"1024"), *[b"y"] * MAX_READS)
+    transport.receive(b"y" * (1023 - MAX_READS))
+    assert transport.paused
+    assert not connection.read_timer.cancelled()
+    return connection, transport
+
+
+def test_a_connection_that_is_lost_while_reading_is_paused_leaves_no_timer():
+    async def run():
+        connection, transport = await slowed_down()
+        timer = connection.read_timer
         transport.lose()
+        await asyncio.sleep(0)
+        assert timer.cancelled()
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_closes_while_reading_is_paused_does_not_read_again():
+    async def run():
+        connection, transport = await slowed_down()
+        transport.client_reads, transport.buffered = False, 1
+        transport.close()
+        await until(lambda: connection.read_timer is None)
+        assert transport.paused
+        transport.take()
+        await until(lambda: transport.protocol is None)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_half_closes_while_reading_is_paused_is_noticed():
+    async def run():
+        _, transport = await slowed_down()
+        transport.receive(None)
+        assert not transport.closing
+        await until(lambda: transport.closing)
+        assert transport.written == b""
+
+    asyncio.run(run())
+
+
+def test_a_stop_while_reading_is_paused_completes_the_request():
+    async def run():
+        connection, transport = await slowed_down()
+        connection.shutdown()
+        transport.receive(b"y")
+        await until(lambda: transport.ended)
+        assert transport.written == ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+
+    asyncio.run(run())
+
+
+def test_a_body_in_small_pieces_behind_its_response_is_gathered_too():
+    async def run():
+        _, transport = await slowed_down(at_once)
+        await until(lambda: transport.written == ANSWER)
+        transport.receive(b"y" + GET)
+        await until(lambda: transport.written == ANSWER * 2)
+
+    asyncio.run(run())
+
+
+def test_reading_is_resumed_when_no_reason_is_left():
+    async def run():
+        connection, transport = await slowed_down()
+        connection.pause_writing()
+        await until(lambda: connection.read_timer is None)
+        assert transport.paused
+        connection.resume_writing()
+        assert not transport.paused
+        transport.receive(b"y")
+        await until(lambda: transport.written == ANSWER)
+
+    asyncio.run(run())
+
+
+def test_the_timeout_of_a_request_goes_on_while_reading_is_paused():
+    async def run():
+        connection, transport = connect(reads)
+        transport.receive(*(GET[at : at + 1] for at in range(FEW + 1)))
+        assert transport.paused
+        connection.check_timeouts(connection.request_started_at + connection.settings.header_timeout_s)
+        assert transport.written.startswith(b"HTTP/1.1 408 ")
+        connection.check_timeouts(connection.closing_since + connection_module.LINGER_TIMEOUT_S)
+        assert transport.closing
 
     asyncio.run(run())
 

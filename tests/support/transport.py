@@ -32,6 +32,9 @@ class Transport(asyncio.Transport):
                 self.incoming[-1] += piece
             else:
                 self.incoming.append(piece)
+            self._deliver()
+
+    def _deliver(self) -> None:
         while self.incoming and not (self.paused or self.closing or self.lost):
             piece = self.incoming.popleft()
             if piece is not None:
@@ -89,13 +92,14 @@ class Transport(asyncio.Transport):
 
     def pause_reading(self) -> None:
         assert not self.paused
+        assert not self.closing
         self.paused = True
 
     def resume_reading(self) -> None:
         assert self.paused
+        assert not self.closing
         self.paused = False
-        if not self.lost:
-            self.loop.call_soon(self.receive)
+        self.loop.call_soon(self._deliver)
 
     def _lose(self) -> None:
         if not self.lost:

@@ -11,8 +11,7 @@ the batch of its event-loop iteration; one whose body is still to come in a task
 | idle between two requests | 0: nothing of a request is kept | VERIFIER_KEEP_ALIVE |
 | response that is not read | WRITE_BUFFER_BYTES and one response | VERIFIER_HEADER_TIMEOUT |
 | lingering close | MAX_DISCARDED_BYTES, none kept | LINGER_TIMEOUT_S |
-
-A request may be read in MAX_READS pieces, and then in one every READ_INTERVAL_S and more: a read has a price.
+| request in more than MAX_READS pieces | as above | one read every READ_INTERVAL_S to MAX_READ_INTERVAL_S |
 
 Follows the fixes of uvicorn's httptools_impl.py up to uvicorn 0.54.0 (with httptools 0.9.0);
 tests/server/test_compared.py lists every difference from that version's protocols.
@@ -39,9 +38,11 @@ MAX_PIPELINED = 32  # requests behind one that was received together with them
 MAX_REQUEST_S = 5  # beyond the timeouts of its headers and its body
 MAX_DISCARDED_BYTES = 4_194_304
 WRITE_BUFFER_BYTES = 16_384
-MAX_READS = 8
-READ_INTERVAL_S = 0.01
-MAX_DOUBLINGS = 4  # of this interval
+MAX_READS = 22  # of one request, without a delay: small headers, and a body in segments of 1,220 bytes (IPv6)
+READ_INTERVAL_S = 0.02
+MAX_READ_INTERVAL_S = 0.64
+SMALL_READ_BYTES = 1_024
+SMALL_READ_FACTOR = 8  # a small read counts as so many, and multiplies the interval
 TIMEOUT_CHECK_INTERVAL_S = 1.0
 LINGER_TIMEOUT_S = 2.0
 MAX_LINGERING = 32  # connections above VERIFIER_MAX_CONNECTIONS that may still read their 503
@@ -91,6 +92,7 @@ class HttpConnection(asyncio.Protocol):
         self.backlog_truncated = False
         self.pipelined = 0  # requests taken from the backlog since it was last empty
         self.reads = 0  # of the current request
+        self.read_interval_s = READ_INTERVAL_S
         self.read_timer: asyncio.TimerHandle | None = None
         self.read_paused = self.write_paused = False
         self.half_closed = False  # by the client, which waits for its responses
@@ -124,8 +126,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.connections.discard(self)
-        if self.read_timer is not None:  # pragma: no branch - reached over sockets, in a process that may end first
-            self.read_timer.cancel()  # pragma: no cover - as above
+        if self.read_timer is not None:
+            self.read_timer.cancel()
         self._release()
 
     def eof_received(self) -> bool:
@@ -144,12 +146,8 @@ class HttpConnection(asyncio.Protocol):
         self._resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        self.reads += 1
-        if self.reads > MAX_READS and self.read_timer is None:
-            # Longer and longer for one request; what is discarded comes in larger pieces, and must not be delayed.
-            doublings = min(self.reads - MAX_READS - 1, MAX_DOUBLINGS) if self.closing_since is None else 0
-            self.read_timer = self.loop.call_later(READ_INTERVAL_S * 2**doublings, self._end_read_interval)
-            self._pause_reading()
+        small = len(data) < SMALL_READ_BYTES
+        self.reads += SMALL_READ_FACTOR if small else 1
         if self.closing_since is not None:
             self.discarded_bytes += len(data)
             if self.discarded_bytes > MAX_DISCARDED_BYTES:
@@ -159,6 +157,8 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.pipelined = 0
             self._parse(data)
+        if self.reads > MAX_READS and not (self.transport.is_closing() or self._awaits_response()):
+            self._delay_next_read(small)
 
     # From bytes to requests
 
@@ -210,7 +210,7 @@ class HttpConnection(asyncio.Protocol):
     def _next_request(self) -> None:
         """Release the current request, which has its response; continue with the next or become idle."""
         self.request = self.cycle = None
-        self.reads = 0
+        self.reads, self.read_interval_s = 0, READ_INTERVAL_S
         self.idle_since = self.loop.time()
         if self.backlog or self.half_closed or self.shutting_down:
             self._take_backlog()
@@ -237,10 +237,19 @@ class HttpConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        """Read again, unless there is still a reason not to."""
-        if self.read_paused and not (self.write_paused or self.read_timer or self.backlog):
+        """Read again, unless there is still a reason not to; uvloop raises an error if the connection is closing."""
+        if self.read_paused and not (
+            self.write_paused or self.read_timer or self.backlog or self.transport.is_closing()
+        ):
             self.read_paused = False
             self.transport.resume_reading()
+
+    def _delay_next_read(self, small: bool) -> None:
+        """Let the kernel gather what comes next: a read has the same price for one byte as for many."""
+        if small:
+            self.read_interval_s = min(SMALL_READ_FACTOR * self.read_interval_s, MAX_READ_INTERVAL_S)
+        self.read_timer = self.loop.call_later(self.read_interval_s, self._end_read_interval)
+        self._pause_reading()
 
     def _end_read_interval(self) -> None:
         self.read_timer = None
