@@ -103,7 +103,7 @@ def test_a_merge_names_the_path_of_a_file_that_cannot_be_used(run, first):
     )
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.name)], ids=["pipe", "loop"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.name)])
 def test_a_revocation_replaces_a_journal_that_is_no_file(run, first, make):
     make(PRIVATE / ".commit.json")
     assert run("keys", "rotate").status == 1
@@ -153,3 +153,21 @@ def test_a_line_of_a_key_that_was_given_up_and_is_trusted_again_is_found(run, fi
     published = next(line for line in lines if line.kid == pending and line.old == "none")
     HISTORY.write_bytes(history.append(HISTORY.read_bytes(), [published]))
     assert "history-transitions" in rules(run, NOW)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_no_private_key(run, first, pending, make):
+    for kid, verb in ((first, "is the current key"), (pending, "signs from")):
+        path = PRIVATE / f"{kid}.pem"
+        kept = path.read_bytes()
+        path.unlink()
+        make(path)
+        assert f"verifier: error: {path} is missing, and {kid} {verb}" in run("keys", "list").err
+        assert rules(run, NOW) == {"private-missing"}
+        if kid == pending:
+            break
+        os.rmdir(path) if path.is_dir() else path.unlink()
+        path.write_bytes(kept)
+        path.chmod(0o600)
+    assert run("keys", "revoke", "--kid", first, "--reason", "x", "--replace").status == 0
+    assert (states()[pending], len(states())) == ("pending", 3)  # it could not sign

@@ -42,11 +42,11 @@ def test_a_link_to_nothing_and_a_large_file_are_no_keys(past, tmp_path):
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"[1]", b"1", None])
 def test_a_file_that_is_no_json_object_has_no_members(content):
-    assert public_members(File(Path("a.json"), "public/a.json", 0o644, False, content)) == {}
+    assert public_members(File(Path("a.json"), "public/a.json", 0o644, False, True, content)) == {}
 
 
 def test_the_members_of_a_public_file_are_read():
-    assert public_members(File(Path("a.json"), "public/a.json", 0o644, False, b'{"kid": "a"}')) == {"kid": "a"}
+    assert public_members(File(Path("a.json"), "public/a.json", 0o644, False, True, b'{"kid": "a"}')) == {"kid": "a"}
 
 
 def test_a_repository_without_a_commit_has_nothing_committed(past, tmp_path):

@@ -136,7 +136,8 @@ class World:
         text = self.resolve(clone, kill_at)
         if number == 0 and self.is_late(clone, before, clone.revoked | other.revoked):
             git(clone.top, "reset", "-q", "--hard", start)
-            git(other.top, "reset", "-q", "--hard", start)
+            self.finish(clone, self.resolve(clone, None))  # what a revocation could not record
+            git(other.top, "reset", "-q", "--hard", NAMES[number])
             other.revoked = set(clone.revoked)
         else:
             clone.revoked |= other.revoked

@@ -114,7 +114,7 @@ def private_missing(inventory: Inventory) -> Violations:
     held = {file.path.stem for file in inventory.private_keys()}
     for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING) if held else ():
         if key.kid not in held:
-            when, instead = "now", "or revoke it with --replace: verifier keys revoke"
+            when, instead = "now", "or replace it: verifier keys revoke --replace --reason '...'"
             if key.nbf > inventory.now:
                 when, instead = f"from {utc(key.nbf)}", "or, before the switch: verifier keys cancel"
             yield Violation(

@@ -1,5 +1,6 @@
 """Everything that the rules of the audit are applied to, read once."""
 
+import contextlib
 import json
 import os
 import re
@@ -39,12 +40,13 @@ class File:
     name: str  # below the key directory; "." for the directory itself
     mode: int
     is_folder: bool
+    is_regular: bool
     content: bytes | None = field(repr=False, default=None)  # None: a folder, or not read
 
     @property
     def is_private_key(self) -> bool:
         """Whether it is, or contains, a private key."""
-        if self.is_folder:
+        if not self.is_regular:
             return False
         content = self.content or b""
         text = content.replace(b"\0", b"")  # so that UTF-16 is recognized
@@ -145,7 +147,8 @@ class Inventory:
 
     def private_keys(self) -> list[File]:
         """Return the files in private/ that a signer loads."""
-        return [file for file in self.files if re.fullmatch(r"private/[^/.][^/]*\.pem", file.name)]
+        files = [file for file in self.files if file.is_regular]
+        return [file for file in files if re.fullmatch(r"private/[^/.][^/]*\.pem", file.name)]
 
 
 def _read(path: Path, limit: int, *, optional: bool = False) -> bytes:
@@ -179,15 +182,13 @@ def _file(folder: Path, path: Path) -> File | None:
         status = path.stat()
     except OSError:  # removed in the meantime, or a link to nothing or in a loop
         return None
-    try:
-        if stat.S_ISDIR(status.st_mode):
-            return File(path, name, stat.S_IMODE(status.st_mode), True)
-        # A private key that a signer loads is not opened, and the journal of an interrupted command holds one.
-        signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or JOURNAL in name)
-        content = None if signers else read_file(path, max(MAX_KEY_FILE_BYTES, MAX_LOG_BYTES if name == LOG else 0))
-        return File(path, name, stat.S_IMODE(status.st_mode), False, content)
-    except OSError:  # larger than any key, a pipe, not readable for this account, or removed in the meantime
-        return File(path, name, stat.S_IMODE(status.st_mode), False)
+    # A private key that a signer loads is not opened, and the journal of an interrupted command holds one.
+    signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or JOURNAL in name)
+    content, mode, is_regular = None, stat.S_IMODE(status.st_mode), stat.S_ISREG(status.st_mode)
+    if is_regular and not signers:
+        with contextlib.suppress(OSError):  # larger than any key, not readable, or removed in the meantime
+            content = read_file(path, max(MAX_KEY_FILE_BYTES, MAX_LOG_BYTES if name == LOG else 0))
+    return File(path, name, mode, stat.S_ISDIR(status.st_mode), is_regular, content)
 
 
 def public_members(file: File) -> dict[str, object]:

@@ -70,7 +70,7 @@ class Keystore:
                 raise
             self.notes.append(f"{exc}; it is replaced")
             if not self.journal.is_file():
-                self.journal.unlink()
+                self.journal.replace(self.journal.with_name(".commit.unusable"))
             return
         if record is not None:
             now = max(self.now, record.at) if revoking else self.now
@@ -311,7 +311,7 @@ class Keystore:
 
     def signable(self) -> frozenset[str] | None:
         """Return the kids whose private keys are here; None where there are none: signing happens elsewhere."""
-        return frozenset(path.stem for path in self.private.glob("*.pem")) or None
+        return frozenset(path.stem for path in self.private.glob("*.pem") if path.is_file()) or None
 
 
 def _cause(exc: Exception) -> str:

@@ -65,7 +65,7 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
 
 def missing_private_keys(keyring: Keyring, private: Path, now: float) -> list[PublicKey]:
     """Return the current and pending keys without a private key, where `private` holds any."""
-    here = {path.stem for path in private.glob("*.pem")}
+    here = {path.stem for path in private.glob("*.pem") if path.is_file()}
     missing = [key for key in keyring.keys.values() if here and key.kid not in here]
     return [key for key in missing if keyring.state(key, now) in (KeyState.CURRENT, KeyState.PENDING)]
 

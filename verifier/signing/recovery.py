@@ -127,7 +127,8 @@ def _finish_revocation(directory: Directory, record: Record, what: str, now: int
     if directory.history_applied(record) is Applied.OTHER:
         record = _with_lines(directory, record, [replace(e, at=now) for e in history.read(record.lines.encode())[0]])
     directory.finish(record)
-    lost = "" if record.lines else "; the history is not valid and has no line of it"
+    repair = "; the history is not valid and has no line of it; repair it, then verifier keys merge"
+    lost = "" if record.lines else repair
     return Recovery(True, f"finished {what}, which was interrupted, on files that changed meanwhile{lost}")
 
 
