@@ -232,8 +232,9 @@ def test_get_json_names_what_is_not_a_json_object(listen, sent, cause):
 
 
 @pytest.mark.parametrize(("line", "status"), [(OK, 200), (b"HTTP/1.1 503 x\r\n", 503)])
-def test_get_json_returns_status_and_object(listen, line, status):
-    assert client.get_json(listen([line + b'\r\n{"a": [1]}']), timeout_s=5) == (status, {"a": [1]})
+def test_get_json_returns_response_and_object(listen, line, status):
+    response, members = client.get_json(listen([line + b'\r\n{"a": [1]}']), timeout_s=5)
+    assert (response.status, members) == (status, {"a": [1]})
 
 
 @pytest.mark.parametrize("get", [client.get, client.get_json])

@@ -31,7 +31,7 @@ def healthcheck(host: str, port: int, keys: Path) -> None:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     try:
-        code, members = get_json(f"{base}/readyz", timeout_s=_TIMEOUT_S)
+        response, members = get_json(f"{base}/readyz", timeout_s=_TIMEOUT_S)
     except ValueError as exc:
         raise click.UsageError(f"--host or --port: {exc}") from exc
     status = members.get("status")
@@ -44,7 +44,7 @@ def healthcheck(host: str, port: int, keys: Path) -> None:
     if status == "ready" and _has_just_read(members):
         _compare_keys(base, keys)
     click.echo(status)
-    if code != 200:
+    if response.status != 200:
         sys.exit(EXIT_REFUSED)
 
 

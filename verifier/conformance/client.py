@@ -19,7 +19,6 @@ from verifier.conformance.messages import JSON_TYPE, Request, Response, Url
 
 MAX_RESPONSE_BYTES = 1_048_576  # head and body
 _CHUNK_BYTES = 65_536
-_GET = Request(method="GET", headers={})
 
 
 class NoResponseError(Exception):
@@ -49,22 +48,21 @@ def get(url: str, *, timeout_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> R
         ValueError: the URL cannot be used.
         NoResponseError: no complete response arrived within the time and the size.
     """
-    return send(Url.parse(url, allow_http=True), _GET, timeout_s=timeout_s, max_bytes=max_bytes)
+    request = Request(method="GET", headers={})
+    return send(Url.parse(url, allow_http=True), request, timeout_s=timeout_s, max_bytes=max_bytes)
 
 
-def get_json(url: str, *, timeout_s: float) -> tuple[int, dict[str, Any]]:
-    """Send a GET request; return the status and the JSON object of the response.
+def get_json(url: str, *, timeout_s: float) -> tuple[Response, dict[str, Any]]:
+    """Send a GET request; return the response and the JSON object in it.
 
     Raises:
         ValueError: the URL cannot be used.
         NoResponseError: no complete response arrived, or it is a redirect or not a JSON object.
     """
-    target = Url.parse(url, allow_http=True)
-    response = send(target, _GET, timeout_s=timeout_s)
-    members = None if 300 <= response.status < 400 else response.members
-    if members is None:
-        raise NoResponseError(explain_no_json(response, target))
-    return response.status, members
+    response = get(url, timeout_s=timeout_s)
+    if 300 <= response.status < 400 or response.members is None:
+        raise NoResponseError(explain_no_json(response, Url.parse(url, allow_http=True)))
+    return response, response.members
 
 
 def send(

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from verifier.conformance.causes import explain_no_json
-from verifier.conformance.client import NoResponseError, get
-from verifier.conformance.messages import Url
+from verifier.conformance.client import NoResponseError, get, get_json
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.times import MAX_TIME
 from verifier.errors import ConfigError
@@ -39,12 +37,13 @@ def query(url: str) -> Replica:
     """Read the readiness, the settings and the JWKS of the replica at a base URL; nothing is raised."""
     base = url.rstrip("/")
     try:
-        status, members, offset = _get_object(f"{base}/readyz")
-        ready = status == 200 and members.get("status") == "ready"
+        response, members = get_json(f"{base}/readyz", timeout_s=TIMEOUT_S)
+        ready = response.status == 200 and members.get("status") == "ready"
+        offset = round(response.clock_offset_s) if "date" in response.headers else None
         found = Replica(url, ready=ready, clock_offset_s=offset, **_settings(members))
-        status, jwks, _ = _get_object(f"{base}/.well-known/jwks.json")
-        if status != 200:
-            return replace(found, problem=f"status {status} for the JWK Set (expected 200)")
+        response, jwks = get_json(f"{base}/.well-known/jwks.json", timeout_s=TIMEOUT_S)
+        if response.status != 200:
+            return replace(found, problem=f"status {response.status} for the JWK Set (expected 200)")
         keys = jwks.get("keys")
         kids = [key.get("kid") if isinstance(key, dict) else None for key in keys] if isinstance(keys, list) else [None]
         digest = jwks.get("key_set_digest")
@@ -59,14 +58,6 @@ def query(url: str) -> Replica:
 
 def _is_token(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,200}", value) is not None
-
-
-def _get_object(url: str) -> tuple[int, Mapping[str, Any], int | None]:
-    response = get(url, timeout_s=TIMEOUT_S)
-    if 300 <= response.status < 400 or response.members is None:
-        raise NoResponseError(explain_no_json(response, Url.parse(url, allow_http=True)))
-    known = "date" in response.headers
-    return response.status, response.members, round(response.clock_offset_s) if known else None
 
 
 def _settings(members: Mapping[str, Any]) -> dict[str, Any]:
