@@ -375,6 +375,7 @@ def test_confirm_records_what_each_replica_reported(run, first, monkeypatch):
     known = {
         "http://a": replicas.Replica("http://a", digest, (first,), True, "", -2, 300, 30, "1"),
         "http://b": replicas.Replica("http://b", problem="connection refused"),
+        "http://c": replicas.Replica("http://c", digest, (first,), True, "", -60, 300, 31, "1"),
     }
     monkeypatch.setattr(replicas, "query", known.__getitem__)
     assert run("keys", "confirm", "--record", *known, now=NOW + 9).status == 1
@@ -388,6 +389,11 @@ def test_confirm_records_what_each_replica_reported(run, first, monkeypatch):
         ),
         history.Confirmation(
             replica="http://b", key_set_digest="", confirmed=False, problem="connection refused", **common
+        ),
+        history.Confirmation(
+            replica="http://c", key_set_digest=digest, confirmed=False, clock_offset_s=-60, max_lifetime_s=300,
+            leeway_s=31, replica_version="1", **common,
+            problem="its clock is 60 s slow, at most 15 s; the leeway is 31 s, expected 30 s",
         ),
     )  # fmt: skip
     assert run("keys", "audit", now=NOW + 9).status == 0

@@ -90,7 +90,7 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
 
 
 def test_every_rule_has_a_unique_name_a_source_and_a_remediation():
-    assert len({rule.id for rule in RULES}) == len(RULES) == 39
+    assert len({rule.id for rule in RULES}) == len(RULES) == 41
     assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
     assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
 
@@ -241,7 +241,9 @@ def test_an_overlap_that_is_too_short_is_found_until_it_is_over(store, audited, 
     expected = ("overlap", f"{first} expires 2027-01-15 09:05:59 UTC, its last tokens 2027-01-15 09:06:00 UTC")
     assert audited(SWITCH) == [expected]
     assert expected in audited(SWITCH - 1)
-    assert audited(SWITCH + 360) == []
+    assert audited(SWITCH + 360) == [
+        ("past-switch", "switch 1, 2027-01-15 09:00:00 UTC: the old key ended 1 s too early")
+    ]
     assert second
 
 

@@ -144,6 +144,7 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
         ],
         "switches": [
             {
+                "number": 1,
                 "at": switch,
                 "from": old,
                 "to": new,
@@ -152,6 +153,7 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
                 "old_ends": switch + 360,
                 "overlap_s": 360,
                 "needed_s": 360,
+                "needed_by_replicas": False,
                 "confirmation": None,
                 "verdict": "enough",
             }
@@ -477,7 +479,8 @@ def test_the_page_answers_the_questions_of_a_reviewer(past):
         f"Anchor, to keep elsewhere {document['anchor']['text']} Commit Not a git checkout",
         "Who changed what? 5 lines by accounts <b>mallory</b>, ann: History. Its chain is unbroken and it agrees",
         "0 of 2 switches left the old key as long as needed.",
-        "1: cut by a revocation, on purpose. 1: too short.",
+        "Switch 1 is too short. Switch 2 was cut by a revocation, on purpose.",
+        "Were replicas confirmed before each switch? 0 of 2. Switch 1: no record. Switch 2: no record.",
         "1 revoked key, rejected by 1 of 6 replicas queried.",
         f"{past.kids['EdDSA'][:8]}…, revoked 2027-01-11 08:00:00 UTC By account <b>mallory</b>.",
         "Still trusted by https://b when this page was made.",
@@ -498,7 +501,7 @@ def test_the_page_names_what_it_could_not_check(past):
         "No replica was queried",
         "Was a private key ever committed? Not known: not a git checkout.",
         "No line records --force.",
-        "No findings. 23 of 39 rules of the audit hold; the others were not checked.",
+        "No findings. 25 of 41 rules of the audit hold; the others were not checked.",
         "16 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
         "--applications FILE, --require-signed, --deployed FOLDER.",
         "the history continues from the anchorneeds --since N:DIGEST",

@@ -1,6 +1,7 @@
 """A switch is judged by the values that its lines record, and by the confirmations of the replicas."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from tests.rotation.test_report import Outline
 from tests.rotation.test_report import past as past  # a fixture
 from verifier.core.times import utc
 from verifier.errors import KeyFileError
-from verifier.rotation import audit, history, report
+from verifier.rotation import audit, history, report, switch_checks
 from verifier.rotation.history import Confirmation, Event
 from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.replicas import Replica
 
 DAY = 86_400
 SWITCH = NOW - DAY + 60
@@ -24,11 +26,9 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "keys" / "history.jsonl"
 
 
-def confirm(log: Path, at: int, *results: bool) -> None:
-    lines = [
-        Confirmation(at=at, by="ann", command="confirm", replica=f"http://{n}", key_set_digest="d", confirmed=good)
-        for n, good in enumerate(results)
-    ]
+def confirm(log: Path, at: int, *results: bool, **values: Any) -> None:
+    common: dict[str, Any] = {"at": at, "by": "ann", "command": "confirm", "key_set_digest": "d"} | values
+    lines = [Confirmation(replica=f"http://{n}", confirmed=good, **common) for n, good in enumerate(results)]
     log.write_bytes(history.append(log.read_bytes(), lines))
 
 
@@ -140,6 +140,108 @@ def _members(line: Event) -> dict[str, Any]:
     return asdict(line)
 
 
+def record_settings(log: Path, policy: OverlapPolicy) -> None:
+    """Write the settings that the commands of the fixture leave out into the lines of rotations."""
+    lines = [
+        replace(line, max_lifetime_s=policy.max_lifetime_s, leeway_s=policy.leeway_s)
+        if line.command == "rotate"
+        else line
+        for line in history.load(log.read_bytes()).events
+    ]
+    log.write_bytes(history.append(b"", lines))
+
+
+SHORT, USUAL = OverlapPolicy(60, 0), {"max_lifetime_s": 300, "leeway_s": 30}
+
+
+@pytest.mark.parametrize(
+    ("recorded_at", "settings", "needed_s"),
+    [
+        (None, {}, 60),
+        (NOW - 1800, {"max_lifetime_s": 60, "leeway_s": 0}, 60),
+        (NOW - 1800, {"max_lifetime_s": 60}, 60),
+        (NOW - 1800, USUAL, 360),  # while the key is pending
+        (NOW - 2 * DAY, USUAL, 360),  # before the rotation
+        (NOW + 30, USUAL, 360),  # after the switch
+    ],
+)
+def test_the_overlap_is_what_the_replicas_need_if_that_is_longer(past, log, recorded_at, settings, needed_s):
+    past.generate("ES256", NOW - 9 * DAY)
+    if recorded_at == NOW - 2 * DAY:
+        confirm(log, recorded_at, True, **settings)
+    past.rotate("EdDSA", NOW - 3600, lead_s=3600, window=SHORT)
+    before = list(history.load(log.read_bytes()).confirmations)
+    record_settings(log, SHORT)
+    log.write_bytes(history.append(b"", [*before, *history.load(log.read_bytes()).events]))
+    if recorded_at not in (None, NOW - 2 * DAY):
+        confirm(log, recorded_at, True, **settings)
+    [switch] = report.build_report(past.state())["switches"]
+    longer = needed_s > 60
+    verdict = "too short" if longer else "enough"
+    assert (switch["needed_s"], switch["needed_by_replicas"], switch["verdict"]) == (needed_s, longer, verdict)
+    text = f"{past.kids['ES256']} expires 2027-01-15 08:01:00 UTC, its last tokens 2027-01-15 08:06:00 UTC"
+    assert found(past, "overlap") == ([f"{text}, by the settings of the replicas"] if longer else [])
+    over = ["switch 1, 2027-01-15 08:00:00 UTC: the old key ended 5 min too early"] if longer else []
+    over = [f"{text}; confirmed on 0 of 1 replicas" if recorded_at == NOW - 1800 else text for text in over]
+    assert found(past, "past-switch", now=NOW + 400) == over
+
+
+def test_the_settings_of_replicas_that_run_now_count_until_the_switch_is_over(past, log):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - 3600, lead_s=3600, window=SHORT)
+    record_settings(log, SHORT)
+    running = (Replica("http://a", **USUAL), Replica("http://b"))
+    for after_s, verdict in ((-1, "too short"), (359, "too short"), (360, "enough")):
+        state = replace(past.state(now=NOW + after_s), replicas=running)
+        assert [switch["verdict"] for switch in switch_checks.switches(state)] == [verdict]
+
+
+def test_a_record_of_the_next_rotation_says_nothing_about_the_one_before(past, log):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - 8 * DAY)
+    past.rotate("RS256", NOW - 7200)
+    confirm(log, NOW - 7000, True, max_lifetime_s=600, leeway_s=30)
+    needed = [switch["needed_s"] for switch in report.build_report(past.state())["switches"]]
+    assert needed == [360, 660]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"clock_offset_s": -15}, "on 1 of 1"),
+        ({"clock_offset_s": -16}, "on 0 of 1"),
+        ({"clock_offset_s": 3, "leeway_s": 4}, "on 1 of 1"),  # without both settings, the usual leeway
+        ({"clock_offset_s": 3, "leeway_s": 4, "max_lifetime_s": 60}, "on 0 of 1"),
+        ({"leeway_s": 30, "max_lifetime_s": 300}, "on 1 of 1"),
+        ({"leeway_s": 30, "max_lifetime_s": 301}, "on 0 of 1"),
+    ],
+)
+def test_a_record_counts_only_with_a_right_clock_and_settings_that_the_switch_was_made_for(past, log, values, shown):
+    past.generate("ES256", NOW - 9 * DAY)
+    past.rotate("EdDSA", NOW - DAY)
+    confirm(log, NOW - DAY + 60, True, **values)
+    words = Outline(report.render_html(report.build_report(past.state()))).words()
+    assert f"{shown}, 59 min before" in words if shown == "on 1 of 1" else shown in words
+
+
+def test_what_went_wrong_stays_visible_after_the_next_rotation(past, log):
+    past.generate("ES256", NOW - 300 * DAY)
+    past.rotate("EdDSA", NOW - 100 * DAY, lead_s=0, force=True)
+    confirm(log, NOW - 50 * DAY, True, False, False)
+    past.rotate("RS256", NOW - 50 * DAY)
+    confirm(log, NOW - 50 * DAY + 60, True, False, False)
+    kids = past.kids
+    assert found(past, "pending-window") == []
+    at = ["switch 1, 2026-10-07 08:00:00 UTC: the new key was published 0 s before it signed"]
+    at += ["switch 2, 2026-11-26 09:00:00 UTC: confirmed on 1 of 3 replicas"]
+    assert found(past, "past-switch") == at
+    assert found(past, "past-cryptoperiod") == [f"{kids['ES256']} signed for 200 days, at most 90d"]
+    anchor = history.Anchor(2, "0" * 64)
+    period = [f.found for f in audit.findings(replace(past.state(), since=anchor)) if f.severity == "low"]
+    assert period == at[1:]
+    assert [s["number"] for s in report.build_report(replace(past.state(), since=anchor))["switches"]] == [2]
+
+
 def test_a_revocation_with_replacement_is_no_short_overlap(past, pairs):
     past.generate("ES256", NOW - 9 * DAY)
     past.rotate("EdDSA", NOW - 7260)
@@ -160,8 +262,6 @@ def test_words_that_are_no_unicode_do_not_break_the_page(past, log):
 
 
 def test_a_period_shows_only_what_was_added_since_the_anchor(past, log):
-    from dataclasses import replace
-
     past.generate("ES256", NOW - 9 * DAY)
     anchor = history.Anchor.of(log.read_bytes())
     past.rotate("EdDSA", NOW - 8 * DAY, by="bob")

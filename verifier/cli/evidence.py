@@ -47,7 +47,7 @@ def confirm(urls: tuple[str, ...], record: bool, window: OverlapPolicy, as_json:
     found = findings(state, REPLICA_RULES)
     same = [replica_checks.same(state, replica) for replica in state.replicas]
     if record:
-        _record(keys, state, same)
+        _record(keys, state)
     if as_json:
         rows = [asdict(replica) | {"same": good} for replica, good in zip(state.replicas, same, strict=True)]
         rules = [asdict(finding) for finding in found]
@@ -74,26 +74,27 @@ def _print_confirmation(state: Inventory, same: list[bool]) -> None:
             echo(f"{prefix}  {finding.found}{', with the same keys' if good and not number else ''}")
 
 
-def _record(folder: Path, state: Inventory, same: list[bool]) -> None:
-    """Append what each replica reported to the history."""
+def _record(folder: Path, state: Inventory) -> None:
+    """Append what each replica reported, and whether it passed, to the history."""
     with begin(folder) as (store, _, now):
-        lines = [
-            history.Confirmation(
+        lines = []
+        for replica in state.replicas:
+            found = [finding.found for finding in replica_findings(state, replica)]
+            line = history.Confirmation(
                 at=now,
                 by=user_name(),
                 command="confirm",
                 replica=replica.url,
                 key_set_digest=replica.digest,
-                confirmed=good,
+                confirmed=not found,
                 clock_offset_s=replica.clock_offset_s,
                 max_lifetime_s=replica.max_lifetime_s,
                 leeway_s=replica.leeway_s,
                 replica_version=replica.version,
-                problem=replica.problem,
+                problem="; ".join(found),
                 version=__version__,
             )
-            for replica, good in zip(state.replicas, same, strict=True)
-        ]
+            lines.append(line)
         store.confirm(lines)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.times import duration
-from verifier.rotation import file_checks, history_checks, key_checks, replica_checks
+from verifier.rotation import file_checks, history_checks, key_checks, replica_checks, switch_checks
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.replicas import Replica
@@ -76,6 +76,7 @@ _NIST = "NIST SP 800-57 Part 1 Rev. 5"
 _STORAGE = "OWASP Key Management Cheat Sheet, Storage"
 _LOGS = "NIST SP 800-92 §2.3.2"
 _STOLEN = "treat the key as stolen: verifier keys revoke --replace"
+_REVIEWED = "find out what players saw then; after the review, audit from its anchor on: --since N:DIGEST"
 REPLICA_RULES = (
     Rule("replica-revoked", "critical", "no replica trusts a revoked key", f"{_NIST} §5.3.4",
          "deploy keys/public to the replica, then verifier keys confirm", replica_checks.trusts_revoked,
@@ -126,7 +127,7 @@ RULES = (
          "restore the file from version control, or repair it", file_checks.unusable),
     Rule("overlap", "high", "a key verifies until its last token has expired, allowing for clock skew",
          f"{_NIST} §5.3.4", "set exp to the successor's nbf + lifetime + 2 x leeway, as verifier keys rotate does",
-         key_checks.overlap),
+         switch_checks.overlap),
     Rule("successor", "high", "a key that ends has a successor", f"{_NIST} §5.3.4",
          "verifier keys rotate", key_checks.no_successor),
     Rule("private-missing", "high", "where private keys are, those of the current and the pending key are",
@@ -160,7 +161,7 @@ RULES = (
     Rule("pending-window", "medium",
          f"a key is published {duration(PROPAGATION_S)} or more before it signs, or confirmed on every replica",
          "this project: every replica must have it",
-         "verifier keys confirm --record URL... before it signs, or cancel it", key_checks.short_lead),
+         "verifier keys confirm --record URL... before it signs, or cancel it", switch_checks.short_lead),
     Rule("late-change", "high",
          f"a change is deployed {duration(PROPAGATION_S)} or more before a key begins, or would have begun, to sign",
          "this project: every replica must have it",
@@ -183,4 +184,8 @@ RULES = (
          "lower VERIFIER_MAX_LIFETIME", key_checks.lifetime),
     Rule("rotation-due", "low", "a successor is pending 14 days before the cryptoperiod ends", f"{_NIST} §5.3.6",
          "verifier keys rotate", key_checks.rotation_due),
+    Rule("past-switch", "low", "past switches had a long enough overlap, and every replica had the key in time",
+         f"{_NIST} §5.3.4", _REVIEWED, switch_checks.past),
+    Rule("past-cryptoperiod", "low", "past keys signed no longer than their cryptoperiod", f"{_NIST} §5.3.6", _REVIEWED,
+         switch_checks.past_cryptoperiod),
 )  # fmt: skip

@@ -24,10 +24,10 @@ def chart_layout(document: dict[str, Any]) -> dict[str, Any]:
         return float(round(100 * (instant - first) / (last - first), 2))
 
     marks: list[dict[str, Any]] = []
-    for number, switch in enumerate(document["switches"], start=1):
+    for switch in document["switches"]:
         if not marks or at(switch["at"]) - marks[-1]["at"] >= _LABEL_GAP_PERCENT:
-            marks.append({"at": at(switch["at"]), "first": number, "lines": []})
-        marks[-1] |= {"last": number, "lines": [*marks[-1]["lines"], at(switch["at"])]}
+            marks.append({"at": at(switch["at"]), "first": switch["number"], "lines": []})
+        marks[-1] |= {"last": switch["number"], "lines": [*marks[-1]["lines"], at(switch["at"])]}
     return {
         "now": at(now),
         "ticks": [

@@ -75,12 +75,12 @@ class Confirmation:
     command: str
     replica: str  # its URL
     key_set_digest: str  # that it has loaded; "" without a response
-    confirmed: bool  # the same keys as here, and ready
+    confirmed: bool  # the same keys as here, ready, with a right clock and settings; in older lines the keys alone
     clock_offset_s: int | None = None  # of its clock from the one here
     max_lifetime_s: int | None = None
     leeway_s: int | None = None
     replica_version: str = ""
-    problem: str = ""
+    problem: str = ""  # why it is not confirmed
     version: str = ""
 
 

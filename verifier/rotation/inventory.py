@@ -132,6 +132,11 @@ class Inventory:
         """Return the state of one of the keys."""
         return self.keyring.state(self.keyring.keys[kid], self.now)
 
+    def in_period(self, instant: int) -> bool:
+        """Return whether something that happened then is audited: after the last line that the anchor covers."""
+        covered = self.history.lines[: self.since.lines] if self.since else ()
+        return all(line is None or instant > line.at for line in covered)
+
     def has(self, needed: str) -> bool:
         """Return whether what a rule needs is here; "" is nothing."""
         return {

@@ -2,9 +2,8 @@
 
 from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.keyring import KeyState
-from verifier.core.times import duration, format_duration, utc
-from verifier.rotation import timeline
-from verifier.rotation.history import ABSENT, ended, replay
+from verifier.core.times import duration, utc
+from verifier.rotation.history import ended, replay
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.violation import Violation, Violations
@@ -44,38 +43,11 @@ def no_successor(inventory: Inventory) -> Violations:
         yield f"{live[-1].kid} is the last key and expires {utc(live[-1].exp)}: every sign-in is rejected after that"
 
 
-def overlap(inventory: Inventory) -> Violations:
-    """Find keys that end before their last token, until that token has expired."""
-    rows = timeline.keys(inventory.keyring, inventory.history.events, inventory.window, inventory.now)
-    switches = timeline.transitions(rows)
-    short = {(s["from"], s["old_ends"], s["at"] + s["needed_s"]) for s in switches if s["verdict"] == "too short"}
-    for kid, ends, needed in sorted(short | set(timeline.fallbacks(rows, inventory.window))):
-        if inventory.now < needed:
-            yield f"{kid} expires {utc(ends)}, its last tokens {utc(needed)}"
-
-
 def endless_retiring(inventory: Inventory) -> Violations:
     """Find keys that verify for ever beside their successor."""
     for key in inventory.live_keys()[:-1]:
         if key.exp is None:
             yield f"{key.kid} has a successor and no expiry"
-
-
-def short_lead(inventory: Inventory) -> Violations:
-    """Find keys that sign, or signed, before every replica was known to have them."""
-    published = {event.kid: event for event in inventory.history.events if event.old == ABSENT}
-    for key in inventory.live_keys():
-        event = published.get(key.kid)
-        rotated = event is not None and event.nbf == key.nbf and event.command in ("rotate", "import")
-        # The first key has no replicas to wait for, and a revocation must not wait.
-        first = event is not None and event is inventory.history.events[0]
-        if first or not (rotated or key.nbf > inventory.now) or key.nbf - key.iat >= PROPAGATION_S:
-            continue
-        confirmed = timeline.confirmation(inventory.history.confirmations, key.iat, key.nbf)
-        if confirmed is None or confirmed["confirmed"] < confirmed["replicas"]:
-            forced = ", with --force" if event is not None and event.force else ""
-            verb = "signs" if key.nbf > inventory.now else "signed"
-            yield f"{key.kid} was published {format_duration(key.nbf - key.iat)} before it {verb}{forced}"
 
 
 def late(inventory: Inventory) -> Violations:

@@ -35,6 +35,11 @@ class OverlapPolicy:
         """From the new nbf to the old exp: a signer that switches late, a full lifetime, a verifier that is late."""
         return self.max_lifetime_s + 2 * self.leeway_s
 
+    @property
+    def max_clock_offset_s(self) -> int:
+        """How far the clock of a replica may be off: a considerable part of the leeway is left."""
+        return max(2, self.leeway_s // 2)
+
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:

@@ -53,7 +53,7 @@ def differs(inventory: Inventory) -> Violations:
 
 def clocks(inventory: Inventory) -> Violations:
     """Find replicas whose clock is off by a considerable part of the leeway."""
-    limit_s = max(2, inventory.window.leeway_s // 2)
+    limit_s = inventory.window.max_clock_offset_s
     for replica in inventory.replicas:
         offset = replica.clock_offset_s
         if not replica.problem and offset is None:

@@ -9,7 +9,7 @@ from verifier.core import rules
 from verifier.core.encoding import printable
 from verifier.core.keyring import KeyState
 from verifier.core.times import format_duration, utc
-from verifier.rotation import audit, replica_checks, timeline
+from verifier.rotation import audit, replica_checks, switch_checks
 from verifier.rotation.chart import chart_layout
 from verifier.rotation.history import Confirmation, Event, SecretEvent, merged_events
 from verifier.rotation.inventory import Inventory
@@ -67,7 +67,7 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
     """Return the report as data; the page shows the same."""
     found = audit.findings(inventory)
     worst = audit.worst(found)
-    keys = timeline.keys(inventory.keyring, inventory.history.events, inventory.window, inventory.now)
+    keys = sorted(switch_checks.keys(inventory), key=_first_use)
     revoked_by = _revoked_by(inventory)
     for row in keys:
         row["last_use"] = inventory.last_use.get(("key", row["kid"]))
@@ -77,7 +77,7 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
         "failed": any(finding.fails for finding in found),
         "worst": worst and asdict(worst),
         "keys": keys,
-        "switches": _switches(inventory, keys),
+        "switches": switch_checks.switches(inventory),
         "applications": _applications(inventory),
         "findings": [asdict(finding) for finding in found],
         "rules": [
@@ -95,12 +95,9 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _switches(inventory: Inventory, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the switches of the audit period: those after the last line that the anchor covers."""
-    start = inventory.since.lines if inventory.since else 0
-    before = max((line.at for line in inventory.history.lines[:start] if line is not None), default=None)
-    switches = timeline.transitions(keys, inventory.history.confirmations)
-    return [switch for switch in switches if before is None or switch["at"] > before]
+def _first_use(row: dict[str, Any]) -> tuple[int, int]:
+    """Return what keys are sorted by: when they began to sign, or would have, so that switches are in their order."""
+    return (row["signs"][0][0] if row["signs"] else row["nbf"]), row["made_at"]
 
 
 def _policy(inventory: Inventory) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from verifier.core.keyring import Keyring, KeyState
+from verifier.rotation.confirmations import needed_overlap, summarize
 from verifier.rotation.history import REMOVED, Confirmation, Event, merged_events
 from verifier.rotation.plan import OverlapPolicy
 
@@ -70,17 +71,29 @@ def _add_signing_intervals(rows: list[dict[str, Any]]) -> None:
             intervals.append([start, until])
 
 
-def transitions(rows: list[dict[str, Any]], confirmations: Sequence[Confirmation] = ()) -> list[dict[str, Any]]:
-    """Return each change of the signing key: how long tokens of the old key stayed valid, and who had the new one."""
+def transitions(
+    rows: list[dict[str, Any]], confirmations: Sequence[Confirmation] = (), running_s: int = 0, now: int = 0
+) -> list[dict[str, Any]]:
+    """Return each change of the signing key: how long tokens of the old key stayed valid, and who had the new one.
+
+    `running_s` is the overlap that the replicas need that run now.
+    """
     signing = ((start, until, row) for row in rows for start, until in row["signs"])
     intervals = sorted(signing, key=lambda interval: interval[0])
+    # A record counts for a switch until the key after its own is published.
+    following = [row["made_at"] for _, _, row in intervals[2:]] + [math.inf]
     found = []
-    for (_, until, old), (at, _, new) in itertools.pairwise(intervals):
-        ends = old["verifies_until"]
+    for number, ((_, until, old), (at, _, new)) in enumerate(itertools.pairwise(intervals), start=1):
+        ends, planned_s = old["verifies_until"], old["needed_s"]
         overlap_s = None if ends is None else ends - at
-        short = overlap_s is not None and overlap_s < old["needed_s"]
+        replicas_s = needed_overlap(confirmations, new["made_at"], at, max(at, following[number - 1]))
+        if now < at + max(planned_s, replicas_s, running_s):
+            replicas_s = max(replicas_s, running_s)
+        needed_s = max(planned_s, replicas_s)
+        short = overlap_s is not None and overlap_s < needed_s
         found.append(
             {
+                "number": number,
                 "at": at,
                 "from": old["kid"],
                 "to": new["kid"],
@@ -88,8 +101,9 @@ def transitions(rows: list[dict[str, Any]], confirmations: Sequence[Confirmation
                 "gap_s": at - until,
                 "old_ends": ends,
                 "overlap_s": overlap_s,
-                "needed_s": old["needed_s"],
-                "confirmation": confirmation(confirmations, new["made_at"], at),
+                "needed_s": needed_s,
+                "needed_by_replicas": needed_s > planned_s,
+                "confirmation": summarize(confirmations, new["made_at"], at, planned_s),
                 "verdict": "enough" if not short else "revoked" if ends == old["revoked_at"] else "too short",
             }
         )
@@ -113,22 +127,3 @@ def fallbacks(rows: list[dict[str, Any]], window: OverlapPolicy) -> Iterator[tup
             if ends is not None and late < min(successor["nbf"], ends) and ends < needed:
                 yield row["kid"], ends, needed
             break
-
-
-def confirmation(found: Iterable[Confirmation], published: int, switch: int) -> dict[str, Any] | None:
-    """Return how many replicas were confirmed to have a key before it signed, by their last record; None without any.
-
-    `ahead_s` is how long before the switch the last of them was first confirmed.
-    """
-    last: dict[str, bool] = {}
-    first: dict[str, int] = {}
-    for entry in found:
-        if published <= entry.at < switch:
-            last[entry.replica] = entry.confirmed
-            if entry.confirmed:
-                first.setdefault(entry.replica, entry.at)
-    if not last:
-        return None
-    confirmed = [first[replica] for replica, good in last.items() if good]
-    ahead_s = switch - max(confirmed) if confirmed else None
-    return {"confirmed": len(confirmed), "replicas": len(last), "ahead_s": ahead_s}

@@ -1,0 +1,59 @@
+"""What recorded confirmations prove about a switch: which replicas had its key, and the overlap that they need."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from verifier.rotation.history import Confirmation
+from verifier.rotation.plan import OverlapPolicy
+
+
+def needed_overlap(confirmations: Iterable[Confirmation], published: int, switch: int, before: float = math.inf) -> int:
+    """Return the longest overlap that replicas need by the settings they were last confirmed with; 0: not known.
+
+    While the key was pending; without such a record, as of the one that is nearest to the switch.
+    """
+    known = [(entry, policy.overlap_s) for entry in confirmations if (policy := policy_of(entry)) and entry.at < before]
+    pending = {entry.replica: needed for entry, needed in known if published <= entry.at <= switch}
+    distance = min((abs(entry.at - switch) for entry, _ in known), default=0)
+    nearest = [needed for entry, needed in known if abs(entry.at - switch) == distance]
+    return max(pending.values() or nearest, default=0)
+
+
+def policy_of(entry: Any) -> OverlapPolicy | None:
+    """Return the settings of a replica, as it was queried or recorded; None: not known."""
+    if entry.max_lifetime_s is None or entry.leeway_s is None:
+        return None
+    return OverlapPolicy(entry.max_lifetime_s, entry.leeway_s)
+
+
+def summarize(
+    confirmations: Sequence[Confirmation], published: int, switch: int, planned_s: int
+) -> dict[str, Any] | None:
+    """Return how many replicas were confirmed to have a key before it signed, by their last record; None without any.
+
+    `planned_s` is the overlap of the switch. `ahead_s` is how long before it the last of them was first confirmed.
+    """
+    last: dict[str, bool] = {}
+    first: dict[str, int] = {}
+    for entry in confirmations:
+        if published <= entry.at < switch:
+            last[entry.replica] = _passes(entry, planned_s)
+            if last[entry.replica]:
+                first.setdefault(entry.replica, entry.at)
+    if not last:
+        return None
+    confirmed = [first[replica] for replica, good in last.items() if good]
+    ahead_s = switch - max(confirmed) if confirmed else None
+    return {"confirmed": len(confirmed), "replicas": len(last), "ahead_s": ahead_s}
+
+
+def _passes(entry: Confirmation, planned_s: int) -> bool:
+    """Return whether keys, clock and settings pass; lines of older versions say so for the keys only."""
+    policy = policy_of(entry)
+    limit_s = (policy or OverlapPolicy()).max_clock_offset_s
+    return (
+        entry.confirmed
+        and abs(entry.clock_offset_s or 0) <= limit_s
+        and (policy is None or policy.overlap_s <= planned_s)
+    )
