@@ -59,7 +59,7 @@ def test_a_key_that_signs_by_now_is_not_removed_by_a_cancellation_in_another_bra
     path = PUBLIC / f"{pending}.json"
     missing = f"{path}: is missing, but its key signs on one of the branches; nothing was changed"
     assert done.err.startswith(f"verifier: error: {missing}\nverifier: hint: restore the file, then run ")
-    restore = re.search(r"again: (git checkout .*); to give", done.err)[1]
+    restore = re.search(r"again: (git checkout .*); where", done.err)[1]
     subprocess.run(["bash", "-ec", restore], check=True)
     assert run("keys", "merge", now=LATE).status == 0
     assert states(LATE) == {first: "retiring", pending: "current"}
@@ -69,6 +69,16 @@ def test_a_key_that_signs_by_now_is_not_removed_by_a_cancellation_in_another_bra
     commit(repository)
     audited = json.loads(run("keys", "audit", "--json", now=LATE).out)
     assert audited["findings"] == []
+
+
+def test_a_key_that_signs_and_whose_file_is_lost_is_given_up_by_force(run, repository, first, pending):
+    merge_late(run, repository, "cancel")
+    done = run("keys", "merge", "--force", now=LATE)
+    assert (done.status, states(LATE)) == (0, {first: "current"})
+    assert f"{pending}  deleted (merged another branch: 2 line(s) ending in " in done.out
+    assert key(first).exp is None
+    commit(repository)
+    assert run("keys", "prune", now=LATE).status == 0  # the private key
 
 
 def test_a_key_that_another_branch_revoked_is_not_restored(run, repository, first, pending):

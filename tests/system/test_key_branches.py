@@ -154,7 +154,7 @@ class World:
             if done:
                 assert history.read(clone.log)[1] == []
                 return text
-            restore = re.search(r"again: (git checkout .*); to give", text)
+            restore = re.search(r"again: (git checkout .*); where", text)
             assert restore or kill_at, text
             if restore:
                 subprocess.run(["bash", "-ec", restore[1]], cwd=clone.top, check=True, capture_output=True)

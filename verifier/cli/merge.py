@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from verifier.cli.changes import NO_CURRENT_KEY, print_events
-from verifier.cli.options import json_option, keys_option, window_options
+from verifier.cli.options import json_option, keys_option, option, window_options
 from verifier.cli.output import warn
 from verifier.core.keyring import parse_public_key
 from verifier.errors import ConfigError, KeyFileError
@@ -23,10 +23,11 @@ from verifier.storage.snapshot import snapshot
 
 
 @click.command("merge")
+@option("--force", is_flag=True, help="Give a key up that signs and whose file is lost on every branch.")
 @window_options
 @json_option
 @keys_option
-def merge(window: OverlapPolicy, as_json: bool, keys: Path) -> None:
+def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Repair a key directory after a merge of two branches that both changed keys.
 
     Keeps the history of this branch, and records the lines and the keys of the other branch in one more line each.
@@ -46,7 +47,7 @@ def merge(window: OverlapPolicy, as_json: bool, keys: Path) -> None:
             b"".join([branches.lines, *(b"\n".join(b) + b"\n" for b in branches.others)]), now, store.history
         )
         files = snapshot(store.public.folder)
-        _require_files(store, merging.signing_keys(branches, now), files)
+        _require_files(store, set() if force else merging.signing_keys(branches, now), files)
         try:
             members = merging.resolve(files, branches, now, window)
         except KeyFileError as exc:
@@ -78,11 +79,10 @@ def _require_files(store: Keystore, signing: set[str], files: Mapping[str, objec
         path = store.public.folder / f"{kid}.json"
         if path.name not in files:
             commit = f'"$(git log --all --full-history --diff-filter=AM -1 --format=%H -- {path})"'
-            revoke = f"verifier keys revoke --kid {kid[:8]} --reason '...' --replace"
             raise ConfigError(
                 f"{path}: is missing, but its key signs on one of the branches; nothing was changed",
                 hint=f"restore the file, then run verifier keys merge again: git checkout {commit} -- {path}; "
-                f"to give the key up, revoke it after the merge: {revoke}",
+                "where no commit has it, give the key up: verifier keys merge --force",
             )
 
 
