@@ -357,9 +357,10 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object, stdin: str = "", now: int = NOW) -> Done:
+    def run(*arguments: object, stdin: str | bytes = "", now: int = NOW) -> Done:
         monkeypatch.setattr(sys, "argv", ["verifier", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
         capsys.readouterr()
         with freeze_time(datetime.fromtimestamp(now, UTC)), pytest.raises(SystemExit) as end:
             main.main()

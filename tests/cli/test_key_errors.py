@@ -39,8 +39,9 @@ def tree() -> dict[str, bytes]:
 def test_a_command_that_needs_a_key_directory_creates_none(run, command):
     done = run("keys", *command.split())
     assert (done.status, done.out) == (3, "")
-    assert done.err.startswith(
-        "verifier: error: keys/public: no such folder\nverifier: hint: name the key directory with --keys"
+    assert done.err == (
+        "verifier: error: keys/public: no such folder\n"
+        "verifier: hint: correct the path, or create it: verifier keys generate --keys keys\n"
     )
     assert not Path("keys").exists()
 
@@ -188,3 +189,25 @@ def test_list_without_a_key_directory_names_the_fix(run):
         "verifier: error: none/public: cannot be read (No such file or directory)\n"
         "verifier: hint: correct the path, or create it: verifier keys generate --keys none\n",
     )
+
+
+@pytest.mark.parametrize("name", ["public", "private"])
+@pytest.mark.parametrize("command", ["generate", "rotate", "list", "audit", "merge"])
+def test_a_folder_inside_the_key_directory_is_not_taken_for_it(run, first, name, command):
+    before = tree()
+    done = run("keys", command, "--keys", f"keys/{name}")
+    assert done.status in (1, 3)
+    assert done.err.endswith(f"verifier: hint: name the folder that holds {name}/: keys\n")
+    assert tree() == before
+
+
+def test_a_command_in_a_hint_has_the_files_of_the_command_line(run, first):
+    moved = Path("keys").rename("other keys")
+    assert run("keys", "generate", "--keys", moved).err == (
+        f"verifier: error: a key is current already (found {first})\n"
+        "verifier: hint: schedule the next one: verifier keys rotate --keys 'other keys'\n"
+    )
+
+
+def test_a_command_in_a_hint_is_short_where_the_defaults_are_used(run, first):
+    assert run("keys", "generate").err.endswith("hint: schedule the next one: verifier keys rotate\n")

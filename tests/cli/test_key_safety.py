@@ -168,7 +168,7 @@ def test_a_first_key_is_not_generated_beside_a_pending_one(run, first, pending):
         1,
         "",
         f"verifier: error: a key is pending (found {pending}, active from "
-        "2027-01-15 09:00:00 UTC (2027-01-15 09:00:00 UTC))\n"
+        "2027-01-15 09:00:00 UTC)\n"
         "verifier: hint: wait until then, or correct this clock if it is behind; to withdraw the key: "
         f"verifier keys cancel --kid {pending[:8]}\n",
     )

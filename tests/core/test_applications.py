@@ -304,7 +304,7 @@ def test_a_start_needs_every_entry_to_be_good(path):
     first = BAD.replace("2", "1", 1)
     with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: {first}; {path}: {BAD}')}$") as caught:
         source_of(applications=path).load()
-    assert caught.value.hint == "verifier applications list shows what is read"
+    assert caught.value.hint == "repair the file or restore it, or correct the setting that names it"
 
 
 def test_a_start_needs_an_application(path):

@@ -233,7 +233,7 @@ def test_exactly_one_source_of_secrets_is_needed(changes, found):
     assert text == f"{SOURCE} (found {found})"
     assert hint == (
         "for one application set VERIFIER_APPLICATION_ID and VERIFIER_SECRET_KEY_FILE; "
-        "for several: verifier applications add ID"
+        "for several set VERIFIER_APPLICATIONS to the file that verifier applications add ID creates"
     )
 
 

@@ -113,7 +113,7 @@ def test_another_key_leaves_every_file_as_it_is(store, keys):
     before = tree(keys)
     kid = create(store, "ES256")
     after = tree(keys)
-    assert {after.pop(name) is not None for name in ("history.jsonl", "private/.lock", "private/.gitignore")} == {True}
+    assert {after.pop(name) is not None for name in ("history.jsonl", "private/.gitignore")} == {True}
     assert {name: after.pop(name) for name in (f"public/{kid}.json", f"private/{kid}.pem")}
     assert after == before
 
@@ -124,7 +124,7 @@ def test_a_private_key_is_never_overwritten(store, keys, pairs, monkeypatch):
     with pytest.raises(KeyFileError, match=r"\.pem: exists already; it is never overwritten$"):
         create(store, "ES256", nbf=NOW + 3600)
     after = tree(keys)
-    assert {after.pop(name) is not None for name in ("private/.lock", "private/.gitignore")} == {True}
+    assert {after.pop(name) is not None for name in ("private/.gitignore",)} == {True}
     assert after == before
 
 
@@ -147,7 +147,7 @@ def test_nothing_is_left_of_a_key_when_one_of_its_files_cannot_be_written(empty,
     assert caught.value.hint == "remove the cause, then run the command again"
     assert [calls[n].parent.name for n in range(number)] == ["private", "public", "keys", "private"][:number]
     assert list(empty.public.folder.iterdir()) == []
-    assert sorted(path.name for path in empty.private.iterdir()) == [".gitignore", ".lock"]
+    assert sorted(path.name for path in empty.private.iterdir()) == [".gitignore"]
     assert not empty.history.exists()
 
 

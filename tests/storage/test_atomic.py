@@ -187,13 +187,31 @@ def test_a_folder_is_not_opened_where_the_system_cannot(folder, monkeypatch):
 # --- the lock
 
 
-def test_the_lock_names_its_last_holder_and_is_released(folder):
+def test_the_lock_names_its_holder_and_is_released(folder):
     path = folder / ".lock"
     for _ in range(2):
         with atomic.locked(path):
             assert path.read_text() == f"{os.getpid()}\n"
             with path.open() as other, pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["made again", "gone"])
+def test_a_lock_file_that_its_holder_removed_is_not_the_lock(folder, monkeypatch, again):
+    path, acquire, removed = folder / ".lock", atomic._acquire, []
+
+    def acquire_late(descriptor, path):
+        acquire(descriptor, path)
+        if not removed:
+            removed.append(path.unlink())
+            if again:
+                path.touch()
+
+    monkeypatch.setattr(atomic, "_acquire", acquire_late)
+    with atomic.locked(path), path.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert (len(removed), list(folder.iterdir())) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +273,7 @@ def test_a_full_disk_does_not_prevent_the_lock(folder, monkeypatch):
     path = folder / ".lock"
     with atomic.locked(path), path.open() as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert path.read_bytes() == b""
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "broken", "disk")])

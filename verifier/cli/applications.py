@@ -14,7 +14,7 @@ from verifier._version import __version__
 from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Number, file_option, json_option, keys_option, option, print_json
 from verifier.cli.output import echo, warn
-from verifier.core.applications import Applications, Secret, parse
+from verifier.core.applications import Applications, Secret, parse, secret_of_file
 from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import secret_changes
@@ -103,13 +103,13 @@ def list_(metrics: str | None, as_json: bool, path: Path) -> None:
 
 
 def _read_secret() -> Secret:
-    """Read a secret from the terminal, or one line of bounded length from standard input."""
+    """Read a secret from the terminal, or as from a file from standard input."""
     if sys.stdin.isatty():
         return Secret.of(click.prompt("Secret key", hide_input=True, confirmation_prompt=True))
-    text = sys.stdin.readline(MAX_SECRET_BYTES + 1)
-    if len(text) > MAX_SECRET_BYTES:
-        raise ConfigError(f"the secret is longer than {MAX_SECRET_BYTES} characters")
-    return Secret.of(text.rstrip("\r\n"))
+    data = sys.stdin.buffer.read(MAX_SECRET_BYTES + 1)
+    if len(data) > MAX_SECRET_BYTES:
+        raise ConfigError(f"the secret is longer than {MAX_SECRET_BYTES} bytes")
+    return Secret.of(secret_of_file(data))
 
 
 def _find(known: Applications, application_id: str) -> None:

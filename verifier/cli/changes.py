@@ -39,11 +39,8 @@ def begin(
         UnsafeOperationError: the clock is behind the history, or another process holds the lock.
     """
     store = Keystore(folder)
-    if not create and not store.public.folder.is_dir():
-        raise ConfigError(
-            f"{store.public.folder}: no such folder",
-            hint="name the key directory with --keys, or create one: verifier keys generate",
-        )
+    if store.public.is_nested or not (create or store.public.folder.is_dir()):
+        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
     with store.transaction(revoking=revoking) as keyring:
         while store.notes:
             warn(store.notes.pop(0))

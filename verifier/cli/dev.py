@@ -98,6 +98,7 @@ def _server(environment: dict[str, str], verbose: bool) -> Iterator[subprocess.P
 def _prepare(folder: Path) -> tuple[Path, str]:
     """Return the key directory and the secret, created on the first run and kept for the next."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic.write_atomic(folder / ".gitignore", b"*\n")
     keystore, now = Keystore(folder / "keys"), int(time.time())
     with keystore.transaction() as keyring:
         if keyring.current(now) is None:

@@ -87,12 +87,12 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
         for key in keyring.keys.values():
             until = utc(key.exp) if key.exp else "no expiry"
             name = f"{key.kid}  {key.algorithm.name:<5}  {keyring.state(key, now):<8}"
-            due = f", rotate by {utc(limit)}" if limit is not None and key is keyring.current(now) else ""
+            due = f", rotate by {utc(limit)}" if limit is not None and key.nbf + cryptoperiod_s == limit else ""
             echo(f"{name}  {utc(key.nbf)} to {until}{due}")
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
-        if problems and not directory.folder.exists():
-            echo(f"verifier: hint: correct the path, or create it: verifier keys generate --keys {keys}", err=True)
+        if directory.missing_hint:
+            echo(f"verifier: hint: {directory.missing_hint}", err=True)
     if problems:
         sys.exit(EXIT_REFUSED)
 
@@ -258,6 +258,6 @@ def recover(undo: bool, keys: Path) -> None:
     """Finish the change of a command that was interrupted. Every command that changes keys does this first."""
     store = Keystore(keys)
     if not store.public.folder.is_dir():
-        raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
+        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
     with store.transaction(undo=undo):
         echo("\n".join(store.notes) or "Nothing to recover.")

@@ -10,6 +10,7 @@ import click
 from verifier._version import __version__
 from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
 from verifier.cli.help import CommandGroup, add_examples
+from verifier.cli.program import with_files
 from verifier.conformance import NoResponseError
 from verifier.core.encoding import printable
 from verifier.errors import ConfigError, IssueError, UnsafeOperationError
@@ -43,8 +44,9 @@ cli.commands = Commands({name: name for name in MODULES} | {"explain": "token"})
 
 def main() -> None:
     """Run the `verifier` command."""
+    files: dict[str, str] = {}
     try:
-        sys.exit(cli.main(prog_name="verifier", standalone_mode=False))
+        sys.exit(cli.main(prog_name="verifier", standalone_mode=False, obj=files))
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         sys.exit(exc.exit_code)
@@ -68,7 +70,7 @@ def main() -> None:
         _fail(f"{where}{getattr(exc, 'strerror', None) or 'not UTF-8'}", "", EXIT_CONFIG_ERROR)
     except (IssueError, ConfigError) as exc:
         status = EXIT_REFUSED if isinstance(exc, IssueError | UnsafeOperationError) else EXIT_CONFIG_ERROR
-        _fail(str(exc), getattr(exc, "hint", ""), status)
+        _fail(str(exc), with_files(getattr(exc, "hint", ""), files), status)
 
 
 def _sentence(exc: click.ClickException) -> str:

@@ -34,7 +34,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
     """
     store = Keystore(keys)
     if not store.public.folder.is_dir():
-        raise ConfigError(f"{store.public.folder}: no such folder", hint="name the key directory with --keys")
+        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
     with store.transaction():
         while store.notes:
             warn(store.notes.pop(0))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from verifier.core import times
 from verifier.core.durations import CRYPTOPERIOD_S
@@ -30,6 +31,14 @@ class Option(click.Option):
             if isinstance(text, str) and not text.strip():
                 raise click.BadParameter(f"it is empty; expected {self.make_metavar(ctx)}: {self.help}", ctx, self)
         return super().type_cast_value(ctx, value)
+
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+        """Parse the option; keep for `with_files` which files the command line names."""
+        parsed = super().handle_parse_result(ctx, opts, args)
+        word = "--file" if self.opts[0] == "--applications" else self.opts[0]
+        if ctx.obj is not None and ctx.get_parameter_source(str(self.name)) is ParameterSource.COMMANDLINE:
+            ctx.obj[word] = str(parsed[0])
+        return parsed
 
 
 option = functools.partial(click.option, cls=Option)
@@ -81,7 +90,7 @@ def _parse_duration(text: str) -> int:
 
 
 DURATION = Parsed("duration", _parse_duration)
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what reads the file says why it cannot
 
 
 def key_directory_option(help: str) -> Callable[[Command], Command]:  # noqa: A002 - click's own word

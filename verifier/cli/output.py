@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from verifier.cli.program import with_files
 from verifier.core.encoding import printable
 
 _PROGRESS_COLUMNS = 48
@@ -11,6 +12,8 @@ _PROGRESS_COLUMNS = 48
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line."""
+    context = click.get_current_context(silent=True)
+    text = with_files(text, (context.obj if context else None) or {})
     click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 

@@ -12,9 +12,9 @@ def utc(instant: float) -> str:
 
 
 def when(instant: float) -> str:
-    """Format a point in time in local time and in UTC."""
+    """Format a point in time in local time and in UTC; once, where they are the same."""
     local = datetime.fromtimestamp(instant).astimezone()
-    return f"{local:%Y-%m-%d %H:%M:%S %Z} ({utc(instant)})"
+    return f"{local:%Y-%m-%d %H:%M:%S %Z} ({utc(instant)})" if local.utcoffset() else utc(instant)
 
 
 def duration(seconds: int) -> str:

@@ -134,7 +134,7 @@ def unfinished(inventory: Inventory) -> Violations:
 def uncommitted(inventory: Inventory) -> Violations:
     """Find changes that have not been reviewed as a commit."""
     if inventory.witness.uncommitted and not inventory.allow_uncommitted:
-        yield f"not as committed: {', '.join(inventory.witness.uncommitted)}"
+        yield f"changed since the last commit: {', '.join(inventory.witness.uncommitted)}"
 
 
 def signatures(inventory: Inventory) -> Violations:

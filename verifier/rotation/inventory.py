@@ -99,7 +99,7 @@ class Inventory:
         directory = KeyDirectory(folder / "public")
         directory.refresh()
         if not directory.folder.is_dir():
-            raise ConfigError(directory.problems[0], hint="create the first key: verifier keys generate")
+            raise ConfigError(directory.problems[0], hint=directory.missing_hint)
         log = _read(folder / LOG, MAX_LOG_BYTES, optional=True)
         known, problems = apps.parse(_read(applications, MAX_APPLICATIONS_BYTES)) if applications else (None, [])
         return cls(

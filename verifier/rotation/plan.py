@@ -375,9 +375,10 @@ def prune(
 
 
 def rotate_by(keyring: Keyring, now: int, cryptoperiod_s: int) -> int | None:
-    """Return when the cryptoperiod of the current key ends; None without one."""
-    current = keyring.current(now)
-    return None if current is None else current.nbf + cryptoperiod_s
+    """Return when the cryptoperiod of the newest key ends, the pending or the current one; None without a key."""
+    pending = pending_keys(keyring, now)
+    newest = pending[-1] if pending else keyring.current(now)
+    return None if newest is None else newest.nbf + cryptoperiod_s
 
 
 def live_keys(keyring: Keyring, now: int) -> list[PublicKey]:

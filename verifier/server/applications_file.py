@@ -67,7 +67,8 @@ class ApplicationsFile:
         """
         self.refresh()
         if self.problems:
-            raise ConfigError("; ".join(self.problems), hint="verifier applications list shows what is read")
+            hint = "repair the file or restore it, or correct the setting that names it"
+            raise ConfigError("; ".join(self.problems), hint)
         if not self.applications.by_id:
             raise ConfigError(f"{self.path}: no application", hint="add one: verifier applications add ID")
         return self.applications

@@ -240,7 +240,7 @@ def _check_sources(known: Mapping[str, str], warnings: list[str]) -> None:
             hint=next(
                 (text for text in warnings if not sources and any(name in text for name in names)),
                 "for one application set VERIFIER_APPLICATION_ID and VERIFIER_SECRET_KEY_FILE; "
-                "for several: verifier applications add ID",
+                "for several set VERIFIER_APPLICATIONS to the file that verifier applications add ID creates",
             ),
         )
     # `check` and `token` need the id of one application even where the server has several.

@@ -129,7 +129,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which contains the process id of its last holder.
+    """Hold a lock file, which contains the process id of its holder and is removed at the end.
 
     The system releases the lock when the process ends, however it ends. Windows has no such lock.
 
@@ -140,15 +140,31 @@ def locked(path: Path) -> Iterator[None]:
     if os.name != "posix":  # pragma: no cover - the suite runs on POSIX
         yield
         return
+    descriptor = _open_locked(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be created ({exc.strerror}); nothing was changed") from exc
-    try:
-        _acquire(descriptor, path)
         _note_holder(descriptor)
         yield
     finally:
+        with suppress(OSError):
+            path.unlink()  # before the lock is released, so that it is the file of this lock
+        os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as exc:
+            raise ConfigError(f"{path}: cannot be created ({exc.strerror}); nothing was changed") from exc
+        try:
+            _acquire(descriptor, path)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass  # the holder before removed it
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

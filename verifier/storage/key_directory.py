@@ -1,6 +1,7 @@
 """The key directory: one `<kid>.json` file per public key, read again when its content changes."""
 
 import errno
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,20 @@ class KeyDirectory:
         self.undone_revocations = tuple(undone)
         return kept
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether the key directory is missing and would be inside another one: somebody named its public/."""
+        return self.folder.parent.name in ("public", "private") and not self.folder.exists()
+
+    @property
+    def missing_hint(self) -> str:
+        """What to do about a folder that does not exist, or an empty text."""
+        keys = self.folder.parent
+        if self.is_nested:
+            return f"name the folder that holds {keys.name}/: {keys.parent}"
+        create = f"correct the path, or create it: verifier keys generate --keys {shlex.quote(str(keys))}"
+        return "" if self.folder.exists() else create
+
     def load(self) -> Keyring:
         """Read the folder, in which every file must be valid.
 
@@ -95,9 +110,7 @@ class KeyDirectory:
         """
         self.refresh()
         if self.problems:
-            hint = "repair or remove the file; verifier keys list shows the rest"
-            if not self.folder.exists():
-                hint = f"correct the path, or create it: verifier keys generate --keys {self.folder.parent}"
+            hint = self.missing_hint or "repair or remove the file; verifier keys list shows the rest"
             raise KeyFileError("; ".join(self.problems), hint=hint)
         if not self.keyring.keys:
             raise KeyFileError(f"{self.folder}: no key (expected <kid>.json)", "create one: verifier keys generate")
