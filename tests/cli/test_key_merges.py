@@ -13,6 +13,7 @@ from tests.cli.test_key_safety import HISTORY, NOW, PRIVATE, PUBLIC, SWITCH, key
 from tests.cli.test_key_safety import first as first  # a fixture
 from tests.cli.test_key_safety import pending as pending  # a fixture
 from tests.rotation.test_tampering import AUTHOR, commit, git
+from verifier.core.times import utc
 from verifier.rotation import history
 
 LATE = SWITCH + 60
@@ -61,7 +62,10 @@ def test_a_key_that_signs_by_now_is_not_removed_by_a_cancellation_in_another_bra
     assert done.err.startswith(f"verifier: error: {missing}\nverifier: hint: restore the file, then run ")
     restore = re.search(r"again: (git checkout .*); where", done.err)[1]
     subprocess.run(["bash", "-ec", restore], check=True)
-    assert run("keys", "merge", now=LATE).status == 0
+    done = run("keys", "merge", now=LATE)
+    before, after = utc(SWITCH + 360), utc(LATE + 360)
+    moved = f"verifier: warning: the end of {first} moves to {after} (on this branch: {before})\n"
+    assert (done.status, done.err.count(moved)) == (0, 1)
     assert states(LATE) == {first: "retiring", pending: "current"}
     assert (key(first).exp, key(pending).exp) == (LATE + 360, None)
     lines = [(e.kid, e.new) for e in history.read(HISTORY.read_bytes())[0] if e.command == "merge"]
@@ -103,6 +107,21 @@ def test_a_key_that_was_given_up_is_never_trusted_again(run, first, pending):
     done = run("keys", "merge", now=NOW + 9)
     assert (done.status, path.exists()) == (0, False)
     assert done.err.startswith(f"verifier: warning: {path} was removed again, because the history records it so\n")
+
+
+def test_a_key_file_that_no_command_created_is_found_after_a_merge_recorded_it(run, first, pairs, tmp_path):
+    foreign = pairs["EdDSA"].public | {"iat": NOW - 60, "nbf": NOW - 60}
+    (PUBLIC / f"{foreign['kid']}.json").write_text(json.dumps(foreign))
+    assert run("keys", "merge", now=NOW + 9).status == 0
+    number = [e.kid for e in history.read(HISTORY.read_bytes())[0]].index(foreign["kid"]) + 1
+    done = run("keys", "audit", now=NOW + 9)
+    by = history.read(HISTORY.read_bytes())[0][0].by
+    text = f"no command created {foreign['kid']}: line {number} (merge by {by}) is its first\n"
+    assert f"medium    key-origin: {text}" in done.out
+    assert run("keys", "report", "--html", "report.html", now=NOW + 9).status == 1
+    assert "No command created 1 of the keys" in Path("report.html").read_text()
+    reviewed = history.Anchor.of(HISTORY.read_bytes())
+    assert "key-origin" not in run("keys", "audit", "--since", reviewed, now=NOW + 9).out
 
 
 def test_a_cancellation_that_is_merged_too_late_without_a_conflict_is_found_before_the_deployment(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,17 @@ def test_import_schedules_a_pem_key_beside_a_current_one(run, first, pairs, tmp_
     )
 
 
+def test_an_imported_key_signs_elsewhere(run, first, pairs):
+    Path("key.json").write_text(json.dumps(public(pairs["EdDSA"])))
+    assert run("keys", "import", "key.json", "--note", "of the KMS").status == 0
+    recorded = {e.kid: (e.note, bool(e.origin)) for e in history.read(HISTORY.read_bytes())[0]}
+    assert recorded == {first: ("", False), pairs["EdDSA"].kid: ("of the KMS", True)}
+    for now in (NOW, NOW + 7200):
+        assert run("keys", "list", now=now).err == ""
+        done = run("keys", "audit", now=now)
+        assert "private-missing" not in done.out
+
+
 def test_import_of_several_keys_beside_a_current_one_is_refused(run, first, pairs):
     done = run("keys", "import", "-", stdin=json.dumps({"keys": [public(pair) for pair in pairs.values()]}))
     assert done.err.startswith("verifier: error: -: only one key can be the next (found 3); nothing was imported\n")
@@ -455,7 +467,17 @@ def test_report_is_a_page_or_json(run, first, tmp_path):
     assert first in (tmp_path / "report.html").read_text()
     assert json.loads(run("keys", "report", "--json").out)["keys"][0]["kid"] == first
     assert run("keys", "report").status == 2
-    assert run("keys", "report", "--json", "--html", "x.html").status == 2
+    done = run("keys", "report", "--json", "--html", "x.html")
+    assert (done.status, "--html FILE and --json cannot be combined" in done.err) == (2, True)
+    Path("broken.json").write_text("{")
+    done = run("keys", "report", "--json", "--applications", "broken.json")
+    assert done.err.startswith("verifier: error: broken.json: the file is not valid JSON\n")
+    done = run("keys", "report", "--json", "--applications", "none.json")
+    assert done.err.startswith("verifier: error: none.json: cannot be read (No such file or directory)\n")
+    done = run("keys", "report", "--html", "report.html", "--metrics", "http://127.0.0.1:9/metrics")
+    assert (done.status, done.out) == (1, "report.html: 1 key(s), 1 finding(s)\n")
+    problem = "medium: metrics. http://127.0.0.1:9/metrics: no metrics (connection refused"
+    assert problem in re.sub("<.*?>", "", Path("report.html").read_text())
 
 
 def test_ten_rotations_leave_every_key_with_its_stage(run, first):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NOW
-from tests.rotation.test_tampering import DAY, commit, drop_last_line, edit, git, public, rewrite_account
+from tests.rotation.test_tampering import DAY, LONG, commit, drop_last_line, edit, git, public, rewrite_account
 from tests.rotation.test_tampering import committed_keys as committed_keys  # a fixture
 from tests.rotation.test_tampering import repository as repository  # a fixture
 from verifier.rotation import history
@@ -415,7 +415,7 @@ def test_signers_that_the_repository_itself_trusts_are_not_trusted(repository, w
         (repository.top / ".git" / "config.worktree").write_text(settings)
     assert git(repository.top, "log", "-1", "--format=%G?").strip() == "G"
     lines = len(repository.log.read_bytes().splitlines())
-    assert repository.audit(require_signed=True) == ["signature"] * lines
+    assert repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG) == ["signature"] * lines
 
 
 def test_a_history_whose_object_was_changed_is_found(repository):

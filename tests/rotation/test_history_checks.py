@@ -55,14 +55,26 @@ def test_a_line_that_is_no_event_has_no_time(past):
         (
             Commit("a" * 40, "N", "", "", ""),
             True,
+            ["line 1 was added by commit aaaaaaaaaaaa, which is not signed"],
+        ),
+        (
+            Commit("a" * 40, "E", "", "", ""),
+            True,
             [
-                "line 1 was added by commit aaaaaaaaaaaa, which is not signed by a key that is trusted here (%G? is N)",
+                "line 1 was added by commit aaaaaaaaaaaa, which is signed by a key that is not known here, "
+                "so that the signature cannot be checked"
             ],
+        ),
+        (
+            Commit("a" * 40, "?", "", "", ""),
+            True,
+            ["line 1 was added by commit aaaaaaaaaaaa, which is signed, with a result that git calls '?'"],
         ),
         (None, True, ["line 1 is not committed"]),
         (None, False, []),
     ],
 )
 def test_a_line_without_a_valid_signature_is_found(commit, required, text):
-    inventory = SimpleNamespace(require_signed=required, witness=SimpleNamespace(present=True, lines=(commit,)))
+    witness = SimpleNamespace(present=True, lines=(commit,))
+    inventory = SimpleNamespace(require_signed=required, witness=witness, is_new=lambda number: True)
     assert list(history_checks.signatures(inventory)) == text

@@ -154,11 +154,9 @@ def test_the_last_use_of_keys_and_secrets_is_read_from_metrics(serve):
     url = serve({"/metrics": METRICS, "/later": METRICS.replace(b"1.75e9", b"1.76e9")})
     used = {("secret", "app 1"): 1.8e9, ("secret", "app 2"): 0, ("secret", 'o"\\n 1'): 1.7e9, ("key", "k"): 1.75e9}
     assert replicas.read_uses(f"{url}/metrics") == Uses(used, 1.7e9)
-    assert replicas.last_uses([f"{url}/later", f"{url}/metrics"]) == {
-        ("key", "k"): 1.76e9,
-        ("secret", "app 1"): 1.8e9,
-        ("secret", 'o"\\n 1'): 1.7e9,
-    }
+    last = {("key", "k"): 1.76e9, ("secret", "app 1"): 1.8e9, ("secret", 'o"\\n 1'): 1.7e9}
+    problem = "ftp://x: not an http or https URL"
+    assert replicas.last_uses([f"{url}/later", "ftp://x", f"{url}/metrics"]) == (last, (problem,))
 
 
 @pytest.mark.parametrize("value", ["1e300", "1.00000000001e11", "NaN", "+Inf", "-1"])

@@ -501,9 +501,9 @@ def test_the_page_names_what_it_could_not_check(past):
         "No replica was queried",
         "Was a private key ever committed? Not known: not a git checkout.",
         "No line records --force.",
-        "No findings. 25 of 41 rules of the audit hold; the others were not checked.",
-        "16 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
-        "--applications FILE, --require-signed, --deployed FOLDER.",
+        "No findings. 26 of 43 rules of the audit hold; the others were not checked.",
+        "17 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
+        "--applications FILE, --require-signed, --deployed FOLDER, --metrics URL.",
         "the history continues from the anchorneeds --since N:DIGEST",
     ):
         assert text in words
@@ -523,11 +523,11 @@ def test_the_page_of_a_repository_answers_more(repository, tmp_path):
 
     words = page()
     assert "Was a private key ever committed? No commit of a branch or tag contains one." in words
-    needed = "--replica URL, --applications FILE, --require-signed, --deployed FOLDER"
-    assert f"10 rules could not be checked without {needed}." in words
+    needed = "--replica URL, --applications FILE, --require-signed, --deployed FOLDER, --metrics URL"
+    assert f"11 rules could not be checked without {needed}." in words
     state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=WINDOW)
     good = Replica("http://a", state.keyring.digest, ready=True, clock_offset_s=0, max_lifetime_s=300, leeway_s=30)
-    words = page(replicas=(good,), applications=path, require_signed=True, deployed=repository.keys)
+    words = page(replicas=(good,), applications=path, require_signed=True, deployed=repository.keys, metrics=True)
     assert "could not be checked" not in words
     assert "not checked" not in words
     private_key_committed(repository)

@@ -23,6 +23,7 @@ from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing.keystore import Keystore
 
 DAY = 86_400
+LONG = 1000 * DAY  # a cryptoperiod that no key here reaches
 AUTHOR = ("-c", "user.name=Ann", "-c", "user.email=ann@game.example", "-c", "commit.gpgSign=false")
 
 
@@ -459,7 +460,10 @@ def test_one_secret_for_two_applications_is_found(repository, tmp_path):
 
 def test_unsigned_lines_are_found_where_signatures_are_required(repository):
     lines = len(repository.log.read_bytes().splitlines())
-    assert repository.audit(require_signed=True) == ["signature"] * lines
+    assert repository.audit(require_signed=True) == []  # none was added since the anchor
+    since = Anchor(2, history.digest(repository.log.read_bytes().splitlines()[1]))
+    assert repository.audit(require_signed=True, since=since, cryptoperiod_s=LONG) == ["signature"] * (lines - 2)
+    assert repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG) == ["signature"] * lines
     shutil.rmtree(repository.top / ".git")
     assert repository.audit(require_signed=True) == ["signature"]
 
@@ -476,6 +480,6 @@ def test_signed_lines_are_accepted(repository, tmp_path, monkeypatch):
     git(repository.top, "init", "-q")
     git(repository.top, "add", "-A")
     git(repository.top, "commit", "-q", "-S", "-m", "signed")
-    assert repository.audit(require_signed=True) == []
+    assert repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG) == []
     (home / "allowed").write_text("")
-    assert set(repository.audit(require_signed=True)) == {"signature"}
+    assert set(repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG)) == {"signature"}

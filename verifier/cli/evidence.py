@@ -187,7 +187,9 @@ def report(html: Path | None, metrics: tuple[str, ...], as_json: bool, **options
 
     Exit 1 on findings; those of severity low are reminders and leave it at 0.
     """
-    if (html is None) == (not as_json):
+    if html is not None and as_json:
+        raise click.UsageError("--html FILE and --json cannot be combined")
+    if html is None and not as_json:
         raise click.UsageError("one of --html FILE and --json is needed")
     document = build_report(_read_inventory(metrics=metrics, **options))
     if html is None:
@@ -214,11 +216,14 @@ def _query(urls: tuple[str, ...]) -> tuple[Replica, ...]:
 def _read_inventory(
     keys: Path, window: OverlapPolicy, urls: tuple[str, ...] = (), metrics: tuple[str, ...] = (), **options: Any
 ) -> Inventory:
+    last_use, problems = replicas.last_uses(metrics)
     return Inventory.read(
         keys,
         now=int(time.time()),
         window=window,
         replicas=_query(urls),
-        last_use=replicas.last_uses(metrics),
+        metrics=bool(metrics),
+        metrics_problems=problems,
+        last_use=last_use,
         **options,
     )

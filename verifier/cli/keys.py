@@ -77,8 +77,9 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
     directory, private, now = KeyDirectory(keys / "public"), keys / "private", int(time.time())
     directory.refresh()
     keyring = directory.keyring
-    missing = [describe_missing(key, private, now) for key in missing_private_keys(keyring, private, now)]
-    problems = [*_history_problems(directory, keys / "history.jsonl", now), *missing]
+    found, events = _history_problems(directory, keys / "history.jsonl", now)
+    missing = missing_private_keys(keyring, private, now, history.imported(events))
+    problems = [*found, *(describe_missing(key, private, now) for key in missing)]
     limit = plan.rotate_by(keyring, now, cryptoperiod_s)
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
@@ -97,19 +98,22 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def _history_problems(directory: KeyDirectory, path: Path, now: int) -> list[str]:
-    """Return where the files, the clock and the history disagree: the states shown may not be those of the servers."""
+def _history_problems(directory: KeyDirectory, path: Path, now: int) -> tuple[list[str], tuple[history.Event, ...]]:
+    """Return where the files, the clock and the history disagree, and the events.
+
+    Where they do, the states shown may not be those of the servers.
+    """
     try:
         content = read_file(path, MAX_HISTORY_BYTES)
         found = [obstacle.found for obstacle in obstacles(directory, path, content, now)]
         require_later_than(content, now, path)
     except FileNotFoundError:  # only public/ is here, or another command reports it
-        return list(directory.problems)
+        return list(directory.problems), ()
     except OSError as exc:
-        return [*directory.problems, f"{path}: cannot be read ({exc.strerror})"]
+        return [*directory.problems, f"{path}: cannot be read ({exc.strerror})"], ()
     except UnsafeOperationError as exc:
         found.append(str(exc).removesuffix("; nothing was changed"))
-    return found
+    return found, history.load(content).events
 
 
 def _key_to_dict(keyring: Keyring, key: PublicKey, now: int) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from verifier.cli.changes import NO_CURRENT_KEY, print_events
 from verifier.cli.options import json_option, keys_option, option, window_options
 from verifier.cli.output import warn
 from verifier.core.keyring import parse_public_key
+from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError
+from verifier.rotation import history
 from verifier.rotation import merge as merging
 from verifier.rotation.history import Event
 from verifier.rotation.plan import OverlapPolicy, pending_keys
@@ -63,7 +65,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
                 changes.append(FileChange(f"public/{name}", before, after))
         if events or changes or branches.lines != content:
             store.merge(changes, events, branches.lines, now=now)
-        remaining = list(_describe_remaining(store, events))
+        remaining = [*_describe_moved(events, branches.lines), *_describe_remaining(store, events)]
     _print_outcome(store, events, changes, as_json)
     for text in remaining:
         warn(text)
@@ -86,6 +88,16 @@ def _require_files(store: Keystore, signing: set[str], files: Mapping[str, objec
             )
 
 
+def _describe_moved(events: list[Event], lines: bytes) -> Iterator[str]:
+    """Yield the keys that end at another time than on this branch."""
+    recorded = history.replay(history.load(lines).events)
+    for event in events:
+        before = recorded.get(event.kid)
+        if before is not None and event.new != history.REMOVED and before["exp"] != event.exp:
+            was, now = ("no expiry" if exp is None else utc(exp) for exp in (before["exp"], event.exp))
+            yield f"the end of {event.kid} moves to {now} (on this branch: {was})"
+
+
 def _describe_remaining(store: Keystore, events: list[Event]) -> Iterator[str]:
     """Yield what the merge leaves to be done."""
     keyring, now = store.public.keyring, store.now
@@ -93,7 +105,8 @@ def _describe_remaining(store: Keystore, events: list[Event]) -> Iterator[str]:
     if len(pending) > 1:
         kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
         yield f"{len(pending)} keys are pending; withdraw all but one: {kids}"
-    for key in missing_private_keys(keyring, store.private, now):
+    imported = history.imported(history.load(store.read_history()).events)
+    for key in missing_private_keys(keyring, store.private, now, imported):
         yield describe_missing(key, store.private, now)
     if current is None:
         yield NO_CURRENT_KEY

@@ -145,6 +145,9 @@ RULES = (
          history_checks.times),
     Rule("history-agrees", "high", "the history and the files agree", _LOGS,
          "find the change that no command made in version control, and restore the file", history_checks.agrees),
+    Rule("key-origin", "medium", "a command created every key", _LOGS,
+         "find who added the file in version control; if the key is not yours: verifier keys revoke --replace; "
+         "otherwise, after the review, audit from its anchor on: --since N:DIGEST", history_checks.origins),
     Rule("secrets-agree", "high", "the history and the applications file agree", _LOGS,
          "find the change that no command made, and restore the file", file_checks.secrets_agree,
          needs="--applications FILE"),
@@ -182,6 +185,8 @@ RULES = (
          needs="--applications FILE"),
     Rule("lifetime", "medium", f"tokens live {MAX_LIFETIME_S} s at most", "RFC 6819 §5.1.5.3",
          "lower VERIFIER_MAX_LIFETIME", key_checks.lifetime),
+    Rule("metrics", "medium", "every metrics page responds", "this project: what did not respond is not proven",
+         "start the server, or correct its URL", lambda inventory: inventory.metrics_problems, needs="--metrics URL"),
     Rule("rotation-due", "low", "a successor is pending 14 days before the cryptoperiod ends", f"{_NIST} §5.3.6",
          "verifier keys rotate", key_checks.rotation_due),
     Rule("past-switch", "low", "past switches had a long enough overlap, and every replica had the key in time",

@@ -112,8 +112,9 @@ def private_kept(inventory: Inventory) -> Violations:
 def private_missing(inventory: Inventory) -> Violations:
     """Find keys that cannot sign where others can."""
     held = {file.path.stem for file in inventory.private_keys()}
+    elsewhere = history.imported(inventory.history.events)
     for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING) if held else ():
-        if key.kid not in held:
+        if key.kid not in held | elsewhere:
             when, instead = "now", "or replace it: verifier keys revoke --replace --reason '...'"
             if key.nbf > inventory.now:
                 when, instead = f"from {utc(key.nbf)}", "or, before the switch: verifier keys cancel"

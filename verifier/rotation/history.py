@@ -112,7 +112,8 @@ class Anchor:
         """
         match = re.fullmatch(r"([0-9]{1,9}):([0-9a-fA-F]{64})", text.strip())
         if match is None:
-            raise ValueError("expected N:DIGEST, a number of lines and 64 hexadecimal digits, as the audit prints it")
+            expected = "expected N:DIGEST, a number of lines and 64 hexadecimal digits, as the audit prints it"
+            raise ValueError(f"{expected} (found {text[:80]!r})")
         return cls(int(match[1]), match[2].lower())
 
     def __str__(self) -> str:
@@ -221,6 +222,19 @@ def merged_lines(events: Iterable[Event]) -> Iterator[bytes]:
         for text in event.merged:
             yield text.encode()
             yield from merged_lines(load(text.encode()).events)
+
+
+def first_events(events: Iterable[Event]) -> dict[str, Event]:
+    """Return the event that first records each key, by kid; with those that were merged."""
+    found: dict[str, Event] = {}
+    for event in merged_events(events):
+        found.setdefault(event.kid, event)
+    return found
+
+
+def imported(events: Iterable[Event]) -> set[str]:
+    """Return the keys that were made elsewhere: their private keys are not expected here."""
+    return {kid for kid, event in first_events(events).items() if event.command == "import"}
 
 
 def replay(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:

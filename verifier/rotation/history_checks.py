@@ -6,11 +6,12 @@ from typing import Any
 
 from verifier.core.keyring import KeyState, PublicKey
 from verifier.core.times import utc
-from verifier.rotation.history import ABSENT, REMOVED, Event, merged_events, replay
+from verifier.rotation.history import ABSENT, REMOVED, Event, first_events, merged_events, replay
 from verifier.rotation.inventory import JOURNAL, Inventory
 from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.violation import Violations
 
+CREATING = ("generate", "rotate", "import", "revoke")  # the commands that publish a key
 MAX_CLOCK_DIFFERENCE_S = 60  # of the machine that wrote a line from the auditor's
 
 
@@ -84,6 +85,18 @@ def _may_sign(known: Event, before: Mapping[str, Event], now: int) -> bool:
     return known in live and (known.nbf or 0) >= newest
 
 
+def origins(inventory: Inventory) -> Violations:
+    """Find keys that no command created, such as a file that was added by hand and recorded by a merge."""
+    numbered = [(n, line) for n, line in enumerate(inventory.history.lines, start=1) if isinstance(line, Event)]
+    known: set[str] = set()
+    for number, line in numbered:
+        for kid, event in first_events([line]).items():
+            created = event.old == ABSENT and event.command in CREATING
+            if kid not in known and not created and inventory.is_new(number):
+                yield f"no command created {kid}: line {number} ({event.command} by {event.by}) is its first"
+            known.add(kid)
+
+
 def agrees(inventory: Inventory) -> Violations:
     """Find keys whose file and history differ in a date or a word."""
     events = inventory.history.events
@@ -105,7 +118,7 @@ def _published(events: tuple[Event, ...]) -> dict[str, dict[str, Any]]:
         row = found.setdefault(event.kid, {})
         if event.iat is not None:
             row["iat"] = event.iat
-        elif event.old == ABSENT and event.command in ("generate", "rotate", "import", "revoke"):
+        elif event.old == ABSENT and event.command in CREATING:
             row["iat"] = event.at  # as every command of an older version set it
         if event.new == KeyState.REVOKED != event.old and event.command == "revoke":
             row["reason"] = event.reason
@@ -138,13 +151,14 @@ def uncommitted(inventory: Inventory) -> Violations:
 
 
 def signatures(inventory: Inventory) -> Violations:
-    """Find lines whose commit has a bad signature or, if required, none."""
+    """Find lines whose commit has a bad signature or, if required in the audit period, none."""
     if inventory.require_signed and not inventory.witness.present:
         yield "signatures are required, and the key directory is in no git repository"
     for number, commit in enumerate(inventory.witness.lines, start=1):
+        required = inventory.require_signed and inventory.is_new(number)
         if commit is not None and commit.signature == "B":
             yield f"line {number} was added by commit {commit.id[:12]} with a bad signature"
-        elif inventory.require_signed and (commit is None or not commit.signed):
-            by = "is not committed" if commit is None else f"was added by commit {commit.id[:12]}, which is not signed"
-            state = f" by a key that is trusted here (%G? is {commit.signature})" if commit else ""
-            yield f"line {number} {by}{state}"
+        elif required and commit is None:
+            yield f"line {number} is not committed"
+        elif required and commit is not None and not commit.signed:
+            yield f"line {number} was added by commit {commit.id[:12]}, which is {commit.signature_words}"

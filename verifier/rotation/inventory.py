@@ -77,6 +77,8 @@ class Inventory:
     applications: Applications | None = None
     application_problems: tuple[str, ...] = ()
     replicas: tuple[Replica, ...] = ()
+    metrics: bool = False  # whether there was a metrics page to read
+    metrics_problems: tuple[str, ...] = ()  # why one could not be read
     last_use: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by kind ("key", "secret") and name
 
     @classmethod
@@ -101,7 +103,7 @@ class Inventory:
         if not directory.folder.is_dir():
             raise ConfigError(directory.problems[0], hint=directory.missing_hint)
         log = _read(folder / LOG, MAX_LOG_BYTES, optional=True)
-        known, problems = apps.parse(_read(applications, MAX_APPLICATIONS_BYTES)) if applications else (None, [])
+        known, problems = _parse_applications(applications) if applications else (None, [])
         return cls(
             folder=folder,
             now=now,
@@ -132,6 +134,10 @@ class Inventory:
         """Return the state of one of the keys."""
         return self.keyring.state(self.keyring.keys[kid], self.now)
 
+    def is_new(self, number: int) -> bool:
+        """Return whether a line of the history is after those that the anchor covers."""
+        return self.since is None or number > self.since.lines
+
     def in_period(self, instant: int) -> bool:
         """Return whether something that happened then is audited: after the last line that the anchor covers."""
         covered = self.history.lines[: self.since.lines] if self.since else ()
@@ -143,6 +149,7 @@ class Inventory:
             "": True,
             "--replica URL": bool(self.replicas),
             "--since N:DIGEST": self.since is not None,
+            "--metrics URL": self.metrics,
             "--deployed FOLDER": self.deployed is not None,
             "--require-signed": self.require_signed,
             "--applications FILE": self.applications is not None,
@@ -164,6 +171,13 @@ def _read(path: Path, limit: int, *, optional: bool = False) -> bytes:
             return b""
         hint = "restore the file, or mount the volume that its link leads to"
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
+
+
+def _parse_applications(path: Path) -> tuple[Applications, list[str]]:
+    try:
+        return apps.parse(_read(path, MAX_APPLICATIONS_BYTES))
+    except ConfigError as exc:
+        raise ConfigError(str(exc) if str(path) in str(exc) else f"{path}: {exc}", exc.hint) from exc
 
 
 def _walk(folder: Path) -> Iterator[File]:

@@ -102,18 +102,23 @@ def read_uses(url: str) -> Uses:
     return Uses(found, started_at)
 
 
-def last_uses(urls: Iterable[str]) -> dict[tuple[str, str], float]:
-    """Return when each key and each secret was last used on any of these metrics pages, without those never used.
+def last_uses(urls: Iterable[str]) -> tuple[dict[tuple[str, str], float], tuple[str, ...]]:
+    """Return when each key and each secret was last used, and why a metrics page could not be read.
 
-    Raises:
-        ConfigError: as `read_uses`.
+    On any of these metrics pages, without those never used.
     """
     found: dict[tuple[str, str], float] = {}
+    problems = []
     for url in urls:
-        for name, value in read_uses(url).last.items():
+        try:
+            uses = read_uses(url)
+        except ConfigError as exc:
+            problems.append(str(exc))
+            continue
+        for name, value in uses.last.items():
             if value:
                 found[name] = max(value, found.get(name, 0.0))
-    return found
+    return found, tuple(problems)
 
 
 def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:

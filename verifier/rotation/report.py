@@ -15,6 +15,7 @@ from verifier.rotation.history import Confirmation, Event, SecretEvent, merged_e
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import rotate_by
 from verifier.rotation.replicas import Replica
+from verifier.rotation.witness import SIGNATURES
 
 SCHEMA_VERSION = 1  # of `report --json` and `audit --json`; raised when a member is removed or changes its meaning
 NOT_COVERED = (
@@ -186,5 +187,6 @@ def render_html(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"utc": utc, "span": format_duration}
-    html = environment.get_template("report.html").render(document, picture=chart_layout(document))
+    template = environment.get_template("report.html")
+    html = template.render(document, picture=chart_layout(document), signatures=SIGNATURES)
     return html.encode("utf-8", "backslashreplace").decode()

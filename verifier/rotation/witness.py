@@ -18,6 +18,16 @@ LOG = "history.jsonl"
 PRIVATE_SUFFIXES = (".pem", ".key", ".p8", ".pk8", ".p12", ".pfx", ".der")
 PRIVATE_TEXT = r'-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----|"(d|p|q|dp|dq|qi|oth|k)"[[:space:]]*:'
 HARMLESS = frozenset({".gitignore", ".lock", "README.md"})  # files of private/ that contain no key
+SIGNATURES = {
+    "G": "signed by a key that is trusted here",
+    "N": "not signed",
+    "B": "badly signed: the signature is of another content",
+    "U": "signed by a key that is not trusted here",
+    "X": "signed, and the signature has expired",
+    "Y": "signed by a key that has expired",
+    "R": "signed by a key that was revoked",
+    "E": "signed by a key that is not known here, so that the signature cannot be checked",
+}
 _GPG = r"^gpg\.(.*\.)?program$"
 
 
@@ -30,6 +40,11 @@ class Commit:
     at: str  # when it was committed, as ISO 8601
     author: str
     signer: str
+
+    @property
+    def signature_words(self) -> str:
+        """Whether it is signed, in words."""
+        return SIGNATURES.get(self.signature, f"signed, with a result that git calls {self.signature!r}")
 
     @property
     def signed(self) -> bool:
@@ -148,7 +163,7 @@ def _compare(
     here = log.splitlines()
     kept = {*here, *merged_lines(load(log).events)}
     added: list[Commit | None] = [None] * len(here)
-    lost: dict[bytes, Commit] = {}
+    lost: dict[bytes, tuple[int, Commit]] = {}
     versions = _versions(git, prefix, commits, here)
     for commit in commits:
         version = versions.get(commit.id, 0)
@@ -156,13 +171,20 @@ def _compare(
         for number, line in enumerate(lines[: len(here)]):
             if added[number] is None and here[number] == line:
                 added[number] = commit
-        for line in [] if isinstance(version, int) else version:
+        for number, line in enumerate([] if isinstance(version, int) else version, start=1):
             if line not in kept and not is_marker(line):
-                lost.setdefault(line, commit)
-    return tuple(added), tuple(
-        f"commit {commit.id[:12]} ({commit.author}) contains a line that is gone (digest {digest(line)[:12]})"
-        for line, commit in lost.items()
-    )
+                lost.setdefault(line, (number, commit))
+    return tuple(added), tuple(_describe_lost(lost))
+
+
+def _describe_lost(lost: dict[bytes, tuple[int, Commit]]) -> Iterator[str]:
+    """Yield the first line that was changed or removed; those after it have another digest because of it."""
+    for line, (number, commit) in sorted(lost.items(), key=lambda item: item[1][0])[:1]:
+        more = f", and {len(lost) - 1} more after it" if len(lost) > 1 else ""
+        yield (
+            f"commit {commit.id[:12]} ({commit.author}) contains line {number} as it is no longer in the history "
+            f"(digest {digest(line)[:12]}){more}"
+        )
 
 
 def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -> dict[str, int | list[bytes]]:

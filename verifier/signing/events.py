@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from verifier._version import __version__
-from verifier.rotation.history import Event
+from verifier.rotation.history import ABSENT, Event
 from verifier.rotation.plan import KeyChange
 
 
 def make_event(step: KeyChange, command: str, *, now: int, drops: bool, context: Mapping[str, Any], alg: str) -> Event:
     """Return the event of a change; `context` are the settings that it was computed with."""
     members = step.members or {}
+    if step.old != ABSENT:  # the source of an imported key is not that of the key before it
+        context = {name: value for name, value in context.items() if name not in ("origin", "note")}
     return Event(
         at=now,
         by=user_name(),
