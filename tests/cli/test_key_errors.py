@@ -168,7 +168,7 @@ def test_merge_finishes_a_change_that_was_interrupted(run, first, monkeypatch):
         "Nothing to do.\n",
         "verifier: warning: finished the rotate of 2027-01-15 08:00:00 UTC, which was interrupted\n",
     )
-    events = history.read(HISTORY.read_bytes())[0]
+    events = history.load(HISTORY.read_bytes()).events
     assert [event.command for event in events] == ["generate", "rotate", "rotate"]
     assert len(KeyDirectory(PUBLIC).load().keys) == 2
 

@@ -68,7 +68,7 @@ def test_a_key_that_signs_by_now_is_not_removed_by_a_cancellation_in_another_bra
     assert (done.status, done.err.count(moved)) == (0, 1)
     assert states(LATE) == {first: "retiring", pending: "current"}
     assert (key(first).exp, key(pending).exp) == (LATE + 360, None)
-    lines = [(e.kid, e.new) for e in history.read(HISTORY.read_bytes())[0] if e.command == "merge"]
+    lines = [(e.kid, e.new) for e in history.load(HISTORY.read_bytes()).events if e.command == "merge"]
     assert sorted(lines) == sorted([(first, "retiring"), (pending, "current")])
     commit(repository)
     audited = json.loads(run("keys", "audit", "--json", now=LATE).out)

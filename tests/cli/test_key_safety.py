@@ -139,7 +139,7 @@ def test_a_revocation_beside_a_damaged_history_is_recorded_when_it_is_repaired(r
     assert run("keys", "merge", now=NOW + 90).status == 0
     assert run("keys", "prune", now=NOW + 90).status == 0
     assert run("keys", "audit", now=NOW + 90).status == 0
-    assert history.replay(history.read(HISTORY.read_bytes())[0])[pending]["revoked_at"] == NOW + 60
+    assert history.replay(history.load(HISTORY.read_bytes()).events)[pending]["revoked_at"] == NOW + 60
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "revoke"])
@@ -321,7 +321,7 @@ def test_two_rotations_on_two_branches_are_merged_and_one_is_withdrawn(run, firs
     assert run("keys", "cancel", "--kid", other, now=NOW + 150).status == 0
     assert (key(first).exp, key(mine).exp) == (NOW + 60 + 3960, None)
     assert run("keys", "audit", now=NOW + 150).status == 0
-    events = history.read(HISTORY.read_bytes())[0]
+    events = history.load(HISTORY.read_bytes()).events
     (line,) = [event for event in events if event.merged]
     assert line.reason.startswith("merged another branch: 2 line(s) ending in ")
     assert b"".join(text.encode() + b"\n" for text in line.merged) in (theirs / "history.jsonl").read_bytes()
@@ -349,7 +349,7 @@ def test_both_sides_lines_without_markers_are_merged_as_well(run, first):
     for path in Path("base/public").iterdir():
         shutil.copy(path, PUBLIC)
     assert run("keys", "merge", now=NOW + 90).status == 0
-    assert history.read(HISTORY.read_bytes())[1] == []
+    assert history.load(HISTORY.read_bytes()).problems == ()
 
 
 def test_there_is_nothing_to_merge_in_a_good_directory(run, first, pending):

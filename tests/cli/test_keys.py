@@ -33,9 +33,9 @@ def current(now: int = NOW) -> str:
 
 
 def events() -> list[tuple[str, str, str, str]]:
-    found, problems = history.read(HISTORY.read_bytes())
-    assert problems == []
-    return [(event.command, event.kid, event.old, event.new) for event in found]
+    found = history.load(HISTORY.read_bytes())
+    assert found.problems == ()
+    return [(event.command, event.kid, event.old, event.new) for event in found.events]
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def test_a_user_without_a_name_is_a_number(run, monkeypatch):
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     assert run("keys", "generate").status == 0
-    assert history.read(HISTORY.read_bytes())[0][0].by == str(os.getuid())
+    assert history.load(HISTORY.read_bytes()).events[0].by == str(os.getuid())
 
 
 def test_a_second_command_waits_and_then_says_why(run, first, monkeypatch):

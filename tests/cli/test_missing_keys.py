@@ -149,7 +149,7 @@ def test_the_audit_names_a_history_whose_volume_is_absent_and_passes_links_in_a_
 
 def test_a_line_of_a_key_that_was_given_up_and_is_trusted_again_is_found(run, first, pending):
     assert give_up(run, pending).status == 0
-    lines = history.read(HISTORY.read_bytes())[0]
+    lines = history.load(HISTORY.read_bytes()).events
     published = next(line for line in lines if line.kid == pending and line.old == "none")
     HISTORY.write_bytes(history.append(HISTORY.read_bytes(), [published]))
     assert "history-transitions" in rules(run, NOW)

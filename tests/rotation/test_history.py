@@ -5,7 +5,7 @@ import json
 import pytest
 
 from verifier.rotation import history
-from verifier.rotation.history import Anchor, Confirmation, Event, SecretEvent
+from verifier.rotation.history import Anchor, Confirmation, Event, History, SecretEvent
 
 FIRST = Event(at=1, by="ann", command="generate", kid="a", old="none", new="current", nbf=1)
 SECOND = Event(at=2, by="bob", command="rotate", kid="b", old="none", new="pending", nbf=9)
@@ -18,8 +18,8 @@ def trail() -> bytes:
 
 
 def test_what_was_appended_is_read(trail):
-    assert history.read(trail) == ([FIRST, SECOND, THIRD], [])
-    assert history.read(b"") == ([], [])
+    assert history.load(trail) == History((FIRST, SECOND, THIRD), ())
+    assert history.load(b"") == History((), ())
 
 
 def test_each_line_carries_the_digest_of_the_line_before(trail):
@@ -31,20 +31,20 @@ def test_each_line_carries_the_digest_of_the_line_before(trail):
 
 
 def test_a_changed_line_shows_in_the_next(trail):
-    assert history.read(trail.replace(b'"by": "ann"', b'"by": "eve"'))[1] == [
-        "line 2 does not continue line 1: a line was changed or removed"
-    ]
+    changed = history.load(trail.replace(b'"by": "ann"', b'"by": "eve"'))
+    assert changed.problems == ("line 2 does not continue line 1: a line was changed or removed",)
 
 
 def test_a_removed_line_shows(trail):
     lines = trail.splitlines(keepends=True)
-    assert history.read(lines[0] + lines[2])[1] == ["line 2 does not continue line 1: a line was changed or removed"]
-    assert history.read(lines[1] + lines[2])[1] == ["line 1 does not continue line 0: a line was changed or removed"]
+    without_second, without_first = history.load(lines[0] + lines[2]), history.load(lines[1] + lines[2])
+    assert without_second.problems == ("line 2 does not continue line 1: a line was changed or removed",)
+    assert without_first.problems == ("line 1 does not continue line 0: a line was changed or removed",)
 
 
 @pytest.mark.parametrize("line", [b"{", b"{}", b"[]", b'{"previous": ""}', b'{"previous": "", "x": 1}'])
 def test_a_line_that_is_no_event_shows(line):
-    assert history.read(line) == ([], ["line 1 is not an event"])
+    assert history.load(line) == History((None,), ("line 1 is not an event",))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_line_that_is_no_event_shows(line):
 )
 def test_a_member_of_another_kind_is_no_event(name, value):
     line = json.loads(history.append(b"", [FIRST])) | {name: value}
-    assert history.read(json.dumps(line).encode()) == ([], ["line 1 is not an event"])
+    assert history.load(json.dumps(line).encode()) == History((None,), ("line 1 is not an event",))
 
 
 def test_the_outcome_is_what_the_files_hold_now(trail):
@@ -79,13 +79,12 @@ CONFIRMED = Confirmation(
 def test_lines_of_every_kind_are_read_as_they_were_written(trail):
     log = history.append(trail, [RECORDED, SECRET, CONFIRMED])
     found = history.load(log)
-    assert found == history.History((FIRST, SECOND, THIRD, RECORDED, SECRET, CONFIRMED), ())
+    assert found == History((FIRST, SECOND, THIRD, RECORDED, SECRET, CONFIRMED), ())
     assert (found.events, found.secrets, found.confirmations) == (
         (FIRST, SECOND, THIRD, RECORDED),
         (SECRET,),
         (CONFIRMED,),
     )
-    assert history.read(log) == ([FIRST, SECOND, THIRD, RECORDED], [])
 
 
 def test_a_line_of_an_older_version_has_no_settings(trail):
@@ -110,7 +109,7 @@ def test_a_line_of_an_older_version_has_no_settings(trail):
 )
 def test_an_optional_member_of_another_kind_is_no_event(event, name, value):
     line = json.loads(history.append(b"", [event])) | {name: value}
-    assert history.load(json.dumps(line).encode()) == history.History((None,), ("line 1 is not an event",))
+    assert history.load(json.dumps(line).encode()) == History((None,), ("line 1 is not an event",))
 
 
 def test_a_file_in_another_encoding_has_few_problems(trail):

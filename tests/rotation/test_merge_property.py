@@ -118,17 +118,17 @@ class World:
         events = merge.events(branches, held, now=self.now, by="ann")
         merged = Branch({kid: m for kid, m in held.items() if m is not None}, history.append(branches.lines, events))
         # git removes the file of a key that one branch withdrew in time, although it signs by now on the other one.
-        events = [event for branch in (ours, theirs) for event in history.read(branch.log)[0]]
+        events = [event for branch in (ours, theirs) for event in history.load(branch.log).events]
         withdrawn = {event.kid for event in events if event.new == history.REMOVED}
         self.check_merge(merged, {key.kid for key in signing if key is not None} - self.revoked, withdrawn)
         self.branches = [merged.copy(), merged.copy()]
         self.base = merged
 
     def check_merge(self, merged: Branch, signing: set[str], withdrawn: set[str]) -> None:
-        events, problems = history.read(merged.log)
-        assert problems == []
+        log = history.load(merged.log)
+        assert log.problems == ()
         dates = {k: {n: m.get(n) for n in ("nbf", "exp")} for k, m in merged.members.items()}
-        assert {k: {n: d[n] for n in ("nbf", "exp")} for k, d in history.replay(events).items()} == dates
+        assert {k: {n: d[n] for n in ("nbf", "exp")} for k, d in history.replay(log.events).items()} == dates
         # Two branches can revoke each other's key; `keys merge` reports it.
         self.ended = not signing and merged.keyring.current(self.now) is None
         kept = [key for key in merged.keyring.keys.values() if key.kid in signing]

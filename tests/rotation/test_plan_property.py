@@ -410,10 +410,10 @@ def test_ten_rotations_leave_exactly_the_files_stages_and_history_of_the_rules(t
         if number > 6:
             told.append((begin + 30, "prune", kids[number - 7], "expired", "gone", None, None, None))
         told.append((begin + 30, "prune", kids[-2], "retiring", "retiring", begins[-2], end, None))
-    events, problems = history.read(store.read_history())
+    log = history.load(store.read_history())
     fields = ("at", "command", "kid", "old", "new", "nbf", "exp", "previous_exp")
-    assert [tuple(getattr(event, field) for field in fields) for event in events] == told
-    assert problems == []
+    assert [tuple(getattr(event, field) for field in fields) for event in log.events] == told
+    assert log.problems == ()
     left = kids[4:]
     assert sorted(path.name for path in store.public.folder.iterdir()) == sorted(f"{kid}.json" for kid in left)
     assert [path.name for path in store.private.glob("*.pem")] == [f"{kids[-1]}.pem"]

@@ -102,9 +102,9 @@ class Folder:
 
     def events(self) -> list[tuple[str, str, str, str]]:
         """The command, kid and states of each line of the history, which must be valid."""
-        found, problems = history.read(self.store.history.read_bytes())
-        assert problems == []
-        return [(e.command, e.kid, e.old, e.new) for e in found]
+        found = history.load(self.store.history.read_bytes())
+        assert found.problems == ()
+        return [(e.command, e.kid, e.old, e.new) for e in found.events]
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_change_is_undone_when_it_is_no_longer_valid(folder):
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_killed_merge_is_finished_or_leaves_the_history_of_before(folder, late):
     before = folder.store.history.read_bytes()
-    (first,) = history.read(before)[0]
+    (first,) = history.load(before).events
     with folder.killed_after(JOURNAL), folder.store.transaction():
         folder.store.merge([], [replace(first, command="merge", at=NOW)], before, now=NOW)
     folder.now = NOW + plan.PROPAGATION_S + late
@@ -252,7 +252,7 @@ def test_a_change_is_undone_when_other_files_changed(folder, pairs):
 
 def test_a_change_is_undone_when_the_history_changed(folder):
     folder.killed_rotation(NEW_PRIVATE)
-    events, _ = history.read(folder.store.history.read_bytes())
+    events = history.load(folder.store.history.read_bytes()).events
     folder.store.history.write_bytes(history.append(folder.store.history.read_bytes(), events))
     assert folder.recover() == [
         f"abandoned {ROTATE}, which was interrupted: history.jsonl changed meanwhile; none of it remains"
@@ -357,12 +357,12 @@ def test_a_revocation_replaces_a_file_that_cannot_be_used_and_leaves_a_replaceme
 
 def test_a_revocation_continues_a_history_that_changed(folder):
     kid, says = revoked_on_changed_files(folder)
-    events, _ = history.read(folder.store.history.read_bytes())
+    events = history.load(folder.store.history.read_bytes()).events
     folder.store.history.write_bytes(history.append(folder.store.history.read_bytes(), events))
     folder.now = NOW + 50
     assert folder.recover() == [says]
     assert [event[1] for event in folder.events()] == [folder.kid, folder.kid, kid, folder.kid]
-    assert [event.at for event in history.read(folder.store.history.read_bytes())[0][2:]] == [NOW + 50] * 2
+    assert [event.at for event in history.load(folder.store.history.read_bytes()).events[2:]] == [NOW + 50] * 2
 
 
 def test_a_revocation_is_finished_beside_a_damaged_history(folder):

@@ -160,14 +160,14 @@ def test_a_process_that_is_suspended_during_its_last_write_moves_the_end_that_it
     end = NOW + 500 + LEAD_S + plan.OverlapPolicy().overlap_s
     key = timed.public.keyring.find(pairs["ES256"].kid)
     assert (key.exp, timed.now) == (end, NOW + 500)
-    events, problems = history.read(timed.history.read_bytes())
-    assert (problems, events[-1].reason, events[-1].exp) == ([], "the process was suspended", end)
+    found = history.load(timed.history.read_bytes())
+    assert (found.problems, found.events[-1].reason, found.events[-1].exp) == ((), "the process was suspended", end)
 
 
 def test_a_late_command_whose_ends_are_late_enough_moves_none(timed, pairs):
     timed.times[:] = [NOW] * 6 + [NOW + 100]
     begin_rotation(timed, window=plan.OverlapPolicy(max_lifetime_s=0, leeway_s=0))
-    events, _ = history.read(timed.history.read_bytes())
+    events = history.load(timed.history.read_bytes()).events
     assert (len(events), events[-1].exp) == (2, NOW + LEAD_S + plan.OverlapPolicy().overlap_s)
 
 

@@ -383,9 +383,9 @@ def test_of_eight_rotations_at_once_exactly_one_succeeds(tmp_path):
         statuses = at_once([lambda command=command: run("keys", command, "--keys", tmp_path)] * 8)
         assert sorted(statuses) == [0] + [1] * 7
         assert len(list((tmp_path / "public").iterdir())) == len(list((tmp_path / "private").glob("*.pem"))) == left
-    events, problems = history.read((tmp_path / "history.jsonl").read_bytes())
-    assert problems == []
-    assert [event.command for event in events] == ["generate", *["rotate", "rotate", "cancel", "cancel"] * 3]
+    log = history.load((tmp_path / "history.jsonl").read_bytes())
+    assert log.problems == ()
+    assert [event.command for event in log.events] == ["generate", *["rotate", "rotate", "cancel", "cancel"] * 3]
     assert findings(tmp_path, now) == set()
 
 
@@ -397,8 +397,8 @@ def test_rotations_and_cancellations_at_once_leave_one_unbroken_history(tmp_path
     cancelled = statuses[1::2].count(0)
     assert rotated - cancelled in (0, 1)
     assert set(statuses) <= {0, 1}
-    events, problems = history.read((tmp_path / "history.jsonl").read_bytes())
-    assert (problems, len(events)) == ([], 1 + 2 * (rotated + cancelled))
+    log = history.load((tmp_path / "history.jsonl").read_bytes())
+    assert (log.problems, len(log.events)) == ((), 1 + 2 * (rotated + cancelled))
     assert findings(tmp_path, int(time.time())) == set()
 
 

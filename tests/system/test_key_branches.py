@@ -152,7 +152,7 @@ class World:
         for _ in range(4):
             done, text = run(["keys", "merge", "--keys", str(clone.folder)], kill_at, self.patch)
             if done:
-                assert history.read(clone.log)[1] == []
+                assert history.load(clone.log).problems == ()
                 return text
             restore = re.search(r"again: (git checkout .*); where", text)
             assert restore or kill_at, text

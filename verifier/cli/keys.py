@@ -186,7 +186,7 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
             leeway_s=leeway,
             published=published_times(content),
             signable=store.signable(),
-            ended_kids=history.ended(history.read(content)[0], now),
+            ended_kids=history.ended(history.load(content).events, now),
         )
         events = store.apply(changes, "prune", now=now)
     print_events(store, events, as_json)

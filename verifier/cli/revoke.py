@@ -95,10 +95,10 @@ def _find_by_prefix(store: Keystore, prefix: str, now: int) -> PublicKey | str:
             f"{path}: cannot be used, so no server that reads it accepts the key; it was not revoked",
             hint=f"restore the file (git checkout -- {path}), then revoke the key",
         )
-    events, damage = history.read(store.read_history())
-    recorded = history.replay(events)
+    log = history.load(store.read_history())
+    recorded = history.replay(log.events)
     missing = [kid for kid in recorded if kid.startswith(prefix) and keyring.find(kid) is None]
-    if len(missing) == 1 and damage:
+    if len(missing) == 1 and log.problems:
         path = store.public.folder / f"{missing[0]}.json"
         raise ConfigError(
             f"{path}: is missing, and {store.history} is damaged: nothing was changed, because nothing can record it",

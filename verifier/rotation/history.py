@@ -202,12 +202,6 @@ def _parse(members: dict[str, Any]) -> Line:
     return line
 
 
-def read(log: bytes) -> tuple[list[Event], list[str]]:
-    """Return the transitions of keys, and where the chain is broken."""
-    found = load(log)
-    return list(found.events), list(found.problems)
-
-
 def merged_events(events: Iterable[Event]) -> Iterator[Event]:
     """Yield each event after those of the lines that it merged, which another branch wrote."""
     for event in events:

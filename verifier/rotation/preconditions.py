@@ -118,4 +118,4 @@ def revoked_kids(content: bytes) -> set[str]:
 
 def published_times(content: bytes) -> Mapping[str, int]:
     """Return when each key was published, by kid."""
-    return {event.kid: event.at for event in history.read(content)[0] if event.old == history.ABSENT}
+    return {event.kid: event.at for event in history.load(content).events if event.old == history.ABSENT}

@@ -212,7 +212,7 @@ class Keystore:
         """Return the history and the lines to append: none to a history that is damaged, which a revocation skips."""
         try:
             content = self.read_history()
-            damaged = bool(history.read(content)[1])
+            damaged = bool(history.load(content).problems)
         except ConfigError:
             if not revokes:
                 raise
@@ -302,12 +302,12 @@ class Keystore:
         """Return the end that a key had before its rotation was scheduled, according to the history."""
         key = self.public.keyring.find(kid)
         try:
-            events, problems = history.read(self.read_history())
+            log = history.load(self.read_history())
         except ConfigError:
-            events, problems = [], ["cannot be read"]
-        if problems:  # during a revocation: a key without an end rejects no one
             return None
-        return history.previous_exp(events, kid, key.exp if key else None)
+        if log.problems:  # during a revocation: a key without an end rejects no one
+            return None
+        return history.previous_exp(log.events, kid, key.exp if key else None)
 
     def signable(self) -> frozenset[str] | None:
         """Return the kids whose private keys are here; None where there are none: signing happens elsewhere."""

@@ -100,7 +100,7 @@ def render(members: Any) -> str:
 def _with_lines(directory: Directory, record: Record, events: Iterable[Event]) -> Record:
     """Return the record with these events as its lines, continuing the history as it is now."""
     before, events = directory.read_history(), list(events)
-    if history.read(before)[1]:
+    if history.load(before).problems:
         return replace(record, lines="", history_before=digest(before))
     at_least = last_time(before)
     events = [replace(event, at=max(event.at, at_least)) for event in events]
@@ -125,7 +125,9 @@ def _finish_revocation(directory: Directory, record: Record, what: str, now: int
             changes.append(replace(change, before=text, after=after))
     record = replace(record, changes=tuple(changes))
     if directory.history_applied(record) is Applied.OTHER:
-        record = _with_lines(directory, record, [replace(e, at=now) for e in history.read(record.lines.encode())[0]])
+        record = _with_lines(
+            directory, record, [replace(e, at=now) for e in history.load(record.lines.encode()).events]
+        )
     directory.finish(record)
     repair = "; the history is not valid and has no line of it; repair it, then verifier keys merge"
     lost = "" if record.lines else repair
@@ -204,7 +206,7 @@ class _Abandon:
         original = next(c.before for c in self.record.changes if c.path == change.path)
         if after is None or (change.after == original and change.kid not in kept):
             return []
-        planned = history.read(self.record.lines.encode())[0]
+        planned = history.load(self.record.lines.encode()).events
         known = self.keyring.find(after.kid)
         old = self.keyring.state(known, self.now) if known else KeyState.CURRENT
         ring = Keyring([*(k for k in self.keyring.keys.values() if k.kid != after.kid), after])
