@@ -127,7 +127,8 @@ clean:
 	@touch $@
 
 .venv/test.stamp: .venv/run.stamp requirements-dev.lock
-	$(PIP) install --require-hashes -r requirements-dev.lock
+	@echo "Installing what tests and examples need; this takes a minute."
+	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
 tests/fuzz/.venv/stamp: tests/fuzz/requirements.lock .venv/python.stamp

@@ -3,6 +3,7 @@
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end of generated -->`; the rest of a page is prose.
 """
 
+import enum
 import importlib
 import inspect
 import re
@@ -124,6 +125,12 @@ def signature(name: str, thing: Any) -> str:
     return f"```text\n{name}{text}\n```"
 
 
+def is_never_called(thing: Any) -> bool:
+    """Whether users do not call a name: an error, an enumeration or a protocol."""
+    is_protocol = getattr(thing, "_is_protocol", False)
+    return inspect.isclass(thing) and (is_protocol or issubclass(thing, BaseException | enum.Enum))
+
+
 def python_reference() -> str:
     """A section for every exported name."""
     sections = []
@@ -132,7 +139,7 @@ def python_reference() -> str:
         if name.startswith("_") or not callable(thing):
             continue
         parts = [f"## {name}"]
-        if not (inspect.isclass(thing) and issubclass(thing, BaseException)):
+        if not is_never_called(thing):
             parts.append(signature(name, thing))
         parts.append(docstring(thing))
         for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():

@@ -28,7 +28,7 @@ STOP_TIMEOUT_S = 15.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=HERE.parent / ".verifier-example")
-    parser.add_argument("--port", type=int, default=8000, help="first of three ports; ports in use are skipped")
+    parser.add_argument("--port", type=int, default=8010, help="first of three ports; ports in use are skipped")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -6,17 +6,17 @@ from fastapi import FastAPI
 
 from verifier import Settings, create_app
 
-verifier = create_app(Settings.from_environment(os.environ))
+endpoint = create_app(Settings.from_environment(os.environ))
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with verifier.lifespan_context(app):
+    async with endpoint.lifespan_context(app):
         yield
 
 
 app = FastAPI(lifespan=lifespan)
-app.mount("/escs", verifier)
+app.mount("/escs", endpoint)
 
 
 @app.get("/")

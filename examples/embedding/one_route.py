@@ -5,8 +5,8 @@ from fastapi import FastAPI
 from verifier import Settings, create_app
 
 app = FastAPI(redirect_slashes=False)
-verifier = create_app(Settings.from_environment(os.environ))
-app.router.routes.append(verifier.routes[0])
+endpoint = create_app(Settings.from_environment(os.environ))
+app.router.routes.append(endpoint.routes[0])
 
 
 @app.get("/")

@@ -86,6 +86,7 @@ def test_dev_once_stops_after_the_response_and_keeps_the_key(tmp_path):
     status, out, err = once(tmp_path)
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()] == ["serving", "request", "response", "token", "next"]
+    assert re.match(r'request   POST http://127.0.0.1:\d+/profile {"code": "', out.splitlines()[1])  # not a command
     assert out.splitlines()[-1] == f"next      {PROGRAM} dev --folder .verifier-dev"
     kids = list((tmp_path / ".verifier-dev/keys/public").iterdir())
     assert once(tmp_path)[0] == 0

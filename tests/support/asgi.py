@@ -122,12 +122,11 @@ def wait_until_listening(process: "subprocess.Popen[bytes]", port: int, log: Pat
 
 
 def server_command(line: str, port: int) -> list[str]:
-    """A command of docs/embedding.md, from the environment of the servers, on a port."""
-    program, *arguments = shlex.split(line)
+    """A command of docs/embedding.md, from the environment of the servers, on a port instead of 8001."""
+    program, *arguments = shlex.split(line.replace("8001", str(port)))
     if not (SERVERS / "python").exists():
         pytest.skip(f"{program} is not installed: make tests/servers/.venv")
-    binds = ["--bind", f"127.0.0.1:{port}"] if program in ("gunicorn", "hypercorn") else ["--port", str(port)]
-    return [str(SERVERS / "python"), "-m", program, *arguments, *binds]
+    return [str(SERVERS / "python"), "-m", program, *arguments]
 
 
 def check(running: Running, prefix: str, game: Path, *more: str) -> str:

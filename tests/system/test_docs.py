@@ -129,6 +129,40 @@ def test_no_page_waits_a_fixed_time_for_a_condition():
     assert waits == []
 
 
+def shell_blocks() -> list[Block]:
+    """What readers paste into a shell."""
+    return [block for block in all_blocks() if block.language in ("console", "bash", "sh")]
+
+
+def test_every_loop_of_a_page_ends_with_what_it_waits_for_or_in_time():
+    loops = [
+        (str(block), loop)
+        for block in shell_blocks()
+        for loop in re.findall(r"(?s)\b(?:until|while) .+?\bdo\b.+?\bdone\b", block.text)
+    ]
+    assert len(loops) > 5
+    assert [loop for loop in loops if not re.search(r"\bkill -0 |\$SECONDS", loop[1])] == []
+
+
+def test_a_server_of_a_page_leaves_the_port_of_make_run_alone():
+    for page in shown():
+        commands = "\n".join(command for command, _ in steps_of(page))
+        if "verifier serve" in commands:
+            assert "VERIFIER_PORT=8001" in commands, page
+            assert "127.0.0.1:8000" not in commands, page
+
+
+def test_every_block_that_selects_a_key_does_so_with_several_keys(tmp_path):
+    selections = {s for block in shell_blocks() for s in re.findall(r"\$\((verifier keys list[^)]*)\)", block.text)}
+    assert selections
+    change = ["generate", "rotate --lead 0s --force", "rotate --lead 0s --force", "rotate"]
+    listed = "verifier keys list | awk '{ print $3 }'"
+    results = run([*(f"verifier keys {c} >/dev/null" for c in change), listed, *sorted(selections)], tmp_path)
+    assert results[4][0].split() == ["retiring", "retiring", "current", "pending"]
+    for selection, (found, status) in zip(sorted(selections), results[5:], strict=True):
+        assert (re.fullmatch(r"[\w-]{43}\n", found) is not None, status) == (True, 0), f"{selection}\n{found}"
+
+
 # Blocks that are not executed.
 
 
@@ -172,8 +206,10 @@ def test_the_installation_commands_name_the_distribution_and_its_extras():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = set(project.get("optional-dependencies", {}))
     for page in shown():
-        for name, found in re.findall(r"pip install '?([\w-]*verifier|\.)\[?([\w,]*)\]?'?", page.read_text()):
-            assert name in (project["name"], "."), page
+        for name, found in re.findall(
+            r"pip install '?([\w-]*verifier|[\w./]+/[\w./]*)\[?([\w,]*)\]?'?", page.read_text()
+        ):
+            assert name in (project["name"], "/path/to/checkout"), page
             assert {extra for extra in found.split(",") if extra} <= extras, page
 
 
@@ -263,13 +299,26 @@ def test_every_page_is_one_click_from_the_index_and_two_from_the_readme():
 
 def test_the_packages_that_issuing_needs_are_those_of_the_plain_installation():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    [listed] = re.findall(r"it installs five packages \(([^)]+)\)", (DOCS / "python-api.md").read_text())
-    assert listed.split(", ") == [re.split(r"\W", name)[0] for name in project["dependencies"]]
+    [listed] = re.findall(r"direct dependencies are ([^.]+)\.", (DOCS / "python-api.md").read_text())
+    assert re.split(r", | and ", listed) == [re.split(r"\W", name)[0] for name in project["dependencies"]]
 
 
 def test_the_generated_parts_agree_with_the_code():
     done = subprocess.run([sys.executable, DOCS / "reference.py", "--check"], capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_every_message_that_a_page_quotes_is_in_the_code():
+    """Messages are quotations of several words; test_architecture.py compares those of errors.md."""
+    code = "\n".join(path.read_text() for path in (ROOT / "verifier").rglob("*.py"))
+    messages = {
+        (page.name, message)
+        for page in pages()
+        if page.name != "errors.md" and page.parent == DOCS
+        for message in re.findall(r"`((?!(?:docker|gh|promtool|verifier) )[a-z-]+(?: [\w():?-]+){2,})`", prose(page))
+    }
+    assert len(messages) > 3
+    assert [m for m in sorted(messages) if re.sub(r" \([A-Z][^)]*\)$", "", m[1]) not in code] == []
 
 
 def test_every_variable_that_a_page_names_exists():
@@ -312,7 +361,7 @@ def test_the_page_of_logs_lists_every_event_and_field_of_the_code():
 def exposed_metrics(tmp_path: Path) -> set[str]:
     """The names of the metrics of a server, as Prometheus reads them."""
     script = ["verifier keys generate >/dev/null", "verifier serve --metrics-port 9000 >serve.log &"]
-    script += ["until verifier healthcheck >/dev/null 2>&1; do sleep 0.1; done"]
+    script += ["until verifier healthcheck >/dev/null 2>&1; do kill -0 $! || break; sleep 0.1; done"]
     script += ["curl -sS http://127.0.0.1:9000/metrics", "kill $!; wait $!"]
     settings = "VERIFIER_ISSUER=x VERIFIER_APPLICATION_ID=x VERIFIER_SECRET_KEY=a-secret-of-sixteen"
     output = run([f"export {settings}", *script], tmp_path)[4][0]

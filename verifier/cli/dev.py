@@ -144,7 +144,8 @@ def _show(folder: Path, port: int, secret: str, *, taken: int | None, once: bool
     curl = shlex.join(["curl", "-sS", url, "-H", "Content-Type: application/json", "-d", body])
     options = ["--keys", folder / "keys", "--issuer", ISSUER, "--application-id", APPLICATION_ID]
     echo(f"serving   {url}" + (f" (port {taken} is in use)" if taken else ""))
-    echo(f"request   {curl}")
+    # With --once the server is about to stop: a command that needs it could not be pasted.
+    echo(f"request   {f'POST {url} {body}' if once else curl}")
     echo(f"response  {response.status} {response.body.decode()}")
     echo(f"token     {command('token', 'player-42', *options)}")
     if once:
