@@ -409,7 +409,10 @@ def test_pages_use_the_terms_of_the_field():
 
 
 def test_test_names_use_the_terms_of_the_field():
-    words = r"_(mint(s|ed)?|hal(f(?!_clos)|ves)|strangers?|nobody|whoever|mend(s|ed)?|cure|told|life|costs?_(its|no)|judged)(_|$)"
+    words = (
+        r"_(mint(s|ed)?|hal(f(?!_clos)|ves)|strangers?|nobody|whoever|mend(s|ed)?|cure|told|life|costs?_(its|no)|"
+        r"judged)(_|$)"
+    )
     files = (ROOT / "tests").glob("**/test_*.py")
     names = [name for path in files for name in re.findall(r"(?m)def (test_\w+)", path.read_text())]
     assert len(names) > 1000
