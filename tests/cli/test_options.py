@@ -84,7 +84,7 @@ def test_the_issuer_and_the_application_of_a_token_are_required():
 @pytest.mark.parametrize("word", ["max_lifetime", "leeway"])
 def test_a_setting_of_the_server_has_its_variable_its_default_and_its_limits_here(word):
     setting = next(option for option in Settings.options() if option.word == word)
-    low, high = setting.description.low, setting.description.high
+    low, high = setting.low, setting.high
     option = options.setting_option(word)
     assert invoke(option) == {word: setting.default}
     for value in (low, high):

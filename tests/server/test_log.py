@@ -440,10 +440,10 @@ def test_threads_write_their_lines_one_after_the_other():
 
     def write(name):
         for number in range(1000):
-            output.write(f"{name}-{number}\n")
+            output.write(b"%s-%d\n" % (name, number))
 
     with ThreadPoolExecutor() as threads, open(reading) as lines:
-        writers = [threads.submit(write, name) for name in "abc"]
+        writers = [threads.submit(write, name) for name in (b"a", b"b", b"c")]
         whole = threads.submit(lines.readlines)
         wait(writers)
         os.close(writing)

@@ -21,6 +21,7 @@ from verifier.core.keyring import Keyring
 from verifier.errors import ConfigError
 from verifier.server import scrapes
 from verifier.server.endpoints import Service, create_app
+from verifier.server.log import AccessLogEntry
 from verifier.server.metrics import BUCKETS_S, Metrics
 from verifier.server.settings import Settings
 
@@ -122,16 +123,17 @@ def test_the_public_port_has_no_metrics(measured):
 def metrics(environment):
     """The metrics of an application that does not serve."""
     service = Service(Settings.from_environment(environment))
-    return Metrics(service.files, 30, {})
+    return Metrics(service.files, 30)
 
 
 def test_a_secret_keeps_its_last_use_when_it_moves_to_another_slot(metrics):
     source = metrics.files.applications
     old, new = Secret.of("the older secret"), Secret.of("the newer secret")
     source.applications = Applications([Application("a", (old, new))])
-    metrics.record_use("a", 2, "")
-    metrics.record_use("unknown", 1, "")
-    metrics.record_use("a", 3, "")
+    for application_id, slot in (("a", 2), ("unknown", 1), ("a", 3)):
+        request = AccessLogEntry("/profile")
+        request |= {"application": application_id, "slot": slot, "outcome": "invalid_token", "duration_ms": 1.0}
+        metrics.count(request)
     name = "verifier_secret_last_used_timestamp_seconds"
     assert metrics.registry.get_sample_value(name, {"application": "a", "slot": "1"}) == 0
     source.applications = Applications([Application("a", (new,))])
@@ -162,7 +164,7 @@ def test_undone_revocations_and_hung_reads_are_exposed(metrics, keys, pairs):
     metrics.files.keys.refresh()
     path.write_bytes(original)
     metrics.files.keys.refresh()
-    metrics.files._readers[0].overdue = True
+    metrics.files.readers[0].overdue = True
     assert (sample("verifier_revocations_undone"), sample("verifier_hung_reads", kind="keys")) == (1, 1)
     assert sample("verifier_keys", state="revoked") == 1
 

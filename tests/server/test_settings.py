@@ -376,7 +376,7 @@ def test_every_field_is_a_variable_and_an_option():
     shown = {o.name for o in serve.params} - {"help"}
     assert shown == {o.word for o in options.values()} - {"application_id", "secret_key", "secret_key_file"}
     for option in options.values():
-        assert option.description.help.endswith(".")
+        assert option.help.endswith(".")
 
 
 def test_an_option_wins_over_its_variable_and_has_a_type(monkeypatch, tmp_path):

@@ -119,10 +119,10 @@ def setting_option(word: str) -> Callable[[Command], Command]:
     setting = next(each for each in Settings.options() if each.word == word)
     return option(
         f"--{word.replace('_', '-')}",
-        type=Number(setting.description.low, setting.description.high),
+        type=Number(setting.low, setting.high),
         envvar=setting.variable,
         default=setting.default,
-        help=setting.description.help,
+        help=setting.help,
     )
 
 

@@ -15,21 +15,20 @@ from verifier.server.settings import Option, Settings
 
 def settings_options(function: Command) -> Command:
     """Add an option for every setting but the secret, which other users could read in the list of processes."""
-    for setting in reversed([each for each in Settings.options() if each.description.in_process_list]):
-        default = setting.description.unset or setting.default
+    for setting in reversed([each for each in Settings.options() if each.in_process_list]):
+        default = setting.unset or setting.default
         note = f"env: {setting.variable}" + (f"; default: {default}" if default else "")
-        text = f"{setting.description.help} [{note}]"
+        text = f"{setting.help} [{note}]"
         function = option(f"--{setting.word.replace('_', '-')}", type=_click_type(setting), help=text)(function)
     return function
 
 
 def _click_type(setting: Option) -> "click.ParamType[Any]":
-    described = setting.description
-    if described.choices:
-        return click.Choice(described.choices, case_sensitive=False)
-    if setting.type is int:
-        return Number(described.low, described.high)
-    return PATH if setting.type is Path else click.STRING
+    if setting.choices:
+        return click.Choice(setting.choices, case_sensitive=False)
+    if setting.kind is int:
+        return Number(setting.low, setting.high)
+    return PATH if setting.kind is Path else click.STRING
 
 
 @click.command()

@@ -4,13 +4,13 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Router
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from verifier.errors import ApiError, InternalError, InvalidRequest, Reason, ServiceUnavailableError
 from verifier.server.log import AccessLogEntry, Telemetry
@@ -25,24 +25,17 @@ INTERNAL_ERROR = InternalError()
 BUFFERED_BODY = "verifier.body"  # scope key: complete body, set by a server that buffered it before calling the app
 
 
+@dataclass(frozen=True, eq=False)
 class Endpoint(BaseRoute):
     """One path and its methods.
 
     The path is compared as a string: a pattern that ends in "$" also matches a trailing newline.
     """
 
-    def __init__(
-        self,
-        path: str,
-        methods: str,
-        handler: Callable[[Scope, Receive, AccessLogEntry], Awaitable[Response]],
-        telemetry: Telemetry,
-    ) -> None:
-        self.path = path
-        self.methods = methods.split(", ")
-        self.allow = ((b"allow", methods.encode("ascii")),)
-        self.handler = handler
-        self.telemetry = telemetry
+    path: str
+    methods: tuple[str, ...]
+    handler: Callable[[Scope, Receive, AccessLogEntry], Awaitable[Response]]
+    telemetry: Telemetry
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         matched = scope["type"] == "http" and route_path(scope) == self.path
@@ -53,22 +46,19 @@ class Endpoint(BaseRoute):
         self.telemetry.in_flight += 1
         try:
             if scope["method"] not in self.methods:
-                raise InvalidRequest(Reason.METHOD_NOT_ALLOWED, self.allow, methods=" or ".join(self.methods))
+                allow = ((b"allow", ", ".join(self.methods).encode()),)
+                raise InvalidRequest(Reason.METHOD_NOT_ALLOWED, allow, methods=" or ".join(self.methods))
             status, body = await self.handler(scope, receive, request)
         except ApiError as error:
-            request.record_error(error)
-            await send_error(send, error)
+            await send_error(send, request, error)
         except ClientDisconnect:
             request |= {"outcome": "client_disconnected", "status": 0}
         except asyncio.CancelledError:
             # Graceful-shutdown timeout expired: respond before this task is cancelled.
-            stopping = ServiceUnavailableError(Reason.SHUTTING_DOWN)
-            request.record_error(stopping)
-            await send_error(send, stopping)
+            await send_error(send, request, ServiceUnavailableError(Reason.SHUTTING_DOWN))
         except Exception as exc:  # noqa: BLE001 - the last handler: nothing may pass here
             self.telemetry.log_exception(exc)
-            request.record_error(INTERNAL_ERROR)
-            await send_error(send, INTERNAL_ERROR)
+            await send_error(send, request, INTERNAL_ERROR)
         else:
             request["status"] = status
             await send_json(send, status, body)
@@ -90,9 +80,10 @@ def route_path(scope: Scope) -> str:
 class ExactRouter(Router):
     """Starlette's router, which finds an endpoint by its path at once instead of comparing them one by one (2 µs)."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], default: ASGIApp, lifespan: Lifespan[Any]) -> None:
-        super().__init__(endpoints, redirect_slashes=False, default=default, lifespan=lifespan)
+    def __init__(self, endpoints: Sequence[Endpoint], telemetry: Telemetry, lifespan: Lifespan[Any]) -> None:
+        super().__init__(endpoints, redirect_slashes=False, lifespan=lifespan)
         self.by_path = {endpoint.path: endpoint for endpoint in endpoints}
+        self.telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self.by_path.get(route_path(scope)) if scope["type"] == "http" else None
@@ -101,20 +92,13 @@ class ExactRouter(Router):
         else:
             await endpoint.handle(scope, receive, send)
 
-
-class NotFound:
-    """Respond 404 to any other path, without redirects: a redirect could resend the secret in clear text."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self.telemetry = telemetry
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond 404 to any other path, without redirects: a redirect could resend the secret in clear text."""
         if scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
+            await super().not_found(scope, receive, send)
             return
-        request, error = AccessLogEntry(), InvalidRequest(Reason.NOT_FOUND)
-        request.record_error(error)
-        await send_error(send, error)
+        request = AccessLogEntry()
+        await send_error(send, request, InvalidRequest(Reason.NOT_FOUND))
         self.telemetry.record(request)
 
 
@@ -129,8 +113,9 @@ async def send_json(send: Send, status: int, body: bytes, headers: Iterable[Head
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: ApiError) -> None:
-    """Send an error response, `{"error": code, "error_description": text}`."""
+async def send_error(send: Send, request: AccessLogEntry, error: ApiError) -> None:
+    """Record and send an error response, `{"error": code, "error_description": text}`."""
+    request.record_error(error)
     await send_json(send, error.status, error_body(error), error.headers)
 
 

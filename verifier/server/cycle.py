@@ -4,36 +4,18 @@ Waits for the body and collects the response; when and what is written is up to 
 """
 
 import asyncio
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from verifier.server.request_parser import RequestParser
 
-
-class Connection(Protocol):
-    """What a cycle needs of the connection that it belongs to."""
-
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
-
-    def send_response(self, cycle: "RequestResponseCycle", response_start: Any, body: Any) -> None: ...
+if TYPE_CHECKING:
+    from verifier.server.connection import HttpConnection
 
 
 class RequestResponseCycle:
     """One request and its response, as the application sees them (ASGI)."""
 
-    __slots__ = (
-        "body_delivered",
-        "connection",
-        "continue_sent",
-        "disconnected",
-        "request",
-        "response_complete",
-        "response_start",
-        "scope",
-        "waiter",
-    )
-
-    def __init__(self, connection: Connection, request: RequestParser) -> None:
+    def __init__(self, connection: "HttpConnection", request: RequestParser) -> None:
         self.connection = connection
         self.request = request
         self.scope = request.scope

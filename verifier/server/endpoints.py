@@ -19,7 +19,6 @@ from verifier.server.asgi import (
     BUFFERED_BODY,
     Endpoint,
     ExactRouter,
-    NotFound,
     Response,
     check_headers,
     json_bytes,
@@ -73,24 +72,8 @@ class Service:
         from verifier.server.metrics import Metrics
         from verifier.server.scrapes import listen
 
-        telemetry, files = self.telemetry, self.files
-        metrics = Metrics(
-            files,
-            self.settings.leeway_s,
-            {
-                "verifier_requests_in_flight": ("Requests without a response yet.", lambda: telemetry.in_flight),
-                "verifier_config_reload_failures_total": (
-                    "Failed reloads of keys or applications.",
-                    lambda: telemetry.reload_failures,
-                ),
-                "verifier_log_lines_dropped_total": (
-                    "Log lines dropped because standard output blocked.",
-                    lambda: telemetry.output.dropped,
-                ),
-                "verifier_clock_timestamp_seconds": ("Unix time by the clock of this host.", time.time),
-            },
-        )
-        telemetry.metrics = metrics
+        metrics = Metrics(self.files, self.settings.leeway_s)
+        self.telemetry.count = metrics.count
         return listen(metrics.registry, self.settings.host, self.settings.metrics_port)
 
     async def profile(self, scope: Scope, receive: Receive, request: AccessLogEntry) -> Response:
@@ -155,7 +138,7 @@ class Service:
                 "key_set_digest": keyring.digest,
                 "last_read_age_s": round(max(0.0, files.age_s()), 3),
                 "problems": len(files.keys.problems) + len(files.applications.problems),
-                "hung_reads": sum(files.overdue.values()),
+                "hung_reads": sum(reader.overdue for reader in files.readers),
                 "undone_revocations": len(files.keys.undone_revocations),
                 "settings": {
                     "max_lifetime_s": settings.max_lifetime_s,
@@ -217,15 +200,12 @@ def create_app(settings: Settings) -> Router:
         ConfigError: the keys or applications cannot be used.
     """
     service = Service(settings)
-    telemetry = service.telemetry
-    return ExactRouter(
-        [
-            Endpoint("/profile", "POST", service.profile, telemetry),
-            Endpoint("/healthz", "GET, HEAD", service.healthz, telemetry),
-            Endpoint("/readyz", "GET, HEAD", service.readyz, telemetry),
-            Endpoint("/.well-known/jwks.json", "GET, HEAD", service.jwks, telemetry),
-            Endpoint("/openapi.json", "GET, HEAD", service.openapi, telemetry),
-        ],
-        default=NotFound(telemetry),
-        lifespan=service.lifespan,
-    )
+    telemetry, reading = service.telemetry, ("GET", "HEAD")
+    endpoints = [
+        Endpoint("/profile", ("POST",), service.profile, telemetry),
+        Endpoint("/healthz", reading, service.healthz, telemetry),
+        Endpoint("/readyz", reading, service.readyz, telemetry),
+        Endpoint("/.well-known/jwks.json", reading, service.jwks, telemetry),
+        Endpoint("/openapi.json", reading, service.openapi, telemetry),
+    ]
+    return ExactRouter(endpoints, telemetry, service.lifespan)

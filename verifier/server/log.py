@@ -11,14 +11,15 @@ import os
 import select
 import threading
 import time
+import traceback
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
 from structlog.processors import TimeStamper, add_log_level
-from structlog.stdlib import ProcessorFormatter, add_logger_name
 from structlog.typing import EventDict, Processor
 
 from verifier.core.encoding import printable
@@ -79,37 +80,28 @@ class NonBlockingWriter:
         """Replace the lock, which another thread of the parent may have held."""
         self._lock = threading.Lock()  # because files are read in threads of their own
 
-    def write(self, line: bytes | str) -> None:
+    def write(self, lines: bytes) -> None:
         """Write lines of at most PIPE_BUF bytes, or drop them.
 
         It is one system call, so lines of several processes do not mix.
         """
-        data = line if isinstance(line, bytes) else line.encode()
         with self._lock:
             try:
                 if self._poll is None or self._poll.poll(0):
-                    os.write(self._descriptor, data)
+                    os.write(self._descriptor, lines)
                     return
             except OSError:
                 pass  # the reader has closed it
-            self.dropped += data.count(b"\n")
+            self.dropped += lines.count(b"\n")
 
     def flush(self) -> None:
         """Do nothing, because nothing is buffered."""
 
 
-class MetricsRecorder(Protocol):
-    """What counts responses and uses."""
-
-    def count(self, outcome: str, reason: str, seconds: float) -> None: ...
-
-    def record_use(self, application_id: str, slot: int, kid: str) -> None: ...
-
-
 class Telemetry:
     """The log of one process, and the source of its metrics."""
 
-    metrics: MetricsRecorder | None = None
+    count: Callable[[AccessLogEntry], None] | None = None  # called for each request, where there are metrics
     in_flight = 0  # requests
     reload_failures = 0
 
@@ -121,7 +113,6 @@ class Telemetry:
             structlog.BytesLogger(cast(BinaryIO, self.output)),
             processors=[_escape, add_log_level, *self._renderers],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.log_level]),
-            context_class=dict,
         ).bind()
         self.reset()
         reset_in_child(self)
@@ -154,8 +145,8 @@ class Telemetry:
                 request = self._pending.popleft()
             except IndexError:
                 break
-            if self.metrics and request.get("path", "/profile") == "/profile":
-                self._count(self.metrics, request)
+            if self.count:
+                self.count(request)
             if _LEVELS[request["level"]] < self._min_level:
                 continue
             line: Any = request
@@ -168,46 +159,44 @@ class Telemetry:
         if block:
             self.output.write(block)
 
-    @staticmethod
-    def _count(metrics: MetricsRecorder, request: AccessLogEntry) -> None:
-        outcome, kid = request["outcome"], request.get("kid", "")
-        metrics.count(outcome, request.get("reason", ""), request["duration_ms"] / 1000)
-        metrics.record_use(request.get("application", ""), request.get("slot", 0), kid if outcome == "ok" else "")
-
     def log_exception(self, exc: BaseException) -> None:
-        """Log the type and location of an unexpected exception, not its message, which could quote the request."""
-        self.log.error("internal_error", error=type(exc).__name__, where=location_of(exc))
+        """Log an unexpected exception."""
+        self.log.error("internal_error", **describe_exception(exc))
+
+
+class ForeignHandler(logging.Handler):
+    """Writes the lines of uvicorn and asyncio in the same form as ours."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        super().__init__()
+        self.log = telemetry.log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first line of a message and the location of an exception: the rest could quote a request."""
+        # uvicorn calls its general logger "uvicorn.error", which would make every line look like an error.
+        kept = {"logger": record.name.removesuffix(".error")}
+        if exc := (record.exc_info or (None, None))[1]:
+            kept |= describe_exception(exc)
+        self.log.log(record.levelno, record.getMessage().partition("\n")[0], **kept)
 
 
 def configure_logging(settings: Settings) -> None:
-    """Write the lines of uvicorn and asyncio in the same form."""
-    handler = logging.StreamHandler(cast(Any, NonBlockingWriter()))
-    handler.setFormatter(
-        ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_log_level, add_logger_name],
-            processors=[redact_exception, *_renderers(settings), _decoded],
-        )
-    )
-    logging.basicConfig(level=_LEVELS[settings.log_level], handlers=[handler], force=True)
+    """Write the lines of uvicorn and asyncio, too."""
+    level = _LEVELS[settings.log_level]
+    logging.basicConfig(level=level, handlers=[ForeignHandler(Telemetry(settings))], force=True)
     # Without a level of its own, it formats a line per connection that is never written.
-    logging.getLogger("uvicorn.error").setLevel(_LEVELS[settings.log_level])
+    logging.getLogger("uvicorn.error").setLevel(level)
 
 
-def redact_exception(_logger: Any, _name: str, event: EventDict) -> EventDict:
-    """Keep the first line of a message and the location of an exception: the rest could quote a request."""
-    # uvicorn calls its general logger "uvicorn.error", which would make every line look like an error.
-    kept = {"level": event["level"], "logger": event["logger"].removesuffix(".error")}
-    kept["event"] = str(event["event"]).partition("\n")[0]
-    exc = (event.get("exc_info") or (None, None))[1]
-    return kept | ({"error": type(exc).__name__, "where": location_of(exc)} if exc else {})
+def describe_exception(exc: BaseException) -> dict[str, str]:
+    """Return the type and location of an exception, without its message, which could quote the request."""
+    return {"error": type(exc).__name__, "where": location_of(exc)}
 
 
 def location_of(exc: BaseException) -> str:
     """Return the file and line where an exception was raised."""
-    frame = exc.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
+    frames = list(traceback.walk_tb(exc.__traceback__))
+    return f"{frames[-1][0].f_code.co_filename}:{frames[-1][1]}" if frames else "?"
 
 
 def _renderers(settings: Settings) -> list[Processor]:
@@ -227,10 +216,6 @@ def _escape_value(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _escape_value(inner) for name, inner in value.items()}
     return printable(str(value)) if isinstance(value, str) else value
-
-
-def _decoded(_logger: Any, _name: str, line: Any) -> str:
-    return str(line, "utf-8")  # a handler of the standard library takes text
 
 
 def _encoded(_logger: Any, _name: str, line: Any) -> bytes:

@@ -1,8 +1,9 @@
 """Metrics in the format of Prometheus. Loaded only where a port for them is set."""
 
+import math
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -11,10 +12,10 @@ from prometheus_client.registry import Collector
 
 from verifier._version import __version__
 from verifier.core.keyring import KeyState
+from verifier.server.log import AccessLogEntry
 from verifier.server.reload import Reloader
 
 BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-Figures = Mapping[str, tuple[str, Callable[[], float]]]
 
 
 class Metrics(Collector):
@@ -23,10 +24,9 @@ class Metrics(Collector):
     No label contains what a sender chose: outcomes and reasons are fixed, ids are those that are loaded.
     """
 
-    def __init__(self, files: Reloader, leeway_s: int, figures: Figures) -> None:
+    def __init__(self, files: Reloader, leeway_s: int) -> None:
         self.files = files
         self.leeway_s = leeway_s
-        self.figures = figures  # by name: help and value; *_total are counters
         self.key_used: dict[str, float] = {}
         self.secret_used: dict[tuple[str, bytes], float] = {}
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -44,23 +44,23 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
-    def count(self, outcome: str, reason: str, seconds: float) -> None:
-        """Count a response."""
+    def count(self, request: AccessLogEntry) -> None:
+        """Count a response, and record that a secret matched and that a key verified an accepted token."""
+        if request.get("path", "/profile") != "/profile":
+            return
+        outcome, reason, slot = request["outcome"], request.get("reason", ""), request.get("slot", 0)
         child = self._children.get((outcome, reason))
         if child is None:
             child = self._children[outcome, reason] = self._requests.labels(outcome, reason)
         child.inc()
-        self._seconds.observe(seconds)
-
-    def record_use(self, application_id: str, slot: int, kid: str) -> None:
-        """Record that a secret matched, and that a key verified an accepted token."""
+        self._seconds.observe(request["duration_ms"] / 1000)
         now = time.time()
-        application = self.files.applications.applications.by_id.get(application_id)
+        application = self.files.applications.applications.by_id.get(request.get("application", ""))
         # By its digest, because the second secret moves to the first slot when the older one is removed.
         for secret in application.secrets[slot - 1 : slot] if application and slot else ():
-            self.secret_used[application_id, secret.digest] = now
-        if kid:
-            self.key_used[kid] = now
+            self.secret_used[request["application"], secret.digest] = now
+        if outcome == "ok":
+            self.key_used[request["kid"]] = now
 
     def collect(self) -> Iterator[Metric]:
         """Yield what holds now."""
@@ -68,38 +68,45 @@ class Metrics(Collector):
         yield from self._key_metrics(time.time())
         yield self._secret_metric()
         yield from self._file_metrics()
-        for name, (text, value) in self.figures.items():
-            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-            yield family(name, text, value())
+        telemetry = self.files.telemetry
+        yield GaugeMetricFamily("verifier_requests_in_flight", "Requests without a response yet.", telemetry.in_flight)
+        yield CounterMetricFamily(
+            "verifier_config_reload_failures_total",
+            "Failed reloads of keys or applications.",
+            telemetry.reload_failures,
+        )
+        yield CounterMetricFamily(
+            "verifier_log_lines_dropped_total",
+            "Log lines dropped because standard output blocked.",
+            telemetry.output.dropped,
+        )
+        yield GaugeMetricFamily("verifier_clock_timestamp_seconds", "Unix time by the clock of this host.", time.time())
 
     def _key_metrics(self, now: float) -> Iterator[Metric]:
         keyring = self.files.keys.keyring
-        used = GaugeMetricFamily(
+        yield _gauge(
             "verifier_key_last_used_timestamp_seconds",
             "Unix time at which the key last verified an accepted token; 0: never in this process.",
-            labels=["kid"],
+            "kid",
+            {kid: self.key_used.get(kid, 0) for kid in keyring.keys},
         )
-        expiry = GaugeMetricFamily(
-            "verifier_key_expiry_timestamp_seconds", "Unix time at which the key expires; +Inf: never.", labels=["kid"]
+        live = [key for key in keyring.keys.values() if not key.has_ended(now)]
+        yield _gauge(
+            "verifier_key_expiry_timestamp_seconds",
+            "Unix time at which the key expires; +Inf: never.",
+            "kid",
+            {key.kid: math.inf if key.exp is None else key.exp for key in live},
         )
-        for key in keyring.keys.values():
-            used.add_metric([key.kid], self.key_used.get(key.kid, 0))
-            if not key.has_ended(now):
-                expiry.add_metric([key.kid], float("inf") if key.exp is None else key.exp)
-        yield used
-        yield expiry
         current = keyring.current(now)
-        since = GaugeMetricFamily(
-            "verifier_current_key_since_timestamp_seconds", "Unix time at which the current key became current."
+        yield GaugeMetricFamily(
+            "verifier_current_key_since_timestamp_seconds",
+            "Unix time at which the current key became current.",
+            current.nbf if current else None,
         )
-        if current:
-            since.add_metric([], current.nbf)
-        yield since
         tally = Tally(keyring.states(now).values())
-        keys = GaugeMetricFamily("verifier_keys", "Number of keys by lifecycle state.", labels=["state"])
-        for state in KeyState:
-            keys.add_metric([state], tally[state])
-        yield keys
+        yield _gauge(
+            "verifier_keys", "Number of keys by lifecycle state.", "state", {state: tally[state] for state in KeyState}
+        )
         usable = len(keyring.verification_keys(now, self.leeway_s))
         yield GaugeMetricFamily("verifier_keys_usable", "Number of keys that verify now.", usable)
         yield InfoMetricFamily(
@@ -124,18 +131,18 @@ class Metrics(Collector):
 
     def _file_metrics(self) -> Iterator[Metric]:
         files = self.files
-        invalid = GaugeMetricFamily(
-            "verifier_invalid_files", "Number of files and entries that cannot be used.", labels=["kind"]
+        yield _gauge(
+            "verifier_invalid_files",
+            "Number of files and entries that cannot be used.",
+            "kind",
+            {"keys": len(files.keys.problems), "applications": len(files.applications.problems)},
         )
-        invalid.add_metric(["keys"], len(files.keys.problems))
-        invalid.add_metric(["applications"], len(files.applications.problems))
-        yield invalid
-        hung = GaugeMetricFamily(
-            "verifier_hung_reads", "Reads in progress that have taken longer than 10 s.", labels=["kind"]
+        yield _gauge(
+            "verifier_hung_reads",
+            "Reads in progress that have taken longer than 10 s.",
+            "kind",
+            {reader.kind: reader.overdue for reader in files.readers},
         )
-        for kind, overdue in files.overdue.items():
-            hung.add_metric([kind], overdue)
-        yield hung
         yield GaugeMetricFamily(
             "verifier_unwatchable_files",
             "Number of files mounted so that changes never arrive.",
@@ -147,5 +154,15 @@ class Metrics(Collector):
             files.reloaded_at,
         )
         yield GaugeMetricFamily(
-            "verifier_config_reload_duration_seconds", "Duration of the last completed read.", files.reload_s
+            "verifier_config_reload_duration_seconds",
+            "Duration of the last completed read.",
+            sum(reader.duration_s for reader in files.readers),
         )
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """Build a gauge that has a value for each value of its label."""
+    gauge = GaugeMetricFamily(name, text, labels=[label])
+    for of, value in values.items():
+        gauge.add_metric([of], value)
+    return gauge

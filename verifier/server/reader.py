@@ -12,14 +12,17 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from verifier.errors import ConfigError
+from verifier.server.applications_file import ApplicationsFile
 from verifier.server.log import Telemetry, location_of
+from verifier.storage.key_directory import KeyDirectory
 
 RELOAD_INTERVAL_S = 1.0
 READ_TIMEOUT_S = 10.0  # a read that takes longer is reported
 T = TypeVar("T")
+Source = KeyDirectory | ApplicationsFile
 
 
 class Periodic:
@@ -61,20 +64,6 @@ class Periodic:
             del method  # because the thread must not keep the object alive
             self._wake.wait(RELOAD_INTERVAL_S)
             self._wake.clear()
-
-
-class Source(Protocol):
-    """What is read from disk."""
-
-    problems: tuple[str, ...]
-    unread: str
-
-    @property
-    def path(self) -> Path: ...
-
-    def refresh(self, *, full: bool = False) -> bool: ...
-
-    def load(self) -> object: ...
 
 
 class Reader:

@@ -36,14 +36,13 @@ class Reloader:
         self.max_staleness_s = settings.max_staleness_s
         self.bind_mounted_files: list[str] = []
         self._stale = False
-        self._readers = [Reader("keys", self.keys, telemetry, self._on_read)]
+        self.readers = [Reader("keys", self.keys, telemetry, self._on_read)]
         if self.applications.is_file:
-            self._readers.append(Reader("applications", self.applications, telemetry, self._on_read))
+            self.readers.append(Reader("applications", self.applications, telemetry, self._on_read))
         self.reset()
-        for reader in self._readers:
-            read_in_time(reader.source.path, reader.source.load)
-        for reader in self._readers:
+        for reader in self.readers:
             path = reader.source.path
+            read_in_time(path, reader.source.load)
             self.bind_mounted_files += read_in_time(path, functools.partial(bind_mounted_files, path))
             reader.read_at, reader.completed_at = time.time(), time.monotonic()
         reset_in_child(self)
@@ -53,7 +52,7 @@ class Reloader:
         self.read_at = 0.0  # no request is answered before the first read by this process
         self._lock = threading.Lock()
         self._monitor = Periodic(self._check)
-        for reader in self._readers:
+        for reader in self.readers:
             reader.reset()
 
     def start(self) -> None:
@@ -63,19 +62,19 @@ class Reloader:
                 self._on_start()
             # A stopped thread may not have noticed yet, and goes on.
             self._monitor.start()
-            for reader in self._readers:
+            for reader in self.readers:
                 reader.thread.start()
 
     def stop(self) -> None:
         """Stop reading until the next `start`; a read in progress is left alone."""
         self.read_at = 0.0
         self._monitor.stop()
-        for reader in self._readers:
+        for reader in self.readers:
             reader.thread.stop()
 
     def request(self) -> None:
         """Read everything now, and log it."""
-        for reader in self._readers:
+        for reader in self.readers:
             reader.request(full=True)
 
     def is_current(self, now: float) -> bool:
@@ -91,7 +90,7 @@ class Reloader:
             ServiceUnavailableError: the last completed read is too old.
         """
         self.start()
-        waits = {asyncio.wrap_future(reader.request()): reader for reader in self._readers if not reader.behind}
+        waits = {asyncio.wrap_future(reader.request()): reader for reader in self.readers if not reader.behind}
         try:
             if waits:
                 _, pending = await asyncio.wait(waits, timeout=CATCH_UP_S)
@@ -105,50 +104,37 @@ class Reloader:
 
     def age_s(self) -> float:
         """Return the time in seconds since the last completed read of everything began."""
-        return time.monotonic() - min(reader.completed_at for reader in self._readers)
+        return time.monotonic() - min(reader.completed_at for reader in self.readers)
 
     @property
     def reloaded_at(self) -> float:
         """When the last completed read of everything began, in seconds since 1970."""
-        return min(reader.read_at for reader in self._readers)
-
-    @property
-    def reload_s(self) -> float:
-        """The duration of the last read of everything."""
-        return sum(reader.duration_s for reader in self._readers)
-
-    @property
-    def overdue(self) -> dict[str, bool]:
-        """For each kind of file, whether a read hangs."""
-        return {reader.kind: reader.overdue for reader in self._readers}
+        return min(reader.read_at for reader in self.readers)
 
     def _check(self) -> None:
         """Report reads that hang, and files that have become too old to be trusted."""
-        for reader in self._readers:
+        for reader in self.readers:
             reader.check_overdue()
-        stale, before = self.age_s() > self.max_staleness_s, self._stale
+        stale = self.age_s() > self.max_staleness_s
+        if stale and not self._stale:
+            self.log_problems(
+                [f"no read has completed for {self.max_staleness_s} s; every token is rejected until one does"]
+            )
         self._stale = stale
-        if stale and not before:
-            limit = f"no read has completed for {self.max_staleness_s} s; every token is rejected until one does"
-            self.telemetry.log.error("config_problem", problem=limit)
         self.telemetry.flush()
 
     def _on_read(self, reader: Reader, log: bool) -> None:
         with self._lock:
             self.read_at = self.reloaded_at
-        if log:
-            self._log_reload(reader.kind)
-
-    def _log_reload(self, kind: str) -> None:
-        if kind == "keys":
+        if log and reader.kind == "keys":
             keyring = self.keys.keyring
-            self.telemetry.log.info("reload", kind=kind, count=len(keyring.keys), key_set_digest=keyring.digest)
+            self.telemetry.log.info("reload", kind="keys", count=len(keyring.keys), key_set_digest=keyring.digest)
             self.log_problems(self.keys.problems)
             for kid in self.keys.undone_revocations:
                 self.telemetry.log.error("revocation_undone", kid=kid, path=str(self.keys.folder / f"{kid}.json"))
-        else:
+        elif log:
             applications = self.applications.applications
-            self.telemetry.log.info("reload", kind=kind, count=len(applications.by_id))
+            self.telemetry.log.info("reload", kind="applications", count=len(applications.by_id))
             self.log_problems(self.applications.problems, applications.weaknesses())
 
     def log_problems(self, problems: Iterable[str], weaknesses: Iterable[str] = ()) -> None:

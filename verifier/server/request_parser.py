@@ -39,36 +39,8 @@ VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
 class RequestParser:
     """One request: feed bytes until `complete`; the attributes hold what has been parsed so far."""
 
-    # Assigned one by one, because a class attribute takes several times as long to read as a slot.
-    __slots__ = (
-        "_begun",
-        "_empty_lines",
-        "_fields",
-        "_framing_bytes",
-        "_headers",
-        "_hosts",
-        "_length",
-        "_max_body_bytes",
-        "_message_complete",
-        "_parser",
-        "_tail",
-        "_url",
-        "_version",
-        "body",
-        "chunked",
-        "complete",
-        "discards_body",
-        "expects_continue",
-        "header_bytes",
-        "headers_complete",
-        "keep_alive",
-        "on_body",
-        "remaining",
-        "scope",
-        "too_large",
-    )
-
     def __init__(self, max_body_bytes: int) -> None:
+        # Assigned one by one, because a class attribute takes several times as long to read.
         self.complete = False  # the last byte of the request has been parsed
         self.headers_complete = False
         self.scope: dict[str, Any] = {}  # ASGI connection scope, from the end of the headers on

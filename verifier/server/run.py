@@ -10,8 +10,6 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
-from types import FrameType
-from typing import NoReturn
 
 from starlette.routing import Router
 from uvicorn import Config, Server
@@ -210,9 +208,5 @@ def serve(settings: Settings) -> None:
             return
         # uvicorn raises the signal again after it has drained; the default would end in 143, not 0.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _exit)
+            signal.signal(number, lambda *_: sys.exit(0))
         AnnouncingServer(config).run(sockets)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)

@@ -30,6 +30,7 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
         self.address_family = family
         self._open: dict[Any, float] = {}  # connections, oldest first
         self._lock = threading.Lock()
+        self._free = threading.Semaphore(MAX_SCRAPES)
         super().__init__(address, QuietHandler)
 
     def server_bind(self) -> None:
@@ -39,17 +40,14 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread; beyond the limit, close the oldest and then this one."""
-        with self._lock:
-            oldest = next(iter(self._open), None) if len(self._open) >= MAX_SCRAPES else None
-        if oldest is not None:
+        """Handle a connection in a thread; beyond the limit, close the oldest, or this one if that does not help."""
+        if not self._free.acquire(blocking=False):
+            with self._lock:
+                oldest = next(iter(self._open), request)
             _shut_down(oldest)
-            deadline = time.monotonic() + 1
-            while len(self._open) >= MAX_SCRAPES:
-                if time.monotonic() > deadline:
-                    self.shutdown_request(request)
-                    return
-                time.sleep(0.001)
+            if not self._free.acquire(timeout=1):
+                self.shutdown_request(request)
+                return
         with self._lock:
             self._open[request] = time.monotonic()
         super().process_request(request, client_address)
@@ -57,7 +55,8 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
     def shutdown_request(self, request: Any) -> None:
         """Forget a connection when it ends."""
         with self._lock:
-            self._open.pop(request, None)
+            if self._open.pop(request, None) is not None:
+                self._free.release()
         super().shutdown_request(request)
 
     def service_actions(self) -> None:

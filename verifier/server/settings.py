@@ -1,7 +1,7 @@
 """The settings of the server: variables, options, defaults and their reference are derived from these fields."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - where a platform starts the container 
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """What is known about a setting beside its name, type and default."""
+class Option:
+    """One setting as `verifier serve` takes it."""
 
     help: str
     low: int = 0
@@ -26,17 +26,15 @@ class Description:
     choices: tuple[str, ...] = ()
     unset: str = ""  # what an empty value means
     in_process_list: bool = True  # False: a variable only, because other users can read the options of a process
+    # Those of the field, from Settings.options.
+    name: str = ""
+    kind: type = str
+    default: Any = None
 
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One setting as `verifier serve` takes it."""
-
-    name: str  # of the field
-    word: str  # the same without its unit
-    type: type
-    default: Any
-    description: Description
+    @property
+    def word(self) -> str:
+        """The name without its unit."""
+        return self.name.removesuffix("_s").removesuffix("_bytes")
 
     @property
     def variable(self) -> str:
@@ -49,20 +47,20 @@ class Option:
         Raises:
             ConfigError: it is invalid; the text names the variable, never the value.
         """
-        if self.type is Secret:
+        if self.kind is Secret:
             return Secret.of(text)
-        if self.type is int:
+        if self.kind is int:
             return self._parse_int(text, variable)
-        if self.description.choices:
-            if text.lower() not in self.description.choices:
-                expected = ", ".join(self.description.choices)
+        if self.choices:
+            if text.lower() not in self.choices:
+                expected = ", ".join(self.choices)
                 raise ConfigError(f"{variable} is unknown (expected one of {expected})")
             return text.lower()
         check_text(text, variable)
-        return self.type(text)
+        return self.kind(text)
 
     def _parse_int(self, text: str, variable: str) -> int:
-        low, high = self.description.low, self.description.high
+        low, high = self.low, self.high
         if SERVICE_LINK.match(text):
             raise ConfigError(
                 f"{variable} is the address of a Kubernetes Service, not a number from {low} to {high}",
@@ -89,8 +87,8 @@ def check_text(text: str, name: str) -> None:
         )
 
 
-def _about(text: str, **more: Any) -> dict[str, Description]:
-    return {"description": Description(text, **more)}
+def _setting(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"option": Option(text, **more)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,67 +101,44 @@ class Settings:
         ConfigError: a text has invisible characters, or is in quotes.
     """
 
-    issuer: str = field(metadata=_about("Value of iss in every token."))
-    keys: Path = field(default=Path("keys"), metadata=_about("Folder that holds public/."))
-    applications: Path | None = field(default=None, metadata=_about("File with several applications."))
-    application_id: str = field(default="", metadata=_about("ID of the only application.", in_process_list=False))
-    secret_key: Secret | None = field(default=None, metadata=_about("Its secret.", in_process_list=False))
-    secret_key_file: Path | None = field(
-        default=None,
-        metadata=_about("File with its secret; a newline at the end is not part of it.", in_process_list=False),
+    issuer: str = field(metadata={"option": Option("Value of iss in every token.")})
+    keys: Path = _setting(Path("keys"), "Folder that holds public/.")
+    applications: Path | None = _setting(None, "File with several applications.")
+    application_id: str = _setting("", "ID of the only application.", in_process_list=False)
+    secret_key: Secret | None = _setting(None, "Its secret.", in_process_list=False)
+    secret_key_file: Path | None = _setting(
+        None, "File with its secret; a newline at the end is not part of it.", in_process_list=False
     )
-    max_lifetime_s: int = field(
-        default=MAX_LIFETIME_S, metadata=_about("Maximum lifetime of a token (exp - iat) in seconds.", low=1, high=3600)
+    max_lifetime_s: int = _setting(
+        MAX_LIFETIME_S, "Maximum lifetime of a token (exp - iat) in seconds.", low=1, high=3600
     )
-    leeway_s: int = field(default=LEEWAY_S, metadata=_about("Clock skew tolerance in seconds.", low=0, high=60))
-    host: str = field(
-        default="127.0.0.1", metadata=_about(f"Address to listen on; {ALL_ADDRESSES} where only PORT is set.")
-    )
-    port: int = field(
-        default=8000, metadata=_about("Port to listen on; the value of PORT where only that is set.", low=0, high=65535)
-    )
-    workers: int = field(default=1, metadata=_about("Number of processes.", low=1, high=64))
+    leeway_s: int = _setting(LEEWAY_S, "Clock skew tolerance in seconds.", low=0, high=60)
+    host: str = _setting("127.0.0.1", f"Address to listen on; {ALL_ADDRESSES} where only PORT is set.")
+    port: int = _setting(8000, "Port to listen on; the value of PORT where only that is set.", low=0, high=65535)
+    workers: int = _setting(1, "Number of processes.", low=1, high=64)
     # Below the 4,096 descriptors that Linux allows a process by default.
-    max_connections: int = field(
-        default=4000, metadata=_about("Maximum concurrent connections per worker.", low=1, high=100_000)
-    )
+    max_connections: int = _setting(4000, "Maximum concurrent connections per worker.", low=1, high=100_000)
     # Slow clients are requests too: below this, 2,000 of them leave room for sign-ins.
-    max_requests: int = field(
-        default=2500,
-        metadata=_about("Maximum concurrent requests per worker, including slow clients.", low=1, high=100_000),
+    max_requests: int = _setting(
+        2500, "Maximum concurrent requests per worker, including slow clients.", low=1, high=100_000
     )
-    max_body_bytes: int = field(
-        default=MAX_BODY_BYTES, metadata=_about("Maximum body size in bytes.", low=1024, high=1_048_576)
-    )
-    body_timeout_s: int = field(
-        default=5, metadata=_about("Timeout in seconds for a request body, after the headers.", low=1, high=60)
-    )
-    header_timeout_s: int = field(default=5, metadata=_about("Timeout in seconds for request headers.", low=1, high=60))
+    max_body_bytes: int = _setting(MAX_BODY_BYTES, "Maximum body size in bytes.", low=1024, high=1_048_576)
+    body_timeout_s: int = _setting(5, "Timeout in seconds for a request body, after the headers.", low=1, high=60)
+    header_timeout_s: int = _setting(5, "Timeout in seconds for request headers.", low=1, high=60)
     # Longer than a proxy keeps a connection, so that it is the proxy that closes it.
-    keep_alive_s: int = field(
-        default=75, metadata=_about("Timeout in seconds for an idle connection.", low=1, high=3600)
-    )
-    graceful_shutdown_s: int = field(
-        default=GRACEFUL_SHUTDOWN_S, metadata=_about("Shutdown grace period in seconds.", low=1, high=300)
-    )
+    keep_alive_s: int = _setting(75, "Timeout in seconds for an idle connection.", low=1, high=3600)
+    graceful_shutdown_s: int = _setting(GRACEFUL_SHUTDOWN_S, "Shutdown grace period in seconds.", low=1, high=300)
     # Long enough to repair a disk, short enough for a revocation that cannot arrive.
-    max_staleness_s: int = field(
-        default=300,
-        metadata=_about(
-            "Maximum time in seconds without a completed read of the files; then every token is rejected.",
-            low=10,
-            high=86_400,
-        ),
+    max_staleness_s: int = _setting(
+        300,
+        "Maximum time in seconds without a completed read of the files; then every token is rejected.",
+        low=10,
+        high=86_400,
     )
-    metrics_port: int = field(
-        default=0, metadata=_about("Port for Prometheus metrics.", low=0, high=65535, unset="no metrics")
-    )
-    log_level: str = field(
-        default="info", metadata=_about("Minimum log level.", choices=("debug", "info", "warning", "error"))
-    )
-    log_format: str = field(
-        default="",
-        metadata=_about("Format of the log.", choices=("json", "text"), unset="text on a terminal, json elsewhere"),
+    metrics_port: int = _setting(0, "Port for Prometheus metrics.", low=0, high=65535, unset="no metrics")
+    log_level: str = _setting("info", "Minimum log level.", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting(
+        "", "Format of the log.", choices=("json", "text"), unset="text on a terminal, json elsewhere"
     )
     # Variables that look like settings and are none; not a setting itself.
     warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
@@ -171,17 +146,17 @@ class Settings:
     def __post_init__(self) -> None:
         for option in self.options():
             value = getattr(self, option.name)
-            if value and option.type in (str, Path):
+            if value and option.kind in (str, Path):
                 check_text(str(value), option.name)
 
     @classmethod
     def options(cls) -> Iterator[Option]:
         """Yield every setting as an option."""
         for each in fields(cls):
-            if "description" in each.metadata:
-                word = each.name.removesuffix("_s").removesuffix("_bytes")
+            if "option" in each.metadata:
+                kind = next(kind for kind in (int, Path, Secret, str) if each.type in (kind, kind | None))
                 default = "" if each.name == "issuer" else each.default
-                yield Option(each.name, word, _type_of(each.type), default, each.metadata["description"])
+                yield replace(each.metadata["option"], name=each.name, kind=kind, default=default)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -222,12 +197,8 @@ class Settings:
 
     def to_log(self) -> dict[str, str | int]:
         """Return the settings that are set, without the secret."""
-        values = {option.name: getattr(self, option.name) for option in self.options() if option.type is not Secret}
+        values = {option.name: getattr(self, option.name) for option in self.options() if option.kind is not Secret}
         return {name: value if isinstance(value, int) else str(value) for name, value in values.items() if value}
-
-
-def _type_of(annotation: Any) -> type:
-    return next(kind for kind in (int, Path, Secret, str) if annotation in (kind, kind | None))
 
 
 def _check_sources(known: Mapping[str, str], warnings: list[str]) -> None:
