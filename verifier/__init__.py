@@ -56,5 +56,9 @@ else:
         # On first use, because every import of verifier.server runs this file: the server must not load what signs.
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        try:
+            globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as exc:
+            exc.add_note("hint: pip install 'escs-verifier[server]'")
+            raise
         return globals()[name]

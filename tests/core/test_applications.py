@@ -130,8 +130,8 @@ def test_without_an_application_every_client_is_rejected():
 def test_weak_secrets_are_named_by_application_and_slot():
     known = applications(game=[OLD, "short"], demo=[" " + NEW], good=[NEW])
     assert known.weaknesses() == [
-        "secret 2 of application game is weak (shorter than 16 characters)",
-        "secret 1 of application demo is weak (white space at an end)",
+        "secret 2 of application game is weak: shorter than 16 characters",
+        "secret 1 of application demo is weak: white space at an end",
     ]
 
 

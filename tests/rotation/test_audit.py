@@ -330,7 +330,7 @@ def test_weak_secrets_are_found(store, audited, tmp_path):
     path.write_bytes(dump(add_secret(Applications(), APPLICATION_ID, Secret.of("x" * 16))))
     assert audited(applications=path) == []
     path.write_bytes(dump(add_secret(Applications(), APPLICATION_ID, Secret.of("x" * 15))))
-    text = f"secret 1 of application {APPLICATION_ID} is weak (shorter than 16 characters)"
+    text = f"secret 1 of application {APPLICATION_ID} is weak: shorter than 16 characters"
     assert audited(applications=path) == [("weak-secret", text)]
 
 

@@ -260,7 +260,7 @@ def test_a_bad_key_file_stops_the_start(environment, keys):
 def test_a_weak_secret_is_warned_about_at_the_start(environment, told):
     service = Service(Settings.from_environment(environment | {"VERIFIER_SECRET_KEY": "short"}))
     asyncio.run(lived(service))
-    text = f"secret 1 of application {APPLICATION_ID} is weak (shorter than 16 characters)"
+    text = f"secret 1 of application {APPLICATION_ID} is weak: shorter than 16 characters"
     start, problem, stop = told()
     assert (start["event"], stop["event"]) == ("start", "stop")
     assert problem == {"event": "config_problem", "level": "warning", "problem": text}

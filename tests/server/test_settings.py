@@ -472,7 +472,7 @@ def test_no_refusal_shows_a_value(changes):
         pytest.param(
             "0123456789\u200babcdef", "contains an unprintable character (U+200B at position 11)", id="inside"
         ),
-        pytest.param('"0123456789abcdef"', "is in quotes", id="quotes"),
+        pytest.param('"0123456789abcdef"', "in quotes", id="quotes"),
         pytest.param("0123456789abcdef\n", "white space at an end", id="newline-after"),
         pytest.param(" ", "shorter than 16 characters", id="one-space"),
     ],

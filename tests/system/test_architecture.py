@@ -123,6 +123,13 @@ def test_a_misspelt_import_fails_the_type_check(tmp_path, line, error):
     assert (error in done.stdout) if error else (done.returncode == 0), done.stdout
 
 
+def test_a_name_that_needs_the_extra_says_so_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "verifier.server.endpoints", None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        verifier.__getattr__("create_app")
+    assert caught.value.__notes__ == ["hint: pip install 'escs-verifier[server]'"]
+
+
 def test_what_is_imported_is_declared():
     declared = {
         "starlette",

@@ -32,7 +32,7 @@ class Secret:
         text = text.removeprefix(BYTE_ORDER_MARK)
         if not text or not is_utf8_encodable(text):
             raise ConfigError("the secret is empty or not UTF-8")
-        weakness = describe_flaw(text)
+        weakness = describe_flaw(text).removeprefix("is ")
         if len(text) < MIN_SECRET_CHARACTERS:
             weakness = f"shorter than {MIN_SECRET_CHARACTERS} characters"
         elif text != text.strip():
@@ -96,7 +96,7 @@ class Applications:
     def weaknesses(self) -> list[str]:
         """Describe the weak secrets in text that may be logged."""
         return [
-            f"secret {slot} of application {application.id} is weak ({secret.weakness})"
+            f"secret {slot} of application {application.id} is weak: {secret.weakness}"
             for application in self.by_id.values()
             for slot, secret in enumerate(application.secrets, start=1)
             if secret.weakness
