@@ -9,7 +9,7 @@ import click
 import pytest
 
 from tests.cli import test_help
-from tests.conftest import APPLICATION_ID, ISSUER, SECRET
+from tests.conftest import APPLICATION_ID, ISSUER, SECRET, Done
 from verifier.cli import dev
 from verifier.errors import ConfigError
 
@@ -115,6 +115,23 @@ def test_check_names_a_file_that_is_not_utf8(run, monkeypatch, option):
     done = run("check", "http://127.0.0.1:1/", "--application-id", "a", option, "input", *other, stdin="t")
     says = {"--secret-file": (3, "input: is UTF-16, not UTF-8"), "--token": (2, "input: the token is not UTF-8")}
     assert (done.status, done.err.splitlines()[0]) == (says[option][0], f"verifier: error: {says[option][1]}")
+
+
+CHECK = "check http://127.0.0.1:1/ --application-id a"
+
+
+@pytest.mark.parametrize("content", ["", "\r\n", "\ufeff\r\n"], ids=["empty", "newline", "byte-order-mark"])
+@pytest.mark.parametrize("name", ["input", "-"])
+@pytest.mark.parametrize(
+    "command",
+    [f"{CHECK} --token token --secret-file", f"{CHECK} --token", f"{CHECK} --private-key", "keys import"],
+)
+def test_an_empty_input_is_named(run, command, name, content):
+    Path("token").write_text("t")
+    Path("input").write_text(content, "utf-8", newline="")
+    done = run(*command.split(), name, stdin=content)
+    shown = {"-": "standard input"}.get(name, name)
+    assert done == Done(3, "", f"verifier: error: {shown} is empty\n")
 
 
 def test_check_with_a_pipe_that_no_one_writes_to_ends_at_once(tmp_path):

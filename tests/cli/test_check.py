@@ -37,7 +37,9 @@ def test_check_says_that_all_is_well(check, ours, folder):
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.fullmatch(r"must    \d+ pass, 0 fail, 0 skipped", must)
     assert re.fullmatch(r"should  \d+ pass, 0 fail, 0 skipped", should)
-    assert following == "next    enter the URL in the escs dashboard, and run this command in CI"
+    assert following == (
+        "next    deploy it behind TLS, and check its public https URL before you enter that in the escs dashboard"
+    )
 
 
 def test_check_lists_the_cases_without_a_request(check):
@@ -103,6 +105,7 @@ def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
     [
         (["http://game.example/", "--token", "-"], "plain http exposes the secret"),
         (["--token", "-"], "the URL is missing (expected https://host/path)"),
+        (["game.example/profile", "--token", "-"], "https:// is missing (expected https://game.example/profile)"),
         (["https://game.example/", "--only", "alg-nome", "--token", "-"], "unknown case or group: alg-nome"),
         (["https://game.example/"], "give --keys, --private-key and --kid, or --token"),
         (["https://game.example/", "--keys", ".", "--token", "-"], "give one of --keys, --private-key and --token"),

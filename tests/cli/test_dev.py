@@ -19,6 +19,7 @@ from tests.conftest import free_port
 from verifier.cli import dev, program
 from verifier.conformance import Cause, NoResponseError
 from verifier.errors import ConfigError
+from verifier.storage.snapshot import MAX_SECRET_BYTES
 
 PROGRAM = Path(sys.executable).with_name("verifier")
 TIMEOUT_S = 30
@@ -159,10 +160,10 @@ def test_dev_reports_that_no_port_is_free(monkeypatch):
 @pytest.mark.parametrize("options", [(), ("--verbose",)], ids=["quiet", "verbose"])
 def test_dev_shows_the_log_of_a_server_that_does_not_start(tmp_path, options):
     (tmp_path / ".verifier-dev").mkdir()
-    (tmp_path / ".verifier-dev" / "secret").write_text("\n")
+    (tmp_path / ".verifier-dev" / "secret").write_text("s" * (MAX_SECRET_BYTES + 1))
     status, out, err = once(tmp_path, *options)
     assert (status, out) == (3, "")
-    assert "verifier: error: .verifier-dev/secret: the secret is empty or not UTF-8" in err
+    assert f"verifier: error: .verifier-dev/secret: cannot be read (is larger than {MAX_SECRET_BYTES} bytes)" in err
     assert err.endswith("verifier: error: the server did not start\nverifier: hint: its log is above\n")
 
 

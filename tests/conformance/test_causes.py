@@ -116,9 +116,9 @@ def test_the_likely_cause_is_named(response, cause):
 
 def test_what_a_server_sends_is_short_and_escaped_in_a_cause():
     via = Response(502, {"via": "\x1b[31m" + "x" * 100}, b"")
-    assert likely_cause(via, URL).text.startswith(r"proxy: \x1b[31m" + "x" * 75 + " responds")
+    assert likely_cause(via, URL).text.startswith(r"proxy: \x1b[31m" + "x" * 72 + " responds")
     location = Response(302, {"location": "/\x9b" + "x" * 100 + "{via}?code=1"}, b"")
-    assert likely_cause(location, URL).text == r"redirect to /\x9b" + "x" * 78
+    assert likely_cause(location, URL).text == r"redirect to /\x9b" + "x" * 75
     path = Url.parse("https://game.example/" + "p" * 100)
     assert likely_cause(Response(404, {}, b""), path).text == "path: nothing is served at /" + "p" * 79
 

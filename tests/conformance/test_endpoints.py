@@ -157,7 +157,7 @@ def test_an_expired_token_is_named(serve, pairs):
         (
             "opaque",
             "the endpoint reports: malformed token: expected header.payload.signature; "
-            "pass the token as issued, in code",
+            "pass the token alone in code, without Bearer, quotes or white space around it",
         ),
         (
             "W10.W10.W10",

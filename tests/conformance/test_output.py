@@ -91,7 +91,7 @@ def test_every_case_and_invariant_has_its_advice():
 @pytest.mark.parametrize(("name", "advice"), [(name, a) for a, names in ADVICE.items() for name in names.split()])
 def test_a_failure_shows_its_impact_and_its_fix(name, advice):
     result = Result(ALL[name], FAIL, ALL[name].level, "a problem", "a request", "a response")
-    first, *lines, last = output.render_text([result]).splitlines()[:-2]
+    first, *lines, last = output.render_text(URL, [result]).splitlines()[:-2]
     assert first == f"FAIL  {ALL[name].level:<6}  {name}: {ALL[name].description}: a problem"
     details = dict(line.split(None, 1) for line in lines)
     assert list(details) == ["request", "response", "impact", "fix"]
@@ -101,7 +101,7 @@ def test_a_failure_shows_its_impact_and_its_fix(name, advice):
 
 
 def lines(*results: Result) -> list[str]:
-    return output.render_text(list(results)).splitlines()
+    return output.render_text(URL, list(results)).splitlines()
 
 
 def passed(name: str = "profile-full") -> Result:
@@ -123,7 +123,7 @@ def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
         "      reason    typ_is_jwt",
         "      impact    no player can sign in until a valid request is accepted",
         "      fix       set typ",
-        "      see       docs/errors.md#typ_is_jwt",
+        "must    0 pass, 1 fail, 0 skipped",
     ]
     hostile = Result(ALL["alg-none"], FAIL, "must", "no response", "a request", cause=Cause("timeout", "be fast"))
     assert hostile.details() == {
@@ -163,6 +163,30 @@ def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
 def test_the_output_ends_with_what_to_do_next(results, following):
     assert lines(*results)[-1] == f"next    {following}"
     assert json.loads(output.render_json(URL, results))["next"] == following
+
+
+@pytest.mark.parametrize(
+    ("url", "is_public"),
+    [
+        ("http://127.0.0.1:8000/profile", False),  # what `make run` prints
+        ("http://localhost/", False),
+        ("https://localhost/", False),
+        ("https://[::1]/", False),
+        ("https://10.0.0.1/", False),
+        ("http://game.example/", False),
+        ("https://game.example/", True),
+        ("https://8.8.8.8/", True),
+    ],
+)
+def test_only_a_public_https_url_is_one_for_the_dashboard(url, is_public):
+    target = Url.parse(url, allow_http=True)
+    following = output.next_step(target, [passed(name) for name in ALL])
+    assert target.is_public == is_public
+    assert following == (
+        "enter the URL in the escs dashboard, and run this command in CI"
+        if is_public
+        else "deploy it behind TLS, and check its public https URL before you enter that in the escs dashboard"
+    )
 
 
 def test_text_shows_must_first_then_skips_and_counts():

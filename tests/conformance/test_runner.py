@@ -294,6 +294,39 @@ def test_a_failure_shows_request_and_response_without_what_is_private(grade, pai
     assert len(result.response) == 200
 
 
+@pytest.mark.parametrize("value", ["1", "4", "401", "p", "a", "JWT", "token", "report", "player", "application", "e"])
+@pytest.mark.parametrize("name", ["sub", "username", "email"])
+def test_our_own_texts_are_not_redacted(grade, pairs, name, value):
+    """A player id of one character is a usual one in a test."""
+    text = f"typ is JWT, the default (1 of 401 errors: p/a {value}@game.example)"
+    given = context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"], **{name: value}))
+    (result,) = grade("profile-full", by=[described(text, content_type="application/json")], given=given)
+    assert result.problem == "rejected with 401"
+    assert result.cause.text.startswith("the endpoint reports: ")
+    assert f"{value}@game.example" not in result.cause.text
+    assert result.cause.reason == "typ_is_jwt"
+    assert result.response.startswith("401, ")
+    assert result.request.startswith("POST /profile, a valid token; token header {")
+    if len(value) == 1:
+        assert result.cause.text.startswith("the endpoint reports: typ is JWT, the default (")
+        assert '"error_description": "typ is JWT, the default (' in result.response
+
+
+def test_a_name_of_a_member_that_is_private_is_not_shown(grade, pairs):
+    given = context(pairs["ES256"], key=None, token=valid_token(pairs["ES256"]))
+    (result,) = grade("profile-full", by=[error(200, {"_id": PRIVATE[0], PRIVATE[2]: 1})], given=given)
+    assert result.problem == ("email is missing, username is missing, <withheld> is not a member of a profile")
+
+
+def test_where_a_redirect_leads_and_who_sends_it_is_shown_without_what_is_private(grade, pairs):
+    token = valid_token(pairs["ES256"])
+    given = context(pairs["ES256"], key=None, token=token)
+    assert cause(grade, error(302, location=f"/{PRIVATE[0]}/{token}/{SECRET}"), given).text == (
+        "redirect to /<withheld>/<withheld>/<withheld>"
+    )
+    assert cause(grade, error(502, via=f"1.1 {PRIVATE[2]}"), given).text.startswith("proxy: 1.1 <withheld> responds")
+
+
 def test_a_failure_shows_status_and_type_of_the_response(grade):
     (result,) = grade("profile-full", by=[Response(502, {"content-type": "text/html; a=b"}, b"<h1>")])
     assert result.response == "502, text/html; a=b: <h1>"

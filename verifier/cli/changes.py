@@ -88,18 +88,22 @@ def read_input(file: str) -> bytes:
     """Return the content of a file or, for -, of standard input.
 
     Raises:
-        ConfigError: it cannot be read, or is larger than 1 MiB.
+        ConfigError: it cannot be read, is empty, or is larger than 1 MiB.
     """
+    name = "standard input" if file == "-" else file
     if file == "-":
         stdin = getattr(sys.stdin, "buffer", None)
         data = sys.stdin.read(MAX_INPUT_BYTES + 1).encode() if stdin is None else stdin.read(MAX_INPUT_BYTES + 1)
         if len(data) > MAX_INPUT_BYTES:
-            raise ConfigError(f"standard input is larger than {MAX_INPUT_BYTES} bytes")
-        return bytes(data)
-    try:
-        return read_file(file, MAX_INPUT_BYTES)
-    except OSError as exc:
-        raise ConfigError(f"{file}: cannot be read ({exc.strerror})") from exc
+            raise ConfigError(f"{name} is larger than {MAX_INPUT_BYTES} bytes")
+    else:
+        try:
+            data = read_file(file, MAX_INPUT_BYTES)
+        except OSError as exc:
+            raise ConfigError(f"{name}: cannot be read ({exc.strerror})") from exc
+    if not data.strip(b"\xef\xbb\xbf \t\r\n"):  # with nothing but a byte order mark, it is empty as well
+        raise ConfigError(f"{name} is empty")
+    return bytes(data)
 
 
 def read_secret(file: str) -> str:

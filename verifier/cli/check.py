@@ -68,7 +68,7 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
         results.append(result)
         progress(len(results), len(chosen), result.item.id)
     end_progress()
-    click.echo(output.render_json(target, results) if as_json else output.render_text(results))
+    click.echo(output.render_json(target, results) if as_json else output.render_text(target, results))
     if options["junit"]:
         options["junit"].write(output.render_junit(target, results))
     counts = output.tally(results)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from verifier.conformance.messages import Response, Url
-from verifier.conformance.redaction import escape
+from verifier.conformance.redaction import redact
 
 
 class Cause(NamedTuple):
@@ -135,11 +135,14 @@ _CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
 )
 
 
-def likely_cause(response: Response, url: Url) -> Cause:
-    """Explain why the response to a valid request is not a profile; NO_CAUSE where it is one, or nothing is known."""
+def likely_cause(response: Response, url: Url, hide: Callable[[str], str] = redact) -> Cause:
+    """Explain why the response to a valid request is not a profile; NO_CAUSE where it is one, or nothing is known.
+
+    `hide` makes text of the endpoint safe to show.
+    """
     names = {
-        "location": _location(response),
-        "via": escape((response.headers.get("via") or response.headers.get("server") or "a proxy")[:80]),
+        "location": _location(response, hide),
+        "via": hide(response.headers.get("via") or response.headers.get("server") or "a proxy")[:80],
         "path": url.path[:80],
     }
     text, fix = next(((text, fix) for matches, text, fix in _CAUSES if matches(response)), ("", ""))
@@ -155,6 +158,6 @@ def explain_no_json(response: Response, url: Url) -> Cause:
     return Cause(text, "use the host, the port and the path of the service itself")
 
 
-def _location(response: Response) -> str:
+def _location(response: Response, hide: Callable[[str], str] = redact) -> str:
     """Where a redirect leads, without the query, because it may hold credentials."""
-    return escape(response.headers.get("location", "nowhere").partition("?")[0][:80])
+    return hide(response.headers.get("location", "nowhere").partition("?")[0])[:80]

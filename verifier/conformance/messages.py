@@ -35,6 +35,10 @@ class Url:
         """
         if not re.fullmatch(r"[!-~]+", text):
             raise ValueError("expected https://host/path, without spaces and in ASCII")
+        if not re.match(r"[\w+.-]*:?//|https?:", text, re.IGNORECASE):
+            known = cls.parse(f"https://{text}")  # refuses what is not a URL for another reason
+            scheme = "http" if _is_loopback(known.host) else "https"
+            raise ValueError(f"{scheme}:// is missing (expected {scheme}://{text.partition('?')[0]})")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
@@ -59,6 +63,12 @@ class Url:
         """Omits the query, because it may hold credentials."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' * self.https}://{host}:{self.port}{self.path}"
+
+    @property
+    def is_public(self) -> bool:
+        """Whether escs could send its requests there: https, and neither a loopback nor a private address."""
+        address = _address(self.host)
+        return self.https and (address.is_global if address else self.host != "localhost")
 
     @property
     def endpoint(self) -> str:

@@ -20,21 +20,20 @@ def tally(results: Iterable[Result]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def render_text(results: list[Result]) -> str:
+def render_text(url: Url, results: list[Result]) -> str:
     """Render the results for a person: every failure in full, then the counts."""
     lines = []
     for r in sorted((r for r in results if r.outcome == FAIL), key=lambda r: r.level):  # must before should
         lines.append(f"FAIL  {r.level:<6}  {r.item.id}: {r.item.description}: {r.problem}")
         lines += [f"      {name:<8}  {text}" for name, text in r.details().items()]
-        lines += [f"      see       docs/errors.md#{r.cause.reason}"] if r.cause.reason else []
     skipped = Counter(r.problem for r in results if r.outcome == SKIP)
     lines += [f"skip  {number} {reason}" for reason, number in skipped.items()]
     for level, counts in tally(results).items():
         lines.append(f"{level:<6}  {counts[PASS]} pass, {counts[FAIL]} fail, {counts[SKIP]} skipped")
-    return "\n".join([*lines, f"next    {next_step(results)}"])
+    return "\n".join([*lines, f"next    {next_step(url, results)}"])
 
 
-def next_step(results: list[Result]) -> str:
+def next_step(url: Url, results: list[Result]) -> str:
     """State what to do after a run."""
     failed = {r.level for r in results if r.outcome == FAIL}
     if MUST in failed:
@@ -45,6 +44,8 @@ def next_step(results: list[Result]) -> str:
         return "run it with a signing key (--keys, or --private-key and --kid): it is needed for the skipped cases"
     if len({r.item.id for r in results}) < len(CASES) + len(INVARIANTS):
         return "run it without --only: the other cases decide whether the endpoint is ready for escs"
+    if not url.is_public:
+        return "deploy it behind TLS, and check its public https URL before you enter that in the escs dashboard"
     return "enter the URL in the escs dashboard, and run this command in CI"
 
 
@@ -64,7 +65,7 @@ def render_json(url: Url, results: list[Result]) -> str:
         for r in results
     ]
     requests = sum(isinstance(r.item, Case) and r.outcome != SKIP for r in results)
-    summary = {"url": str(url), "requests": requests, **tally(results), "next": next_step(results)}
+    summary = {"url": str(url), "requests": requests, **tally(results), "next": next_step(url, results)}
     return json.dumps(summary | {"cases": rows}, indent=2)
 
 

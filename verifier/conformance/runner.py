@@ -7,9 +7,9 @@ Level "should": how this project responds beyond that; another implementation ma
 
 import json
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from verifier.conformance.cases import CASES, SHOULD, Case
 from verifier.conformance.causes import NO_CAUSE, Cause, likely_cause
@@ -116,13 +116,14 @@ def run(url: Url, context: Context, chosen: Iterable[Case | Invariant], timeout_
 
 def _grade(url: Url, context: Context, i: Interaction) -> Result:
     problem, cause, status = "", NO_CAUSE, i.response.status
+    hide = _redactor(context, i)
     if i.case.status == 200:
         problem = "" if i.response.is_profile else f"rejected with {status}"
         if i.case.group == "profile" and i.response.is_2xx:
-            problem = _profile_problem(i, exact=context.key is not None)
+            problem = _profile_problem(i, hide, exact=context.key is not None)
         # After profile-full, only what may happen to any request is a cause; other failures are specific to the case.
         general = status // 100 in (3, 5) or status == 429 or i.case.id in UNCONDITIONAL
-        cause = _cause(url, context, i) if problem and general else NO_CAUSE
+        cause = _cause(url, context, i, hide) if problem and general else NO_CAUSE
     elif i.case.id == "trailing-slash":
         problem = "" if status in (200, 404) else f"{status}, expected 404"
     elif i.case.group == "http":
@@ -134,9 +135,8 @@ def _grade(url: Url, context: Context, i: Interaction) -> Result:
     if not problem:
         return Result(i.case, PASS, i.case.level, duration_s=i.response.duration_s)
     kind = i.response.headers.get("content-type", "no Content-Type")
-    response = f"{status}, {kind}: {i.response.body.decode('utf-8', 'replace')}"
-    private = _private(context, i)
-    problem, response, text = (redact(text, private)[:MAX_SHOWN_CHARACTERS] for text in (problem, response, cause.text))
+    response = f"{status}, {hide(kind)}: {hide(i.response.body.decode('utf-8', 'replace'))}".rstrip()
+    problem, response, text = (text[:MAX_SHOWN_CHARACTERS] for text in (problem, response, cause.text))
     request = _shown(url, i.case, i.request)
     return Result(
         i.case, FAIL, i.case.level, problem, request, response, cause._replace(text=text), i.response.duration_s
@@ -151,7 +151,7 @@ def _grade_invariant(invariant: Invariant, interactions: Iterable[Interaction]) 
     return Result(invariant, outcome, invariant.level, problem, response=", ".join(violations[:5]) + more)
 
 
-def _profile_problem(i: Interaction, *, exact: bool) -> str:
+def _profile_problem(i: Interaction, hide: Callable[[str], str], *, exact: bool) -> str:
     """Compare a profile with the token's claims; `exact` where the token was signed here and nothing may differ."""
     members, expected = i.response.members, i.request.profile
     if members is None:
@@ -159,7 +159,7 @@ def _profile_problem(i: Interaction, *, exact: bool) -> str:
     problems = [f"{name} is missing" for name in {"_id": "", **expected} if name not in members]
     for name, value in members.items():
         if name not in CLAIMS:
-            problems.append(f"{name} is not a member of a profile")
+            problems.append(f"{hide(name)} is not a member of a profile")
         elif not isinstance(value, str) or not value:
             problems.append(f"{name} is {'null' if value is None else 'not a string, or empty'}")
         elif value != expected.get(name, "" if exact else value):
@@ -167,15 +167,16 @@ def _profile_problem(i: Interaction, *, exact: bool) -> str:
     return ", ".join(problems)
 
 
-def _cause(url: Url, context: Context, i: Interaction) -> Cause:
+def _cause(url: Url, context: Context, i: Interaction, hide: Callable[[str], str]) -> Cause:
     """Find the likely cause of a rejected valid request: the endpoint's own reason, if it gives one.
 
     The token's age and the clock skew come first where the reason is unknown or about time.
     """
-    likely, description = likely_cause(i.response, url), description_of(i.response)
+    likely, description = likely_cause(i.response, url, hide), description_of(i.response)
     if i.response.status // 100 == 3:
         return likely
     rule, time = find_rule(description), _time_cause(context, i.response)
+    description = hide(description)
     is_rejection = i.response.status in (400, 401, 403) and (i.response.members or {}).get("error") != "invalid_client"
     if time.text and (rule.reason in TIME_REASONS or (is_rejection and not rule.reason)):
         own = f" (the endpoint reports: {description})" if description else ""
@@ -198,18 +199,19 @@ def _time_cause(context: Context, response: Response) -> Cause:
     return NO_CAUSE
 
 
-def _private(context: Context, i: Interaction) -> list[Any]:
-    """Collect the values that must not be shown."""
+def _redactor(context: Context, i: Interaction) -> Callable[[str], str]:
+    """Return what makes text of the endpoint safe to show; never used for texts of this project."""
     returned = [(i.response.members or {}).get(name) for name in CLAIMS]
-    expected = context.request().profile.values()
-    return [context.secret, i.request.secret, context.token, i.request.token, *expected, *returned]
+    secrets = [context.secret, i.request.secret, context.token, i.request.token]
+    return partial(redact, secrets=secrets, personal=[*context.request().profile.values(), *returned])
 
 
 def _shown(url: Url, case: Case, request: Request) -> str:
     """Describe a request without its secret and token."""
     try:
-        header = f"token header {json.dumps(decode(request.token)[0])}"
+        header = f"token header {redact(json.dumps(decode(request.token)[0]), [request.secret])}"
     except ValueError:
-        header = f"a token of {len(request.token)} characters"
+        length = len(request.token)
+        header = f"a token of {length} character{'s' * (length != 1)}"
     path = url.target(toggle_slash=request.toggle_slash).partition("?")[0]
-    return f"{request.method} {path}, {case.description}; {redact(header, [request.secret])[:MAX_SHOWN_CHARACTERS]}"
+    return f"{request.method} {path}, {case.description}; {header[:MAX_SHOWN_CHARACTERS]}"
