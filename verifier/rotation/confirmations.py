@@ -13,18 +13,11 @@ def needed_overlap(confirmations: Iterable[Confirmation], published: int, switch
 
     While the key was pending; without such a record, as of the one that is nearest to the switch.
     """
-    known = [(entry, policy.overlap_s) for entry in confirmations if (policy := policy_of(entry)) and entry.at < before]
+    known = [(e, p.overlap_s) for e in confirmations if (p := OverlapPolicy.recorded(e)) and e.at < before]
     pending = {entry.replica: needed for entry, needed in known if published <= entry.at <= switch}
     distance = min((abs(entry.at - switch) for entry, _ in known), default=0)
     nearest = [needed for entry, needed in known if abs(entry.at - switch) == distance]
     return max(pending.values() or nearest, default=0)
-
-
-def policy_of(entry: Any) -> OverlapPolicy | None:
-    """Return the settings of a replica, as it was queried or recorded; None: not known."""
-    if entry.max_lifetime_s is None or entry.leeway_s is None:
-        return None
-    return OverlapPolicy(entry.max_lifetime_s, entry.leeway_s)
 
 
 def summarize(
@@ -50,7 +43,7 @@ def summarize(
 
 def _passes(entry: Confirmation, planned_s: int) -> bool:
     """Return whether keys, clock and settings pass; lines of older versions say so for the keys only."""
-    policy = policy_of(entry)
+    policy = OverlapPolicy.recorded(entry)
     limit_s = (policy or OverlapPolicy()).max_clock_offset_s
     return (
         entry.confirmed

@@ -9,7 +9,7 @@ from verifier.core.durations import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import utc, when
 from verifier.errors import UnsafeOperationError
-from verifier.rotation.history import ABSENT, REMOVED, Event
+from verifier.rotation.history import ABSENT, REMOVED
 
 # kubelet takes up to two minutes to update a mounted ConfigMap, and a replica one second to read it;
 # the rest is a margin for manual checks.
@@ -24,11 +24,11 @@ class OverlapPolicy:
     leeway_s: int = LEEWAY_S
 
     @classmethod
-    def recorded(cls, event: Event) -> "OverlapPolicy | None":
-        """Return the policy that a line of the history was computed with; None in a line of an older version."""
-        if event.max_lifetime_s is None or event.leeway_s is None:
+    def recorded(cls, entry: Any) -> "OverlapPolicy | None":
+        """Return the policy that a line of the history or a response of a replica names; None if it names none."""
+        if entry.max_lifetime_s is None or entry.leeway_s is None:
             return None
-        return cls(event.max_lifetime_s, event.leeway_s)
+        return cls(entry.max_lifetime_s, entry.leeway_s)
 
     @property
     def overlap_s(self) -> int:

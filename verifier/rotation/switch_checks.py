@@ -18,7 +18,7 @@ def keys(inventory: Inventory) -> list[dict[str, Any]]:
 
 def switches(inventory: Inventory) -> list[dict[str, Any]]:
     """Return the switches of the audit period: those after the last line that the anchor covers."""
-    running_s = max((p.overlap_s for r in inventory.replicas if (p := confirmations.policy_of(r))), default=0)
+    running_s = max((p.overlap_s for r in inventory.replicas if (p := OverlapPolicy.recorded(r))), default=0)
     found = timeline.transitions(keys(inventory), inventory.history.confirmations, running_s, inventory.now)
     return [switch for switch in found if inventory.in_period(switch["at"])]
 
