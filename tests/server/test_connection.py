@@ -405,6 +405,18 @@ def test_who_does_not_read_is_not_written_to():
     asyncio.run(run())
 
 
+def test_a_client_that_reads_again_before_its_response_gets_it_once():
+    async def run():
+        connection, transport = connect(later)
+        transport.receive(GET)
+        connection.pause_writing()
+        transport.receive(GET)
+        connection.resume_writing()
+        await until(lambda: transport.written == ANSWER * 2)
+
+    asyncio.run(run())
+
+
 def test_a_disconnected_client_is_not_written_to():
     async def run():
         connection, transport = connect(later)
