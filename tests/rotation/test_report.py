@@ -107,7 +107,7 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
         "version": __version__,
         "anchor": {"lines": 3, "digest": anchor.digest, "text": f"3:{anchor.digest}"},
         "since": None,
-        "git": {"present": False, "commit": "", "clean": None, "uncommitted": [], "problems": []},
+        "git": {"present": False, "commit": "", "clean": None, "uncommitted": [], "problems": [], "unsearched": ""},
         "key_set_digest": digest,
         "settings": {"max_lifetime_s": 300, "leeway_s": 30, "overlap_s": 360, "cryptoperiod_s": 90 * DAY},
         "rotate_by": switch + 90 * DAY,
@@ -522,7 +522,7 @@ def test_the_page_of_a_repository_answers_more(repository, tmp_path):
         return Outline(report.render_html(report.build_report(state))).words()
 
     words = page()
-    assert "Was a private key ever committed? No commit of a branch or tag contains one." in words
+    assert "Was a private key ever committed? No commit of a branch or tag contains one in the key directory" in words
     needed = "--replica URL, --applications FILE, --require-signed, --deployed FOLDER, --metrics URL"
     assert f"11 rules could not be checked without {needed}." in words
     state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=WINDOW)

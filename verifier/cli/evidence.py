@@ -170,6 +170,8 @@ def _describe(proof: dict[str, Any]) -> Iterable[str]:
     if not proof["git"]["present"]:
         state = "not a git checkout; nothing but the anchor proves the end of the history"
     yield f"commit  {' '.join(filter(None, (proof['git']['commit'], state)))}"
+    if proof["git"]["unsearched"]:
+        yield f"        not searched for private keys outside of the key directory: {proof['git']['unsearched']}"
 
 
 @click.command("report")

@@ -1,6 +1,8 @@
 """Read-only queries of git: bounded in time and output, without what a repository's own files can set."""
 
 import contextlib
+import copy
+import hashlib
 import os
 import re
 import signal
@@ -71,13 +73,19 @@ class Git:
             remaining_s = self._deadline - time.monotonic()
             yield Git(folder, remaining_s, {"GIT_DIR": name, "GIT_OBJECT_DIRECTORY": str(objects)}), head
 
-    def text(self, *arguments: str, expected: tuple[int, ...] = (0,)) -> str:
+    def within(self, timeout_s: float) -> "Git":
+        """Return the same with less time."""
+        found = copy.copy(self)
+        found._deadline = min(self._deadline, time.monotonic() + timeout_s)
+        return found
+
+    def text(self, *arguments: str, stdin: bytes = b"", expected: tuple[int, ...] = (0,)) -> str:
         """Return the output of a command as text; bytes that are not UTF-8 are escaped.
 
         Raises:
             GitError: as `run`.
         """
-        return self.run(*arguments, expected=expected).decode("utf-8", "backslashreplace")
+        return self.run(*arguments, stdin=stdin, expected=expected).decode("utf-8", "backslashreplace")
 
     def run(self, *arguments: str, stdin: bytes = b"", expected: tuple[int, ...] = (0,)) -> bytes:
         """Return the output of a command.
@@ -152,4 +160,29 @@ def names_by_commit(output: str) -> list[tuple[str, str]]:
             commit = token[1:]
         elif token:
             found.append((commit, token))
+    return found
+
+
+def blob_name(content: bytes, digits: int) -> str:
+    """Return the name that git gives to a file's content: SHA-1, or SHA-256 where the repository uses it."""
+    kind = hashlib.sha1 if digits == 40 else hashlib.sha256
+    return kind(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def read_blobs(git: Git, names: list[str]) -> dict[str, bytes]:
+    """Return the content of blobs by their names.
+
+    Raises:
+        GitError: as `Git.run`, or a blob has another content than its name says.
+    """
+    output = git.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+    found, position = {}, 0
+    for name in names:
+        header, _, _ = output[position : position + 200].partition(b"\n")
+        start = position + len(header) + 1
+        size = int(header.split(b" ")[2])
+        found[name] = output[start : start + size]
+        if blob_name(found[name], len(name)) != name:
+            raise GitError(f"object {name[:12]} has another content than its name says (expected: git fsck)")
+        position = start + size + 1
     return found

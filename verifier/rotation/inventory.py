@@ -1,5 +1,6 @@
 """Everything that the rules of the audit are applied to, read once."""
 
+import base64
 import contextlib
 import json
 import os
@@ -32,6 +33,14 @@ _DER = re.compile(rb"\A\x30(?:[^\x80-\xff]|\x81.|\x82..)\x02\x01[\x00\x01][\x30\
 JOURNAL = ".commit.json"  # in private/, while a command is not complete
 
 
+def _from_base64(content: bytes) -> bytes:
+    """Return what a text consists of if it is base64 only, as the lines of a PEM file without the first and last."""
+    try:
+        return base64.b64decode(b"".join(content.split()), validate=True)
+    except ValueError:
+        return b""
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A file or folder below the key directory."""
@@ -51,7 +60,7 @@ class File:
         content = self.content or b""
         text = content.replace(b"\0", b"")  # so that UTF-16 is recognized
         members = self.name != LOG and _MEMBER.search(text)
-        found = _PEM.search(text) or members or _DER.match(content)
+        found = _PEM.search(text) or members or _DER.match(content) or _DER.match(_from_base64(content))
         return bool(found) or self.path.suffix.lower() in witness.PRIVATE_SUFFIXES
 
 

@@ -57,6 +57,7 @@ def evidence(inventory: Inventory) -> dict[str, Any]:
             "clean": witness.clean,
             "uncommitted": list(witness.uncommitted),
             "problems": list(witness.problems),
+            "unsearched": witness.unsearched,
         },
         "key_set_digest": inventory.keyring.digest,
         "settings": asdict(inventory.window)

@@ -1,13 +1,13 @@
 """Git as a witness of the key directory: what was committed, by whom, and whether it is still there."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from verifier.rotation.git import Git, GitError, find_repositories, names_by_commit
-from verifier.rotation.history import digest, load, merged_lines
+from verifier.rotation import leaks
+from verifier.rotation.git import Git, GitError, blob_name, find_repositories, names_by_commit, read_blobs
+from verifier.rotation.history import digest, load, merged_events, merged_lines
 from verifier.rotation.markers import is_marker
 from verifier.storage.snapshot import read_file
 
@@ -62,6 +62,7 @@ class Witness:
     lines: tuple[Commit | None, ...] = ()  # the commit that added each line of the history
     rewritten: tuple[str, ...] = ()  # committed lines that are no longer in the history
     private: tuple[str, ...] = ()  # private keys that are tracked or were committed
+    unsearched: str = ""  # why the rest of the repository was not searched for them
     problems: tuple[str, ...] = ()  # why git could not be queried
 
     @property
@@ -83,12 +84,15 @@ def query(folder: Path, log: bytes) -> Witness:
         with git.objects() as (clean, head):
             problems = (*_blind_spots(git), *_others(folder, top))
             private = _private(clean, prefix, [name for name, _ in index])
+            elsewhere, unsearched = _elsewhere(clean, prefix, folder, log)
+            private += elsewhere
             if not head:
                 names = tuple(name for name, _ in _files(folder))
-                return Witness(True, "", names, (None,) * len(log.splitlines()), private=private, problems=problems)
+                none: tuple[Commit | None, ...] = (None,) * len(log.splitlines())
+                return Witness(True, "", names, none, (), private, unsearched, problems)
             lines, rewritten = _compare(clean, prefix, _commits(clean, prefix), log)
             uncommitted = _uncommitted(git, clean, folder, prefix, index)
-            return Witness(True, head, uncommitted, lines, rewritten, private, problems)
+            return Witness(True, head, uncommitted, lines, rewritten, private, unsearched, problems)
     except GitError as exc:
         return Witness(True, problems=(str(exc),))
 
@@ -136,6 +140,16 @@ def _private(git: Git, prefix: str, tracked: list[str]) -> tuple[str, ...]:
     commits = {name: commit for commit, name in named if _is_private(name)}
     commits |= {name.removeprefix(prefix): commit for commit, name in names_by_commit(by_content)}
     return (*found, *(f"commit {commit[:12]} contains {name}" for name, commit in sorted(commits.items())))
+
+
+def _elsewhere(git: Git, prefix: str, folder: Path, log: bytes) -> tuple[tuple[str, ...], str]:
+    """Return where private keys of this directory were committed outside of it, and why that is not known."""
+    kids = {event.kid for event in merged_events(load(log).events)}
+    kids |= {path.stem for path in (folder / "public").glob("*.json")}
+    try:
+        return tuple(leaks.search(git, prefix, kids)), ""
+    except GitError as exc:
+        return (), str(exc)
 
 
 def _is_private(name: str) -> bool:
@@ -197,7 +211,7 @@ def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -
             name, _, size = answer.rsplit(" ", 2)
             blobs[commit.id] = name, int(size)
     prefixes = _prefixes(here, set(blobs.values()))
-    content = _read_blobs(git, [name for name, _ in dict.fromkeys(blobs.values()) if name not in prefixes])
+    content = read_blobs(git, [name for name, _ in dict.fromkeys(blobs.values()) if name not in prefixes])
     return {
         commit: prefixes[name] if name in prefixes else content[name].splitlines()
         for commit, (name, _) in blobs.items()
@@ -214,28 +228,8 @@ def _prefixes(here: list[bytes], blobs: set[tuple[str, int]]) -> dict[str, int]:
     return {
         name: lines_by_size[size]
         for name, size in blobs
-        if size in lines_by_size and _blob_name(text[:size], len(name)) == name
+        if size in lines_by_size and blob_name(text[:size], len(name)) == name
     }
-
-
-def _blob_name(content: bytes, digits: int) -> str:
-    """Return the name that git gives to a file's content: SHA-1, or SHA-256 where the repository uses it."""
-    kind = hashlib.sha1 if digits == 40 else hashlib.sha256
-    return kind(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _read_blobs(git: Git, names: list[str]) -> dict[str, bytes]:
-    output = git.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
-    found, position = {}, 0
-    for name in names:
-        header, _, _ = output[position : position + 200].partition(b"\n")
-        start = position + len(header) + 1
-        size = int(header.split(b" ")[2])
-        found[name] = output[start : start + size]
-        if _blob_name(found[name], len(name)) != name:
-            raise GitError(f"object {name[:12]} has another content than its name says (expected: git fsck)")
-        position = start + size + 1
-    return found
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
@@ -268,8 +262,8 @@ def _is_committed(path: Path, mode: str, blob: str) -> bool:
         if (mode == "120000") != path.is_symlink():
             return False
         if mode == "120000":
-            return _blob_name(os.fsencode(os.readlink(path)), len(blob)) == blob
+            return blob_name(os.fsencode(os.readlink(path)), len(blob)) == blob
         content = read_file(path, MAX_LOG_BYTES)
     except OSError:
         return False
-    return blob in (_blob_name(content, len(blob)), _blob_name(content.replace(b"\r\n", b"\n"), len(blob)))
+    return blob in (blob_name(content, len(blob)), blob_name(content.replace(b"\r\n", b"\n"), len(blob)))

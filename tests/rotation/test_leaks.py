@@ -1,0 +1,107 @@
+"""A private key of the key directory that was committed elsewhere in its repository."""
+
+import base64
+import json
+import shutil
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tests.rotation.test_tampering import commit, git
+from tests.rotation.test_tampering import committed_keys as committed_keys  # a fixture
+from tests.rotation.test_tampering import repository as repository  # a fixture
+from verifier.rotation import leaks, witness
+from verifier.signing import private_key
+
+
+def leak(repository: Any, content: bytes | str, name: str = "deploy/k.pem") -> str:
+    """Commit a file, and return the commit."""
+    path = repository.top / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    commit(repository.top)
+    return git(repository.top, "rev-parse", "HEAD").strip()
+
+
+def pem(repository: Any, encoding: Encoding = Encoding.PEM, password: bytes | None = None) -> bytes:
+    key = load_pem_private_key((repository.keys / "private" / f"{repository.current}.pem").read_bytes(), None)
+    protection = NoEncryption() if password is None else BestAvailableEncryption(password)
+    return key.private_bytes(encoding, PrivateFormat.PKCS8, protection)
+
+
+def found(repository: Any) -> tuple[str, ...]:
+    return witness.query(repository.keys, repository.log.read_bytes()).private
+
+
+def expected(repository: Any, commit: str, name: str = "deploy/k.pem") -> tuple[str, ...]:
+    kid = repository.current
+    return (f"commit {commit[:12]} contains the private key of {kid} in {name}, outside of the key directory",)
+
+
+def other() -> str:
+    key = private_key.generate("ES256")
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: f"# of the game\n{other()}\n{text}",
+        lambda text: json.dumps({"key": text}),
+        lambda text: "key: |\n" + "".join(f"    {line}\n" for line in text.splitlines()),
+    ],
+    ids=["pem", "crlf", "second", "json", "yaml"],
+)
+def test_a_private_key_that_was_committed_elsewhere_is_found(repository, write):
+    text = pem(repository).decode()
+    added = leak(repository, write(text))
+    assert found(repository) == expected(repository, added)
+    shutil.rmtree(repository.top / "deploy")
+    commit(repository.top)
+    assert found(repository) == expected(repository, added)
+    assert repository.audit() == ["private-tracked"]
+
+
+def test_a_key_that_replaces_another_between_the_same_lines_is_found(repository):
+    leak(repository, other())
+    added = leak(repository, pem(repository))
+    leak(repository, other())
+    assert found(repository) == expected(repository, added)
+
+
+def test_keys_of_other_programs_are_none_of_this_directory(repository, monkeypatch):
+    leak(repository, other())
+    leak(repository, pem(repository, password=b"secret"), "encrypted.pem")
+    leak(repository, "-----BEGIN PRIVATE KEY-----\nnothing\n-----END PRIVATE KEY-----\n", "broken.pem")
+    monkeypatch.setattr(leaks, "MAX_BYTES", 100)
+    leak(repository, pem(repository), "large.pem")
+    assert found(repository) == ()
+
+
+def test_a_search_that_does_not_end_in_time_is_not_reported_as_one_that_found_nothing(repository, monkeypatch):
+    monkeypatch.setattr(leaks, "TIMEOUT_S", 0)
+    queried = witness.query(repository.keys, repository.log.read_bytes())
+    assert (queried.private, queried.unsearched) == ((), "git log did not end in time")
+    assert repository.audit() == []
+
+
+@pytest.mark.parametrize("write", [lambda der: der, base64.b64encode, base64.encodebytes], ids=["der", "line", "lines"])
+def test_a_private_key_without_the_lines_of_pem_is_found_in_the_key_directory(repository, write):
+    leak(repository, write(pem(repository, Encoding.DER)), "keys/old")
+    assert repository.audit() == ["private-elsewhere"]
+
+
+def test_a_key_directory_that_is_the_whole_repository_has_nothing_around_it(repository):
+    shutil.rmtree(repository.top / ".git")
+    git(repository.keys, "init", "-q")
+    commit(repository.keys)
+    assert found(repository) == ()
