@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.cli.test_key_safety import first as first  # a fixture
 from tests.cli.test_key_safety import pending as pending  # a fixture
 from tests.conftest import Done
 from verifier.rotation import history
+from verifier.storage import journal
 
 
 def give_up(run, kid: str, *options: str, now: int = NOW) -> Done:
@@ -171,3 +173,29 @@ def test_what_is_no_file_is_no_private_key(run, first, pending, make):
         path.chmod(0o600)
     assert run("keys", "revoke", "--kid", first, "--reason", "x", "--replace").status == 0
     assert (states()[pending], len(states())) == ("pending", 3)  # it could not sign
+
+
+def test_a_merge_names_a_missing_key_that_it_leaves_to_be_decided(run, first, pending):
+    path = PUBLIC / f"{pending}.json"
+    path.unlink()
+    done = run("keys", "merge")
+    missing = (
+        f"verifier: warning: {path}: is missing, but the history records a key that has not ended; restore the file"
+    )
+    assert (done.status, done.err.startswith(missing)) == (0, True)
+
+
+def test_a_rotation_that_died_after_its_line_is_complete_also_while_the_history_is_damaged(run, first, monkeypatch):
+    close = journal.Directory.close
+    monkeypatch.setattr(journal.Directory, "close", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert run("keys", "rotate").status != 0
+    monkeypatch.setattr(journal.Directory, "close", close)
+    log, files = HISTORY.read_bytes(), sorted(path.name for path in PUBLIC.iterdir())
+    HISTORY.write_bytes(b"<<<<<<< HEAD\n" + log + b"=======\n")
+    done = run("keys", "rotate", now=NOW + 9)
+    assert (done.status, sorted(path.name for path in PUBLIC.iterdir())) == (3, files)
+    assert done.err.startswith(
+        "verifier: warning: finished the rotate of 2027-01-15 08:00:00 UTC, which was interrupted\n"
+    )
+    HISTORY.write_bytes(log)
+    assert rules(run, NOW + 9) == set()

@@ -15,7 +15,7 @@ from verifier.rotation import history
 from verifier.rotation import merge as merging
 from verifier.rotation.history import Event
 from verifier.rotation.plan import OverlapPolicy, pending_keys
-from verifier.rotation.preconditions import require_later_than
+from verifier.rotation.preconditions import obstacles, require_later_than
 from verifier.signing.events import user_name
 from verifier.signing.keystore import Keystore
 from verifier.signing.private_key import describe_missing, missing_private_keys
@@ -108,6 +108,8 @@ def _describe_remaining(store: Keystore, events: list[Event]) -> Iterator[str]:
     imported = history.imported(history.load(store.read_history()).events)
     for key in missing_private_keys(keyring, store.private, now, imported):
         yield describe_missing(key, store.private, now)
+    for obstacle in obstacles(store.public, store.history, store.read_history(), now):
+        yield f"{obstacle.found}; {obstacle.remediation}"
     if current is None:
         yield NO_CURRENT_KEY
     elif any(event.kid == current.kid and event.old == "none" for event in events):

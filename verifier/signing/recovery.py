@@ -121,7 +121,8 @@ def _finish_revocation(directory: Directory, record: Record, what: str, now: int
         elif wanted is not None and wanted.revoked_at is not None:
             found = _parse(change.path, text)
             members = dict(wanted.members if found is None else found.members)
-            after = render({"revoked": wanted.members["revoked"]} | members)
+            # Last, where every command writes it: git merges lines, and twice the same member is no file.
+            after = render(members | {"revoked": members.get("revoked", wanted.members["revoked"])})
             changes.append(replace(change, before=text, after=after))
     record = replace(record, changes=tuple(changes))
     if directory.history_applied(record) is Applied.OTHER:
