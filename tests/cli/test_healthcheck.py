@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Done, free_port
+from tests.conftest import ISSUER, Done, free_port
 
 READY = {"status": "ready", "key_set_digest": "d", "last_read_age_s": 0.5, "hung_reads": 0}
 Serve = Callable[..., int]
@@ -18,13 +18,14 @@ Serve = Callable[..., int]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Serve a body for /readyz and one for the JWKS; the port."""
+    """Serve a body for /readyz and one for the JWKS, under a prefix; the port."""
     servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
-    def serve(readyz: Any, jwks: Any = b"not JSON", status: int = 200) -> int:
+    def serve(readyz: Any, jwks: Any = b"not JSON", status: int = 200, prefix: str = "") -> int:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = readyz if self.path == "/readyz" else jwks
+                bodies = {f"{prefix}/readyz": readyz, f"{prefix}/.well-known/jwks.json": jwks}
+                body = bodies.get(self.path, {"detail": "Not Found"})
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
@@ -50,7 +51,10 @@ def error(text: str, hint: str) -> Done:
 
 
 EXPECTED = "at /readyz, expected ready or not ready)"
-OTHER = "another program listens there: stop it, or correct the port"
+OTHER = (
+    "another program listens there: stop it, or correct the port; if it is your application, which mounts the "
+    "endpoint, name the path: --prefix /escs"
+)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,7 @@ OTHER = "another program listens there: stop it, or correct the port"
             b"<html>",
             error(
                 "HTML: 127.0.0.1 port {} has no JSON object at /readyz (status 503)",
-                "use the host, the port and the path of the service itself",
+                "use the host, the port and the path of the service itself, with the prefix under which it is mounted",
             ),
         ),
         (
@@ -95,10 +99,12 @@ def test_a_port_where_nothing_listens_is_1(run):
     assert run("healthcheck", "--host", "0.0.0.0", "--port", port) == expected
 
 
-@pytest.mark.parametrize(("option", "value"), [("--port", 0), ("--port", 65536), ("--host", "a b"), ("--host", "[")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--port", 0), ("--port", 65536), ("--host", "a b"), ("--host", "["), ("--prefix", "a b")]
+)
 def test_an_address_that_cannot_be_used_is_named(run, option, value):
     done = run("healthcheck", option, value)
-    assert (done.status, "--host or --port: expected https://host/path" in done.err) == (2, True)
+    assert (done.status, "--host, --port or --prefix: expected https://host/path" in done.err) == (2, True)
 
 
 def test_a_server_with_other_keys_is_another_server(run, serve, keys):
@@ -108,7 +114,7 @@ def test_a_server_with_other_keys_is_another_server(run, serve, keys):
     assert run("healthcheck", "--port", port, "--keys", keys) == error(
         f"http://127.0.0.1:{port} is another server: it trusts none of the keys in {keys}/public "
         f"(found -other, expected {kid})",
-        "stop it, or choose another port for yours: VERIFIER_PORT=8001, for serve and for this command",
+        "stop it, or choose another port for yours with VERIFIER_PORT, for serve and for this command",
     )
     own = serve(READY, {"keys": [{"kid": "-other"}, {"kid": kid}]})
     assert run("healthcheck", "--port", own, "--keys", keys) == Done(0, "ready\n")
@@ -135,10 +141,29 @@ def test_a_verifier_without_a_jwks_is_named(run, serve, keys):
     assert (done.status, "has no JSON object at /.well-known/jwks.json" in done.err) == (1, True)
 
 
-def test_a_kubernetes_service_link_is_named(run, monkeypatch):
-    monkeypatch.setenv("VERIFIER_PORT", "tcp://10.0.0.1:80")
-    done = run("healthcheck")
-    assert (done.status, "is the address of a Kubernetes Service" in done.err) == (2, True)
+@pytest.mark.parametrize("prefix", ["/escs", "escs", "/escs/"])
+def test_an_endpoint_that_an_application_mounts_is_queried_under_its_prefix(run, serve, keys, prefix):
+    kid = min(path.stem for path in (keys / "public").glob("*.json"))
+    port = serve(READY, {"keys": [{"kid": kid}]}, prefix="/escs")
+    found = f"127.0.0.1 port {port} is not a verifier (found no status {EXPECTED}"
+    assert run("healthcheck", "--port", port, "--keys", keys) == error(found, OTHER)
+    assert run("healthcheck", "--port", port, "--keys", keys, "--prefix", prefix) == Done(0, "ready\n")
+
+
+@pytest.mark.parametrize("command", ["serve", "dev", "healthcheck"])
+@pytest.mark.parametrize("name", ["VERIFIER_PORT", "--port"])
+def test_a_kubernetes_service_link_is_named_by_every_command_in_one_way(run, monkeypatch, command, name):
+    monkeypatch.setenv("VERIFIER_ISSUER", ISSUER)
+    monkeypatch.setenv("VERIFIER_APPLICATIONS", "applications.json")
+    link = "tcp://10.0.0.1:80"
+    if name.isupper():
+        monkeypatch.setenv(name, link)
+    assert run(command, *(() if name.isupper() else (name, link))) == Done(
+        3,
+        "",
+        f"verifier: error: {name} is the address of a Kubernetes Service, not a number\n"
+        "verifier: hint: set enableServiceLinks: false in the pod, or give the Service another name\n",
+    )
 
 
 def test_a_health_check_loads_no_cryptography_library():

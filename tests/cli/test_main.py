@@ -10,6 +10,7 @@ import pytest
 from tests.cli.test_help import COMMANDS
 from tests.conftest import APPLICATION_ID, ISSUER, NOW, Done, free_port
 from verifier.cli.main import main
+from verifier.cli.token import _describe_keys
 from verifier.core import rules, tokens
 
 OPTIONS = ("--issuer", ISSUER, "--application-id", APPLICATION_ID)
@@ -91,6 +92,39 @@ def test_explain_as_json(run, keys, issue):
     assert [(rule["reason"], rule["failure"]) for rule in document["rules"] if rule["failure"]] == [
         ("lifetime_too_long", "token lifetime exceeds the maximum of 300 s")
     ]
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \r\n"])
+def test_explain_names_an_empty_input(run, keys, text):
+    assert run("explain", "--keys", keys, *OPTIONS, stdin=text) == Done(
+        3,
+        "",
+        "verifier: error: standard input is empty (expected a token)\nverifier: hint: verifier explain ... < token\n",
+    )
+
+
+def test_explain_names_the_keys_that_are_there_if_the_kid_is_unknown(run, keys, issue):
+    kids = sorted(f"{path.stem[:8]}..." for path in (keys / "public").glob("*.json"))
+    done = run("explain", "--keys", keys, *OPTIONS, stdin=issue(header={"kid": "another"}))
+    (line,) = re.findall(rf"(?m)^      {re.escape(str(keys))}/public has (.+)$", done.out)
+    assert (done.status, sorted(line.split(", "))) == (1, kids)
+    assert run("explain", "--keys", keys, *OPTIONS, stdin=issue()).out.count(" has ") == 0
+
+
+def test_explain_names_few_of_many_keys(tmp_path):
+    kids = [f"{number}-23456789" for number in range(9)]
+    assert _describe_keys(tmp_path, []) == f"{tmp_path} has no key"
+    assert _describe_keys(tmp_path, kids[:5]).count("...") == 5
+    assert _describe_keys(tmp_path, kids) == (
+        f"{tmp_path} has 8-234567..., 7-234567..., 6-234567..., 5-234567..., 4-234567... and 4 more"
+    )
+
+
+def test_explain_names_what_to_remove_and_checks_the_token_inside(run, keys, issue):
+    done = run("explain", "--keys", keys, *OPTIONS, stdin=f"Bearer {issue(header={'typ': 'JWT'})}\n")
+    assert re.findall(r"(?m)^FAIL  (\w+)", done.out) == ["form", "typ"]
+    assert "characters: remove 'Bearer ' before the token\n" in done.out
+    assert (done.status, "2 of 19 checks failed" in done.out, "skip" in done.out) == (1, True, False)
 
 
 def test_explain_reads_what_is_no_token(run, keys):

@@ -41,11 +41,6 @@ def test_a_number_within_its_limits_is_accepted(text, value):
         ("10", "10 is not in the range 1<=x<=9."),
         ("abc", "'abc' is not a valid integer."),
         ("1.5", "'1.5' is not a valid integer."),
-        (
-            "tcp://10.0.0.1:80",
-            "'tcp://10.0.0.1:80' is the address of a Kubernetes Service, not a number; "
-            "set enableServiceLinks: false in the pod, or give the Service another name",
-        ),
     ],
 )
 def test_another_number_is_a_usage_error(text, says):

@@ -226,7 +226,9 @@ def test_get_json_names_what_is_not_a_json_object(listen, sent, cause):
         client.get_json(f"{url}readyz?token=secret", timeout_s=5)
     assert str(caught.value) == cause.format(f"127.0.0.1 port {Url.parse(url).port}")
     fix = (
-        "use that URL" if cause.startswith("redirect") else "use the host, the port and the path of the service itself"
+        "use that URL"
+        if cause.startswith("redirect")
+        else "use the host, the port and the path of the service itself, with the prefix under which it is mounted"
     )
     assert caught.value.fix == fix
 

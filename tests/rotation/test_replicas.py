@@ -89,6 +89,19 @@ def test_a_jwk_set_with_an_error_status_has_no_keys(serve):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/profile", "/profile/", "/readyz", "/.well-known/jwks.json"])
+@pytest.mark.parametrize("prefix", ["", "/escs"])
+def test_a_url_with_the_path_of_an_endpoint_is_explained(serve, prefix, path):
+    url = f"{serve(GOOD)}{prefix}{path}"
+    assert replicas.query(url).problem.endswith(f"; give the URL without {path.rstrip('/')}")
+    assert "give the URL" not in replicas.query(f"{serve(GOOD)}{prefix}/other").problem
+
+
+def test_a_prefix_under_which_the_endpoint_is_mounted_is_part_of_the_url(serve):
+    url = serve({f"/profile{path}": body for path, body in GOOD.items()})
+    assert replicas.query(f"{url}/profile").problem == ""
+
+
 NOT_A_VERIFIER = "not a verifier: its JWK Set has no list of keys, or no key_set_digest"
 
 

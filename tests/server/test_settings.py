@@ -362,7 +362,7 @@ def test_variables_of_kubernetes_and_of_other_commands_are_no_misspelt_settings(
 @pytest.mark.parametrize("name", ["VERIFIER_PORT", "VERIFIER_METRICS_PORT"])
 def test_the_address_of_a_kubernetes_service_is_named_as_such(name):
     assert refusal(LEAST | SERVICE_LINKS | {name: "tcp://10.0.0.1:8000"}) == (
-        f"{name} is the address of a Kubernetes Service, not a number from 0 to 65535",
+        f"{name} is the address of a Kubernetes Service, not a number",
         "set enableServiceLinks: false in the pod, or give the Service another name",
     )
 

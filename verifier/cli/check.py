@@ -88,6 +88,8 @@ def check_context(options: dict[str, Any]) -> Context:
     kid, pem, token = options["kid"], b"", ""
     if [options["keys"], options["private_key"], options["token"]].count(None) < 2:
         raise ValueError("give one of --keys, --private-key and --token")
+    if not options["application_id"]:
+        raise ValueError("--application-id is missing")
     if options["keys"]:
         current_key = CurrentKey(options["keys"])
         kid = current_key.signer(int(time.time())).kid
@@ -96,8 +98,6 @@ def check_context(options: dict[str, Any]) -> Context:
         pem = read_input(options["private_key"])
     else:
         token = _read_token(options["token"]) if options["token"] else os.environ.get("VERIFIER_TOKEN", "").strip()
-    if not options["application_id"]:
-        raise ValueError("--application-id is missing")
     if not pem and not token:
         raise ValueError("give --keys, --private-key and --kid, or --token")
     if pem and not (kid and options["issuer"]):

@@ -127,7 +127,11 @@ def state_options(function: Command) -> Command:
             help="Accept changes that are not committed: for hooks before a commit.",
         ),
         option(
-            "--replica", "urls", multiple=True, metavar="URL", help="Check this replica (http://host:port); repeatable."
+            "--replica",
+            "urls",
+            multiple=True,
+            metavar="URL",
+            help="Check this replica (http://host:port, and the prefix if it is mounted); repeatable.",
         ),
     ):
         function = add(function)

@@ -19,27 +19,30 @@ _MAX_READ_AGE_S = 10
 @click.command()
 @option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", help="Address the server listens on.")
 @option("--port", type=Number(), envvar=["VERIFIER_PORT", "PORT"], default=8000, help="Port the server listens on.")
+@option("--prefix", help="Path under which your application mounts the endpoint, such as /escs.")
 @key_directory_option(
     "Folder of the server: one that trusts none of these keys is another server. Not compared if there is none."
 )
-def healthcheck(host: str, port: int, keys: Path) -> None:
+def healthcheck(host: str, port: int, prefix: str | None, keys: Path) -> None:
     """Query whether the server on this machine is ready; for containers.
 
     Exit 1 if it is not, or if another server or program responds on the port.
     """
     # A server that listens on every address is queried on the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    path = f"/{prefix.strip('/')}" if prefix else ""
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
     try:
         response, members = get_json(f"{base}/readyz", timeout_s=_TIMEOUT_S)
     except ValueError as exc:
-        raise click.UsageError(f"--host or --port: {exc}") from exc
+        raise click.UsageError(f"--host, --port or --prefix: {exc}") from exc
     status = members.get("status")
     if status not in ("ready", "not ready"):
         found = f"status {status}" if isinstance(status, str) else "no status"
         raise UnsafeOperationError(
-            f"{host} port {port} is not a verifier (found {found} at /readyz, expected ready or not ready)",
-            hint="another program listens there: stop it, or correct the port",
+            f"{host} port {port} is not a verifier (found {found} at {path}/readyz, expected ready or not ready)",
+            hint="another program listens there: stop it, or correct the port; if it is your application, which mounts "
+            "the endpoint, name the path: --prefix /escs",
         )
     if status == "ready" and _has_just_read(members):
         _compare_keys(base, keys)
@@ -71,5 +74,5 @@ def _compare_keys(base: str, keys: Path) -> None:
         raise UnsafeOperationError(
             f"{base} is another server: it trusts none of the keys in {keys / 'public'} "
             f"(found {min(there)}, expected {min(here)})",
-            hint="stop it, or choose another port for yours: VERIFIER_PORT=8001, for serve and for this command",
+            hint="stop it, or choose another port for yours with VERIFIER_PORT, for serve and for this command",
         )

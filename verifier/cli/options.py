@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from verifier.core import times
 from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.encoding import describe_flaw
 from verifier.server.settings import Settings
-from verifier.server.variables import SERVICE_LINK
+from verifier.server.variables import refuse_service_link
 
 Command = Callable[..., Any]
 
@@ -50,14 +51,15 @@ class Number(click.IntRange):
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number; fail as a usage error."""
-        if isinstance(value, str) and SERVICE_LINK.match(value):
-            self.fail(
-                f"{value!r} is the address of a Kubernetes Service, not a number; set enableServiceLinks: false in the "
-                "pod, or give the Service another name",
-                param,
-                ctx,
-            )
+        """Return the number; fail as a usage error.
+
+        Raises:
+            ConfigError: it is the address of a Kubernetes Service, as in a variable that Kubernetes sets.
+        """
+        if isinstance(value, str) and param is not None:
+            variables = [param.envvar] if isinstance(param.envvar, str) else param.envvar or []
+            source = next((name for name in variables if os.environ.get(name) == value), param.opts[0])
+            refuse_service_link(value, source)
         return super().convert(value, param, ctx)
 
 

@@ -12,7 +12,10 @@ from verifier.cli.options import json_option, leeway_option, max_lifetime_option
 from verifier.core import explain as explanation
 from verifier.core.durations import DEFAULT_LIFETIME_S
 from verifier.core.rules import Policy
+from verifier.errors import ConfigError, Reason
 from verifier.storage.key_directory import KeyDirectory
+
+MAX_SHOWN_KEYS = 5
 
 
 @click.command()
@@ -53,6 +56,8 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
     """
     # A shell ends its output with a newline that is not part of the token; any other white space is reported.
     text = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise ConfigError("standard input is empty (expected a token)", hint="verifier explain ... < token")
     keyring = KeyDirectory(keys / "public").load()
     results = explanation.explain(text, Policy(issuer, application_id, keyring, int(time.time()), leeway, max_lifetime))
     failures = [result for result in results if result.failure]
@@ -67,6 +72,15 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
                 expected = f"expected {result.expected}"
                 failure = result.failure if result.failure.endswith(expected) else f"{result.failure}; {expected}"
                 click.echo(f"      {failure} ({result.source})")
+            if result.reason == Reason.UNKNOWN_KEY:
+                click.echo(f"      {_describe_keys(keys / 'public', list(keyring.keys))}")
         click.echo(f"\n{len(failures)} of {len(results)} checks failed" if failures else "\naccepted")
     if failures:
         sys.exit(EXIT_REFUSED)
+
+
+def _describe_keys(folder: Path, kids: list[str]) -> str:
+    """Name the newest keys of a folder by the beginning of their kids."""
+    shown = [f"{kid[:8]}..." for kid in kids[: -MAX_SHOWN_KEYS - 1 : -1]]
+    more = f" and {len(kids) - len(shown)} more" if len(kids) > len(shown) else ""
+    return f"{folder} has {', '.join(shown) or 'no key'}{more}"

@@ -155,7 +155,9 @@ def explain_no_json(response: Response, url: Url) -> Cause:
         return Cause(f"redirect: {url.endpoint} redirects to {_location(response)}", "use that URL")
     kind = "HTML" if _is_html(response) else "not JSON"
     text = f"{kind}: {url.endpoint} has no JSON object at {url.path[:80]} (status {response.status})"
-    return Cause(text, "use the host, the port and the path of the service itself")
+    return Cause(
+        text, "use the host, the port and the path of the service itself, with the prefix under which it is mounted"
+    )
 
 
 def _location(response: Response, hide: Callable[[str], str] = redact) -> str:

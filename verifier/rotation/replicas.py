@@ -10,6 +10,7 @@ from verifier.core.encoding import is_utf8_encodable
 from verifier.core.times import MAX_TIME
 from verifier.errors import ConfigError
 
+_PATHS = ("/profile", "/healthz", "/readyz", "/openapi.json", "/.well-known/jwks.json")
 TIMEOUT_S = 5.0  # of each request, from the name lookup to the last byte
 LAST_USE = "verifier_secret_last_used_timestamp_seconds"
 LAST_KEY_USE = "verifier_key_last_used_timestamp_seconds"
@@ -35,7 +36,12 @@ class Replica:
 
 def query(url: str) -> Replica:
     """Read the readiness, the settings and the JWKS of the replica at a base URL; nothing is raised."""
-    base = url.rstrip("/")
+    found = _query(url, base := url.rstrip("/"))
+    path = next((path for path in _PATHS if base.endswith(path)), "")
+    return replace(found, problem=f"{found.problem}; give the URL without {path}") if found.problem and path else found
+
+
+def _query(url: str, base: str) -> Replica:
     try:
         response, members = get_json(f"{base}/readyz", timeout_s=TIMEOUT_S)
         ready = response.status == 200 and members.get("status") == "ready"
@@ -133,7 +139,9 @@ def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:
     except ValueError as exc:
         raise ConfigError(f"{url}: not an http or https URL", hint="http://host:port/metrics") from exc
     if response.status != 200:
-        raise ConfigError(f"{url}: no metrics (status {response.status}, expected 200)")
+        raise ConfigError(
+            f"{url}: no metrics (status {response.status}, expected 200)", hint="http://host:port/metrics"
+        )
     try:
         families = list(text_string_to_metric_families(response.body.decode("utf-8", "replace")))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:

@@ -9,7 +9,7 @@ from verifier.core.applications import Secret
 from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.encoding import describe_flaw, is_utf8_encodable
 from verifier.errors import ConfigError
-from verifier.server.variables import SERVICE_LINK, unknown_variables
+from verifier.server.variables import refuse_service_link, unknown_variables
 
 MAX_BODY_BYTES = 16_384
 GRACEFUL_SHUTDOWN_S = 8  # longer than a body may take, shorter than the 10 s that containers are given
@@ -61,11 +61,7 @@ class Option:
 
     def _parse_int(self, text: str, variable: str) -> int:
         low, high = self.low, self.high
-        if SERVICE_LINK.match(text):
-            raise ConfigError(
-                f"{variable} is the address of a Kubernetes Service, not a number from {low} to {high}",
-                hint="set enableServiceLinks: false in the pod, or give the Service another name",
-            )
+        refuse_service_link(text, variable)
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit()):
             raise ConfigError(f"{variable} is not a number (expected a whole number from {low} to {high})")

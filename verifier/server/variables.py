@@ -4,7 +4,9 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+from verifier.errors import ConfigError
+
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 # What Kubernetes sets for a Service whose name begins with "verifier" (docker container links have the same form).
 _SERVICE_VARIABLE = re.compile(
     r"VERIFIER(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)|VERIFIER(_\w+)?_NAME"
@@ -13,11 +15,24 @@ _SERVICE_VARIABLE = re.compile(
 _OTHERS = frozenset({"VERIFIER_TOKEN", "VERIFIER_SITE", "VERIFIER_UPSTREAM", "VERIFIER_COMPLETE"})
 
 
+def refuse_service_link(text: str, name: str) -> None:
+    """Refuse the address that Kubernetes sets for a Service in the place of a number.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if _SERVICE_LINK.match(text):
+        raise ConfigError(
+            f"{name} is the address of a Kubernetes Service, not a number",
+            hint="set enableServiceLinks: false in the pod, or give the Service another name",
+        )
+
+
 def unknown_variables(variables: Mapping[str, str], known: Iterable[str]) -> list[str]:
     """Describe each variable that is not a setting, with the nearest one; values are not shown."""
     known, texts = set(known), []
     for name, value in sorted(variables.items()):
-        if name in known or name in _OTHERS or _SERVICE_VARIABLE.fullmatch(name) or SERVICE_LINK.match(value):
+        if name in known or name in _OTHERS or _SERVICE_VARIABLE.fullmatch(name) or _SERVICE_LINK.match(value):
             continue
         nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
         shown = name if name.isprintable() else ascii(name)
