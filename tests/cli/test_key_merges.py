@@ -113,9 +113,9 @@ def test_a_key_file_that_no_command_created_is_found_after_a_merge_recorded_it(r
     foreign = pairs["EdDSA"].public | {"iat": NOW - 60, "nbf": NOW - 60}
     (PUBLIC / f"{foreign['kid']}.json").write_text(json.dumps(foreign))
     assert run("keys", "merge", now=NOW + 9).status == 0
-    number = [e.kid for e in history.read(HISTORY.read_bytes())[0]].index(foreign["kid"]) + 1
+    number = [e.kid for e in history.load(HISTORY.read_bytes()).events].index(foreign["kid"]) + 1
     done = run("keys", "audit", now=NOW + 9)
-    by = history.read(HISTORY.read_bytes())[0][0].by
+    by = history.load(HISTORY.read_bytes()).events[0].by
     text = f"no command created {foreign['kid']}: line {number} (merge by {by}) is its first\n"
     assert f"medium    key-origin: {text}" in done.out
     assert run("keys", "report", "--html", "report.html", now=NOW + 9).status == 1

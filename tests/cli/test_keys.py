@@ -254,7 +254,7 @@ def test_import_schedules_a_pem_key_beside_a_current_one(run, first, pairs, tmp_
 def test_an_imported_key_signs_elsewhere(run, first, pairs):
     Path("key.json").write_text(json.dumps(public(pairs["EdDSA"])))
     assert run("keys", "import", "key.json", "--note", "of the KMS").status == 0
-    recorded = {e.kid: (e.note, bool(e.origin)) for e in history.read(HISTORY.read_bytes())[0]}
+    recorded = {e.kid: (e.note, bool(e.origin)) for e in history.load(HISTORY.read_bytes()).events}
     assert recorded == {first: ("", False), pairs["EdDSA"].kid: ("of the KMS", True)}
     for now in (NOW, NOW + 7200):
         assert run("keys", "list", now=now).err == ""
@@ -410,6 +410,20 @@ def test_confirm_records_what_each_replica_reported(run, first, monkeypatch):
     assert run("keys", "audit", now=NOW + 9).status == 0
 
 
+def test_a_rotation_for_shorter_tokens_than_the_replicas_accept_warns(run, first, monkeypatch):
+    from verifier.rotation import replicas
+
+    digest = KeyDirectory(PUBLIC).load().digest
+    replica = replicas.Replica("http://a", digest, (first,), True, "", 0, 300, 30, "1")
+    monkeypatch.setattr(replicas, "query", lambda url: replica)
+    assert run("keys", "confirm", "--record", "http://a").status == 0
+    done = run("keys", "rotate", "--max-lifetime", "60", "--leeway", "0")
+    text = "the replicas were last confirmed with settings that need an overlap of 360 s, and this one is 60 s"
+    assert (done.status, done.err.startswith(f"verifier: warning: {text}: set ")) == (0, True)
+    assert run("keys", "cancel").status == 0
+    assert run("keys", "rotate").err == ""
+
+
 def test_audit_requires_that_the_history_continues_from_the_anchor(run, first):
     anchor = Anchor.of(HISTORY.read_bytes())
     assert run("keys", "rotate").status == 0
@@ -435,7 +449,7 @@ def test_audit_is_silent_about_what_is_right(run, first):
         "version": __version__,
         "anchor": {"lines": 1, "digest": anchor.digest, "text": str(anchor)},
         "since": None,
-        "git": {"present": False, "commit": "", "clean": None, "uncommitted": [], "problems": []},
+        "git": {"present": False, "commit": "", "clean": None, "uncommitted": [], "problems": [], "unsearched": ""},
         "key_set_digest": KeyDirectory(PUBLIC).load().digest,
         "settings": {"max_lifetime_s": 300, "leeway_s": 30, "overlap_s": 360, "cryptoperiod_s": 90 * DAY},
         "findings": [],

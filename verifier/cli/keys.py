@@ -24,13 +24,14 @@ from verifier.cli.options import (
     print_json,
     window_options,
 )
-from verifier.cli.output import echo
+from verifier.cli.output import echo, warn
 from verifier.cli.revoke import revoke
 from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.keyring import Keyring, PublicKey
 from verifier.core.times import duration, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history, plan
+from verifier.rotation.confirmations import needed_overlap
 from verifier.rotation.key_import import Verdict, read_document
 from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.preconditions import obstacles, published_times, require_later_than, revoked_kids
@@ -139,9 +140,20 @@ def rotate(lead: int, alg: str | None, force: bool, window: OverlapPolicy, as_js
         current = keyring.current(now)
         jwk, pem = store.generate_pair(alg or (current.algorithm.name if current else "ES256"))
         changes = plan.rotate(keyring, jwk, now=now, lead_s=lead, window=window, force=force)
+        _warn_of_settings(store, now, lead, window)
         context = asdict(window) | {"lead_s": lead, "force": force}
         events = store.apply(changes, "rotate", now=now, pem=pem, window=window, context=context)
     print_events(store, events, as_json)
+
+
+def _warn_of_settings(store: Keystore, now: int, lead: int, window: OverlapPolicy) -> None:
+    """Warn if the replicas, as they were last confirmed, accept tokens for longer than the old key will verify."""
+    needed_s = needed_overlap(history.load(store.read_history()).confirmations, now, now + lead)
+    if needed_s > window.overlap_s:
+        warn(
+            f"the replicas were last confirmed with settings that need an overlap of {needed_s} s, and this one is "
+            f"{window.overlap_s} s: set VERIFIER_MAX_LIFETIME and VERIFIER_LEEWAY as on the replicas"
+        )
 
 
 @keys.command("cancel")
@@ -216,6 +228,7 @@ def import_(
             changes = plan.activate_keys(found, now=now)
         elif len(found) == 1:
             changes = plan.rotate(keyring, found[0], now=now, lead_s=lead, window=window, force=force)
+            _warn_of_settings(store, now, lead, window)
         else:
             raise UnsafeOperationError(
                 f"{file}: only one key can be the next (found {len(found)}); nothing was imported",
