@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,26 @@ def test_a_disk_that_cannot_be_synchronized_is_named(run, first, monkeypatch):
     assert run("keys", "recover", "--undo").status == 0
     assert tree() == before
     assert HISTORY.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_change_whose_output_cannot_be_written_says_that_it_was_made(tmp_path, options):
+    command = [sys.executable, "-m", "verifier", "keys", "generate", *options]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "verifier: error: standard output: cannot be written (No space left on device); the change was made\n"
+        "verifier: hint: verifier keys list shows it\n",
+    )
+    assert len(list((tmp_path / "keys" / "public").iterdir())) == 1
+
+
+@pytest.mark.parametrize("command", [("applications", "add", "game"), ("keys", "import", "-")])
+def test_a_closed_standard_input_is_empty(tmp_path, command):
+    line = [sys.executable, "-m", "verifier", *command]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *line], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (1, 3)
+    assert re.fullmatch(
+        r"verifier: error: .*(secret|standard input) is empty.*\n(verifier: hint: .*\n)?", done.stderr
+    ), done.stderr

@@ -92,8 +92,7 @@ def read_input(file: str) -> bytes:
     """
     name = "standard input" if file == "-" else file
     if file == "-":
-        stdin = getattr(sys.stdin, "buffer", None)
-        data = sys.stdin.read(MAX_INPUT_BYTES + 1).encode() if stdin is None else stdin.read(MAX_INPUT_BYTES + 1)
+        data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
         if len(data) > MAX_INPUT_BYTES:
             raise ConfigError(f"{name} is larger than {MAX_INPUT_BYTES} bytes")
     else:
@@ -120,7 +119,21 @@ def read_secret(file: str) -> str:
 
 
 def print_events(store: Keystore, events: list[Event], as_json: bool) -> None:
-    """Print what a command changed, and what to commit."""
+    """Print what a command changed, and what to commit.
+
+    Raises:
+        ConfigError: standard output cannot be written.
+    """
+    try:
+        _print_events(store, events, as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        text = f"{exc.filename}: cannot be written ({exc.strerror}); the change was made"
+        raise ConfigError(text, hint="verifier keys list shows it") from exc
+
+
+def _print_events(store: Keystore, events: list[Event], as_json: bool) -> None:
     if as_json:
         print_json({"events": [asdict(event) for event in events], "key_set_digest": store.public.keyring.digest})
         return

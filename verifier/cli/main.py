@@ -1,5 +1,6 @@
 """The command group, and the one place where errors become messages and exit statuses."""
 
+import io
 import sys
 from collections import UserDict
 from importlib import import_module
@@ -45,6 +46,8 @@ cli.commands = Commands({name: name for name in MODULES} | {"explain": "token"})
 def main() -> None:
     """Run the `verifier` command."""
     files: dict[str, str] = {}
+    if sys.stdin is None:  # it was closed
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
     try:
         sys.exit(cli.main(prog_name="verifier", standalone_mode=False, obj=files))
     except click.exceptions.NoArgsIsHelpError as exc:

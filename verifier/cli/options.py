@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from verifier.cli.output import write
 from verifier.core import times
 from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.encoding import describe_flaw
@@ -171,4 +172,4 @@ def force_option(text: str) -> Callable[[Command], Command]:
 
 def print_json(document: Any) -> None:
     """Print the output of `--json`."""
-    click.echo(json.dumps(document, indent=2))
+    write(json.dumps(document, indent=2))

@@ -14,7 +14,16 @@ def echo(text: str, *, err: bool = False) -> None:
     """Print a line."""
     context = click.get_current_context(silent=True)
     text = with_files(text, (context.obj if context else None) or {})
-    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    write("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def write(text: str, *, err: bool = False) -> None:
+    """Print text as it is; an error names the stream."""
+    try:
+        click.echo(text, err=err)
+    except OSError as exc:
+        exc.filename = "standard error" if err else "standard output"
+        raise
 
 
 def warn(text: str) -> None:
