@@ -20,7 +20,7 @@ from verifier.storage.key_directory import KeyDirectory
 PUBLIC, PRIVATE, HISTORY = Path("keys/public"), Path("keys/private"), Path("keys/history.jsonl")
 SWITCH = NOW + 3600
 DAY = 86_400
-WRITTEN = "Commit keys/public and keys/history.jsonl, never keys/private; the diff is what a reviewer approves.\n"
+WRITTEN = "Commit keys/public and keys/history.jsonl, never keys/private; have the diff reviewed.\n"
 
 
 def states(now: int) -> dict[str, str]:

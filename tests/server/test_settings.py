@@ -237,7 +237,7 @@ def test_exactly_one_source_of_secrets_is_needed(changes, found):
     )
 
 
-HINT = "write the value without them; env files of docker keep quotes and \\r"
+HINT = "remove them from the value; Docker does not strip quotes or \\r in an env file"
 TEXTS = ["VERIFIER_ISSUER", "VERIFIER_APPLICATION_ID", "VERIFIER_KEYS", "VERIFIER_HOST"]
 
 
@@ -537,6 +537,6 @@ def test_metrics_are_refused_beside_several_workers():
     assert Settings.from_environment(port | {"VERIFIER_WORKERS": "1"}).metrics_port == 9000
     assert Settings.from_environment(LEAST | {"VERIFIER_WORKERS": "2"}).workers == 2
     assert refusal(port | {"VERIFIER_WORKERS": "2"}) == (
-        "VERIFIER_METRICS_PORT is set beside several VERIFIER_WORKERS (expected one: each would count its own)",
+        "VERIFIER_METRICS_PORT excludes several VERIFIER_WORKERS (expected one: each counts its own)",
         "run one worker per container, and as many containers as are needed",
     )

@@ -145,7 +145,7 @@ def _print_events(store: Keystore, events: list[Event], as_json: bool) -> None:
     if events:
         echo(
             f"Commit {store.public.folder} and {store.history}, never {store.private}; "
-            "the diff is what a reviewer approves."
+            "have the diff reviewed."
         )
     else:
         echo("Nothing to do.")

@@ -20,8 +20,8 @@ MAX_SHOWN_KEYS = 5
 
 @click.command()
 @click.argument("player_id")
-@option("--email", help="Omit it without the player's consent.")
-@option("--username", help="Omit it without the player's consent.")
+@option("--email", help="Omit it if the player has not agreed to share it.")
+@option("--username", help="Omit it if the player has not agreed to share it.")
 @option("--lifetime", type=int, help=f"Lifetime of the token in seconds.  [default: {DEFAULT_LIFETIME_S}]")
 @max_lifetime_option
 @token_options

@@ -79,7 +79,7 @@ def check_text(text: str, name: str) -> None:
     flaw = describe_flaw(text)
     if flaw:
         raise ConfigError(
-            f"{name} {flaw}", hint="write the value without them; env files of docker keep quotes and \\r"
+            f"{name} {flaw}", hint="remove them from the value; Docker does not strip quotes or \\r in an env file"
         )
 
 
@@ -186,7 +186,7 @@ class Settings:
             values.setdefault("host", ALL_ADDRESSES)
         if values.get("workers", 1) > 1 and values.get("metrics_port"):
             raise ConfigError(
-                "VERIFIER_METRICS_PORT is set beside several VERIFIER_WORKERS (expected one: each would count its own)",
+                "VERIFIER_METRICS_PORT excludes several VERIFIER_WORKERS (expected one: each counts its own)",
                 hint="run one worker per container, and as many containers as are needed",
             )
         return cls(**values, warnings=tuple(warnings))

@@ -99,7 +99,7 @@ class TokenIssuer:
     def issue(self, player_id: str, *, email: str | None = None, username: str | None = None) -> str:
         """Return a token for one sign-in, valid for `lifetime_s` seconds from now.
 
-        Omit the e-mail or username without the player's consent: it is then not in the token at all.
+        Omit the e-mail or username if the player has not agreed to share it: it is then not in the token at all.
 
         Raises:
             IssueError: the verifier would reject the token.
