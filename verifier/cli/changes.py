@@ -143,10 +143,7 @@ def _print_events(store: Keystore, events: list[Event], as_json: bool) -> None:
         if event.old == "none" and private.exists():
             echo(f"  private key in {private}")
     if events:
-        echo(
-            f"Commit {store.public.folder} and {store.history}, never {store.private}; "
-            "have the diff reviewed."
-        )
+        echo(f"Commit {store.public.folder} and {store.history}, never {store.private}; have the diff reviewed.")
     else:
         echo("Nothing to do.")
 
