@@ -14,7 +14,7 @@ from tests.cli.test_key_safety import first as first  # a fixture
 from tests.cli.test_key_safety import pending as pending  # a fixture
 from tests.rotation.test_tampering import AUTHOR, commit, git
 from verifier.core.times import utc
-from verifier.rotation import history
+from verifier.rotation import history, leaks
 
 LATE = SWITCH + 60
 
@@ -107,6 +107,16 @@ def test_a_key_that_was_given_up_is_never_trusted_again(run, first, pending):
     done = run("keys", "merge", now=NOW + 9)
     assert (done.status, path.exists()) == (0, False)
     assert done.err.startswith(f"verifier: warning: {path} was removed again, because the history records it so\n")
+
+
+def test_the_audit_says_that_a_search_did_not_end(run, repository, monkeypatch):
+    assert "not searched" not in run("keys", "audit").out
+    monkeypatch.setattr(leaks, "TIMEOUT_S", 0)
+    done = run("keys", "audit")
+    text = "not searched for private keys outside of the key directory: git log did not end in time"
+    assert (done.status, done.out.splitlines()[-2]) == (0, f"        {text}")
+    assert run("keys", "report", "--html", "report.html").status == 0
+    assert "the rest of the repository was not searched</strong> (git log did" in Path("report.html").read_text()
 
 
 def test_a_key_file_that_no_command_created_is_found_after_a_merge_recorded_it(run, first, pairs, tmp_path):

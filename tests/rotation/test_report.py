@@ -22,7 +22,7 @@ from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import Keyring, parse_public_key
 from verifier.rotation import audit, plan, report, timeline
 from verifier.rotation.chart import chart_layout
-from verifier.rotation.history import Anchor, Event
+from verifier.rotation.history import Anchor, Confirmation, Event, SecretEvent, append
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.replicas import Replica
 from verifier.rotation.secret_changes import add_secret, dump
@@ -477,7 +477,7 @@ def test_the_page_answers_the_questions_of_a_reviewer(past):
         "Replica https://f: connection refused",
         "0 of 6 run with these keys, a right clock and these settings.",
         f"Anchor, to keep elsewhere {document['anchor']['text']} Commit Not a git checkout",
-        "Who changed what? 5 lines by accounts <b>mallory</b>, ann: History. Its chain is unbroken and it agrees",
+        "Who changed what? 5 lines by accounts <b>mallory</b>, ann: 5 of keys (History). Its chain is unbroken",
         "0 of 2 switches left the old key as long as needed.",
         "Switch 1 is too short. Switch 2 was cut by a revocation, on purpose.",
         "Were replicas confirmed before each switch? 0 of 2. Switch 1: no record. Switch 2: no record.",
@@ -551,6 +551,43 @@ def test_a_broken_history_is_shown_at_the_top(past, tmp_path):
     trail.write_text(trail.read_text().replace('"ann"', '"eve"', 1))
     words = Outline(report.render_html(report.build_report(past.state()))).words()
     assert "It is broken or disagrees with the key files." in words
+
+
+def test_the_page_says_where_each_line_of_the_history_is_and_what_is_signed(past, tmp_path):
+    past.generate("ES256", NOW - DAY)
+    past.rotate("EdDSA", NOW - 7200, lead_s=600)
+    past.revoke("EdDSA", "leaked", NOW - 6588, force=True)
+    path = tmp_path / "keys" / "history.jsonl"
+    secret = {"command": "add", "application": "a", "slot": 1, "sha256": "ab", "old": "none", "new": "active"}
+    reported = {"command": "confirm", "key_set_digest": "", "confirmed": False, "problem": "its clock is 60 s slow"}
+    lines = [
+        SecretEvent(at=NOW, by="ann", version="9.8.7", **secret),
+        Confirmation(at=NOW, by="ann", replica="http://a", version="9.8.6", clock_offset_s=-60, **reported),
+        Confirmation(at=NOW, by="ann", replica=f"http://{'a' * 40}", **reported),
+    ]
+    path.write_bytes(append(path.read_bytes(), lines))
+    document = report.build_report(past.state())
+    words = Outline(report.render_html(document)).words()
+    for text in (
+        "lines by account ann: 4 of keys (History), 1 of secrets (Applications), 2 confirmations (Replicas).",
+        "2027-01-15 06:10:00 to 2027-01-15 06:10:12",  # shorter than a minute
+        "noneversion 9.8.7",
+        "6 its clock is 60 s slow http://a",
+        "noneversion 9.8.6",
+        "of files without a commit with anchor",
+        "for the whole history: ",
+        "when the secret in slot 1 is removed, the one in slot 2 moves to slot 1",
+    ):
+        assert text in words
+
+
+def test_the_keys_are_in_the_order_in_which_they_began_to_sign(past, pairs):
+    past.generate("ES256", NOW - DAY)
+    past.rotate("EdDSA", NOW - 7200, lead_s=600)
+    past.revoke("EdDSA", "leaked", NOW - 6590, replacement=pairs["RS256"].public)
+    document = report.build_report(past.state())
+    assert [row["kid"] for row in document["keys"]] == [past.kids[alg] for alg in ("ES256", "EdDSA", "RS256")]
+    assert [switch["number"] for switch in document["switches"]] == [1, 2]
 
 
 def test_switches_too_near_for_two_numbers_share_one(past):
