@@ -1,6 +1,5 @@
 """Every command is all or nothing: killed at each thing it does to a file, and run beside others of its kind."""
 
-import fcntl
 import io
 import itertools
 import json
@@ -56,7 +55,7 @@ def run(*arguments: object, stdin: str = "") -> int:
     """The exit status of a command in this process, without what it prints."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            sys.stdin, kept = io.StringIO(stdin), sys.stdin
+            sys.stdin, kept = io.TextIOWrapper(io.BytesIO(stdin.encode())), sys.stdin
             main.cli.main([str(argument) for argument in arguments], prog_name="verifier", standalone_mode=False)
         except (UnsafeOperationError, click.ClickException):
             return 1
@@ -346,8 +345,7 @@ def test_a_second_command_says_that_another_is_at_work(tmp_path, monkeypatch, ca
     monkeypatch.setattr(atomic, "LOCK_ATTEMPTS", 3)
     assert run("keys", "generate", "--keys", tmp_path) == 0
     lock = tmp_path / "private" / ".lock"
-    with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with atomic.locked(lock):
         monkeypatch.setattr(sys, "argv", ["verifier", "keys", "rotate", "--keys", str(tmp_path)])
         with pytest.raises(SystemExit) as end:
             main.main()
@@ -417,14 +415,13 @@ def test_of_applications_added_at_once_none_is_lost(tmp_path):
     remove = ("applications", "remove-secret", "application-0", "--slot", 1, "--file", path)
     # Of two that would leave none, one is refused.
     assert sorted(at_once([lambda: run(*remove)] * 2)) == [0, 1]
-    assert sorted(p.name for p in path.parent.iterdir()) == [".applications.json.lock", "applications.json"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["applications.json"]
 
 
 def test_an_application_file_that_is_being_changed_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "LOCK_ATTEMPTS", 3)
     path = tmp_path / "applications.json"
     assert run("applications", "add", "one", "--file", path, stdin=SECRET) == 0
-    with (tmp_path / ".applications.json.lock").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with atomic.locked(tmp_path / ".applications.json.lock"):
         assert run("applications", "add", "two", "--file", path, stdin=SECRET) == 1
     assert run("applications", "add", "two", "--file", path, stdin=SECRET) == 0

@@ -28,6 +28,12 @@ class RuleResult:
     skipped: str = ""  # why it was not checked, or ""
 
 
+def _split_unwrapped(text: str) -> tuple[str, str, str]:
+    if tokens.unwrap(text) != text:
+        raise InvalidToken(Reason.TOKEN_MALFORMED)
+    return tokens.split_compact(text)
+
+
 def explain(text: str, policy: Policy) -> list[RuleResult]:
     """Check a token against every rule, in the order in which `tokens.verify` does; raises nothing.
 
@@ -35,7 +41,7 @@ def explain(text: str, policy: Policy) -> list[RuleResult]:
     The first failure has the reason that the server gives.
     """
     results: list[RuleResult] = []
-    segments, error = _attempt(text, "", tokens.split_compact)
+    segments, error = _attempt(text, "", _split_unwrapped)
     if error:
         results.append(_result("form", "RFC 7515 §7.1", "header.payload.signature", _describe_form(text), error))
         # The token inside is checked all the same, because it has to be right as well.

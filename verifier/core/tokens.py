@@ -45,11 +45,11 @@ def split_compact(text: str) -> tuple[str, str, str]:
     """Split a compact JWS into header, payload and signature, each still encoded.
 
     Raises:
-        InvalidToken: it does not have three parts, or something surrounds it.
+        InvalidToken: it does not have three parts.
     """
     signing_input, _, signature = text.rpartition(".")
     header, dot, payload = signing_input.partition(".")
-    if not dot or "." in payload or unwrap(text) != text:
+    if not dot or "." in payload:
         raise InvalidToken(Reason.TOKEN_MALFORMED)
     return header, payload, signature
 
@@ -75,14 +75,17 @@ def verify(text: str, policy: Policy) -> Player:
     Raises:
         InvalidToken: with the reason of the first rule that the token breaks.
     """
-    encoded_header, payload, encoded_signature = split_compact(text)
-    header = _headers.get(encoded_header)
-    cached = header is not None
-    if header is None:
-        header = decode(loads_object, decode(b64url_decode, encoded_header, "header"), "header")
-    claims_json = decode(b64url_decode, payload, "payload")
-    signing_input = text[: -len(encoded_signature) - 1].encode("ascii")
-    signature = decode(b64url_decode, encoded_signature, "signature")
+    try:
+        encoded_header, payload, encoded_signature = split_compact(text)
+        header = _headers.get(encoded_header)
+        cached = header is not None
+        if header is None:
+            header = decode(loads_object, decode(b64url_decode, encoded_header, "header"), "header")
+        claims_json = decode(b64url_decode, payload, "payload")
+        signing_input = text[: -len(encoded_signature) - 1].encode("ascii")
+        signature = decode(b64url_decode, encoded_signature, "signature")
+    except InvalidToken as error:
+        raise (error if unwrap(text) == text else InvalidToken(Reason.TOKEN_MALFORMED)) from None
     key = policy.keyring.find(header.get("kid"))
     token = UnverifiedToken(header, _NO_CLAIMS, signing_input, signature, key)
     try:
