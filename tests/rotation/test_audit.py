@@ -90,7 +90,7 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
 
 
 def test_every_rule_has_a_unique_name_a_source_and_a_remediation():
-    assert len({rule.id for rule in RULES}) == len(RULES) == 43
+    assert len({rule.id for rule in RULES}) == len(RULES) == 44
     assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
     assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
 

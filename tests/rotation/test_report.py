@@ -501,8 +501,8 @@ def test_the_page_names_what_it_could_not_check(past):
         "No replica was queried",
         "Was a private key ever committed? Not known: not a git checkout.",
         "No line records --force.",
-        "No findings. 26 of 43 rules of the audit hold; the others were not checked.",
-        "17 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
+        "No findings. 26 of 44 rules of the audit hold; the others were not checked.",
+        "18 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
         "--applications FILE, --require-signed, --deployed FOLDER, --metrics URL.",
         "the history continues from the anchorneeds --since N:DIGEST",
     ):

@@ -616,7 +616,7 @@ def test_each_small_read_is_later_than_the_one_before(size, growth, closing):
             connection.data_received(b"y" * size)
             connection._end_read_interval()
         first, last = connection_module.READ_INTERVAL_S, connection_module.MAX_READ_INTERVAL_S
-        assert delays == [min(first * growth ** (n + 1), last) for n in range(10)]
+        assert delays == [min(first * growth**n, last) for n in range(10)]
 
     asyncio.run(run())
 

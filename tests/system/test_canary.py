@@ -431,7 +431,7 @@ def test_dev_shows_its_secret_and_its_token_in_its_own_request_and_nowhere_else(
     found.token(code[1])
     holding = [line for line in done.stdout.splitlines() if found.found_in(line.encode())]
     assert len(holding) == 1
-    assert holding[0].startswith("request   curl -sS http://127.0.0.1:")
+    assert holding[0].startswith("request   POST http://127.0.0.1:")
     assert found.found_in(done.stderr.encode()) == []
     for what, data in files_of(tmp_path, (r"\.verifier-dev/secret",)):
         assert found.found_in(data) == [], what

@@ -79,8 +79,9 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
     directory.refresh()
     keyring = directory.keyring
     found, events = _history_problems(directory, keys / "history.jsonl", now)
-    missing = missing_private_keys(keyring, private, now, history.imported(events))
-    problems = [*found, *(describe_missing(key, private, now) for key in missing)]
+    imported = history.imported(events)  # which may sign in a KMS or an HSM
+    missing = missing_private_keys(keyring, private, now)
+    problems = [*found, *(describe_missing(key, private, now) for key in missing if key.kid not in imported)]
     limit = plan.rotate_by(keyring, now, cryptoperiod_s)
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
@@ -91,6 +92,9 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
             name = f"{key.kid}  {key.algorithm.name:<5}  {keyring.state(key, now):<8}"
             due = f", rotate by {utc(limit)}" if limit is not None and key.nbf + cryptoperiod_s == limit else ""
             echo(f"{name}  {utc(key.nbf)} to {until}{due}")
+        for key in missing:
+            if key.kid in imported:
+                warn(describe_missing(key, private, now))
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
         if directory.missing_hint:

@@ -105,8 +105,7 @@ def _describe_remaining(store: Keystore, events: list[Event]) -> Iterator[str]:
     if len(pending) > 1:
         kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
         yield f"{len(pending)} keys are pending; withdraw all but one: {kids}"
-    imported = history.imported(history.load(store.read_history()).events)
-    for key in missing_private_keys(keyring, store.private, now, imported):
+    for key in missing_private_keys(keyring, store.private, now):
         yield describe_missing(key, store.private, now)
     for obstacle in obstacles(store.public, store.history, store.read_history(), now):
         yield f"{obstacle.found}; {obstacle.remediation}"

@@ -109,12 +109,12 @@ def private_kept(inventory: Inventory) -> Violations:
             yield Violation(found, remediation)
 
 
-def private_missing(inventory: Inventory) -> Violations:
-    """Find keys that cannot sign where others can."""
+def private_missing(inventory: Inventory, *, imported: bool = False) -> Violations:
+    """Find keys, those made here or those `imported`, that cannot sign where others can."""
     held = {file.path.stem for file in inventory.private_keys()}
     elsewhere = history.imported(inventory.history.events)
     for key in inventory.keys_in(KeyState.CURRENT, KeyState.PENDING) if held else ():
-        if key.kid not in held | elsewhere:
+        if key.kid not in held and (key.kid in elsewhere) is imported:
             when, instead = "now", "or replace it: verifier keys revoke --replace --reason '...'"
             if key.nbf > inventory.now:
                 when, instead = f"from {utc(key.nbf)}", "or, before the switch: verifier keys cancel"

@@ -246,9 +246,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _delay_next_read(self, small: bool) -> None:
         """Let the kernel gather what comes next: a read has the same price for one byte as for many."""
+        self.read_timer = self.loop.call_later(self.read_interval_s, self._end_read_interval)
         if small:
             self.read_interval_s = min(SMALL_READ_FACTOR * self.read_interval_s, MAX_READ_INTERVAL_S)
-        self.read_timer = self.loop.call_later(self.read_interval_s, self._end_read_interval)
         self._pause_reading()
 
     def _end_read_interval(self) -> None:

@@ -1,6 +1,6 @@
 """A private key: generated, read from a PEM file, and used to sign."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,10 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
     return PrivateKey(public.kid, public.algorithm.name, key, public.exp)
 
 
-def missing_private_keys(
-    keyring: Keyring, private: Path, now: float, imported: Collection[str] = ()
-) -> list[PublicKey]:
-    """Return the current and pending keys without a private key, where `private` holds any.
-
-    Without the `imported` ones, which sign elsewhere.
-    """
+def missing_private_keys(keyring: Keyring, private: Path, now: float) -> list[PublicKey]:
+    """Return the current and pending keys without a private key, where `private` holds any."""
     here = {path.stem for path in private.glob("*.pem") if path.is_file()}
-    missing = [key for key in keyring.keys.values() if here and key.kid not in here and key.kid not in imported]
+    missing = [key for key in keyring.keys.values() if here and key.kid not in here]
     return [key for key in missing if keyring.state(key, now) in (KeyState.CURRENT, KeyState.PENDING)]
 
 
