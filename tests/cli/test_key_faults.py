@@ -163,3 +163,13 @@ def test_a_closed_standard_input_is_empty(tmp_path, command):
     assert re.fullmatch(
         r"verifier: error: .*(secret|standard input) is empty.*\n(verifier: hint: .*\n)?", done.stderr
     ), done.stderr
+
+
+def test_a_reader_that_has_gone_ends_the_command_in_silence(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "verifier", "keys", "generate"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert len(list((tmp_path / "keys" / "public").iterdir())) == 1
