@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from verifier.rotation import git
-from verifier.rotation.git import Git, GitError, find_repositories, names_by_commit
+from verifier.rotation.git import Git, GitError, find_repositories
 
 
 @pytest.fixture
@@ -88,6 +88,9 @@ def test_the_environment_of_git_is_not_inherited(repository, monkeypatch):
     assert Git(repository).text("status") == f"{[f'GIT_{name}' for name in own]}\n"
 
 
-def test_names_are_listed_with_their_commit():
+def test_changes_are_listed_with_their_commit(repository, monkeypatch):
     first, second = "a" * 40, "b" * 64
-    assert names_by_commit(f"\x01{first}\0\nx\0y\0\0\x01{second}\0\nz\0") == [(first, "x"), (first, "y"), (second, "z")]
+    raw = ":000000 100644 " + "0" * 40 + " {} A\0"
+    output = f"\x01{first}\0\n{raw.format('c')}x\0{raw.format('d')}y\0\0\x01{second}\0\n{raw.format('e')}z\0"
+    fake(repository, f"print({output!r}, end='')", monkeypatch)
+    assert list(Git(repository).changes()) == [(first, "c", "x"), (first, "d", "y"), (second, "e", "z")]

@@ -105,3 +105,18 @@ def test_a_key_directory_that_is_the_whole_repository_has_nothing_around_it(repo
     git(repository.keys, "init", "-q")
     commit(repository.keys)
     assert found(repository) == ()
+
+
+@pytest.mark.parametrize("name", ["deploy/\x01" + "a" * 40, ":000000 100644 0 0 A", "\x01" + "a" * 40, "\nk\n"])
+def test_the_name_of_a_file_does_not_hide_its_private_key(repository, name):
+    added = leak(repository, pem(repository), name)
+    assert found(repository) == expected(repository, added, name)
+
+
+def test_a_private_key_that_replaced_a_link_is_found(repository):
+    path = repository.top / "k"
+    path.symlink_to("nowhere")
+    commit(repository.top)
+    path.unlink()
+    added = leak(repository, pem(repository), "k")
+    assert found(repository) == expected(repository, added, "k")

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -22,6 +21,10 @@ _OPTIONS = (
     "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "core.quotePath=false",
     "-c", "log.showSignature=false", "-c", "core.untrackedCache=false",
     "-c", "core.commitGraph=false",  # because that file can leave commits and changes out
+)  # fmt: skip
+_LOG = (
+    "log", "--all", "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", "--raw",
+    "--no-abbrev", "--diff-filter=d", "--format=%x01%H",
 )  # fmt: skip
 # An empty list of protocols, because a query must not fetch what a partial clone lacks.
 _ENVIRONMENT = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_ALLOW_PROTOCOL": ""}
@@ -117,6 +120,20 @@ class Git:
             raise GitError(f"git {arguments[0]} failed ({message or f'exit status {process.returncode}'})")
         return output
 
+    def changes(self, *arguments: str) -> Iterator[tuple[str, str, str]]:
+        """Yield each file that a commit of any branch or tag added or changed: the commit, the blob and the path.
+
+        Raises:
+            GitError: as `run`.
+        """
+        commit, tokens = "", iter(self.text(*_LOG, *arguments).split("\0"))
+        for token in tokens:
+            token = token.strip("\n")
+            if token.startswith("\x01"):
+                commit = token[1:]
+            elif token:  # the path follows, whatever it looks like
+                yield commit, token.split(" ")[3], next(tokens)
+
     def _collect(self, process: "subprocess.Popen[bytes]") -> tuple[bytes, str]:
         """Return the output, and why the process was ended, or ""."""
         expired = threading.Event()
@@ -149,18 +166,6 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
     else:  # pragma: no cover - Windows
         process.kill()
-
-
-def names_by_commit(output: str) -> list[tuple[str, str]]:
-    """Parse `git log -z --name-only --format=%x01%H` into pairs of commit and path."""
-    found, commit = [], ""
-    for token in output.split("\0"):
-        token = token.strip("\n")
-        if re.fullmatch(r"\x01[0-9a-f]{40,64}", token):
-            commit = token[1:]
-        elif token:
-            found.append((commit, token))
-    return found
 
 
 def blob_name(content: bytes, digits: int) -> str:

@@ -13,8 +13,6 @@ from verifier.rotation.git import Git, read_blobs
 TIMEOUT_S = 20.0  # because a large repository has many changes to search
 MAX_BYTES = 1_048_576  # of a file; a larger one is not searched
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----.*?-----END ([A-Z0-9]+ )*PRIVATE KEY-----", re.DOTALL)
-_LOG = ("log", "--all", "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", "--raw",
-        "--no-abbrev", "--diff-filter=AM", "--format=%x01%H")  # fmt: skip
 
 
 def search(git: Git, prefix: str, kids: Collection[str]) -> Iterator[str]:
@@ -26,32 +24,18 @@ def search(git: Git, prefix: str, kids: Collection[str]) -> Iterator[str]:
     if not prefix:
         return  # the key directory is the whole repository
     git = git.within(TIMEOUT_S)
-    names = {name for _, _, name in _versions(git.text(*_LOG, "--text", "-G", "PRIVATE KEY-----"))}
+    names = {name for _, _, name in git.changes("--text", "-G", "PRIVATE KEY-----")}
     names = {name for name in names if not name.startswith(prefix)}
     if not names:
         return
     # Every version of these files, because a key can be replaced between the same two lines.
-    versions = _versions(git.text(*_LOG, "--", *sorted(names)))
-    places = {blob: (commit, name) for commit, blob, name in versions}
+    places = {blob: (commit, name) for commit, blob, name in git.changes("--", *sorted(names))}
     sizes = git.text("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin="\n".join(places).encode())
     small = [blob for blob, size in map(str.split, sizes.splitlines()) if size.isdecimal() and int(size) <= MAX_BYTES]
     for blob, content in read_blobs(git, small).items():
         for kid in sorted(_kids(content).intersection(kids)):
             commit, name = places[blob]
             yield f"commit {commit[:12]} contains the private key of {kid} in {name}, outside of the key directory"
-
-
-def _versions(output: str) -> Iterator[tuple[str, str, str]]:
-    """Parse `git log -z --raw`: the commit, the blob and the path of each change."""
-    commit = blob = ""
-    for token in output.split("\0"):
-        token = token.strip("\n")
-        if re.fullmatch(r"\x01[0-9a-f]{40,64}", token):
-            commit = token[1:]
-        elif token.startswith(":") and token.count(" ") == 4:
-            blob = token.split(" ")[3]
-        elif token:
-            yield commit, blob, token
 
 
 def _kids(content: bytes) -> set[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from verifier.rotation import leaks
-from verifier.rotation.git import Git, GitError, blob_name, find_repositories, names_by_commit, read_blobs
+from verifier.rotation.git import Git, GitError, blob_name, find_repositories, read_blobs
 from verifier.rotation.history import digest, load, merged_events, merged_lines
 from verifier.rotation.markers import is_marker
 from verifier.storage.snapshot import read_file
@@ -132,13 +132,11 @@ def _others(folder: Path, top: Path | None) -> Iterator[str]:
 def _private(git: Git, prefix: str, tracked: list[str]) -> tuple[str, ...]:
     """Return where a private key is tracked, or was committed on any branch."""
     found = [f"{name} is tracked" for name in tracked if _is_private(name)]
-    common = ("log", "--all", "--full-history", "-m", "--no-renames", "--no-ext-diff", "--no-textconv",
-              "-z", "--name-only", "--format=%x01%H")  # fmt: skip
-    by_name = git.text(*common, "--diff-filter=AM", "--", prefix or ".")
-    by_content = git.text(*common, "--text", "-G", PRIVATE_TEXT, "--", prefix or ".")
-    named = [(commit, name.removeprefix(prefix)) for commit, name in names_by_commit(by_name)]
+    committed = git.changes("--", prefix or ".")
+    by_content = git.changes("--text", "-G", PRIVATE_TEXT, "--", prefix or ".")
+    named = [(commit, name.removeprefix(prefix)) for commit, _, name in committed]
     commits = {name: commit for commit, name in named if _is_private(name)}
-    commits |= {name.removeprefix(prefix): commit for commit, name in names_by_commit(by_content)}
+    commits |= {name.removeprefix(prefix): commit for commit, _, name in by_content}
     return (*found, *(f"commit {commit[:12]} contains {name}" for name, commit in sorted(commits.items())))
 
 
