@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.rotation.test_tampering import AUTHOR, commit, git
-from tests.system.test_key_sequences import NOW, WAITS, keyring, prepare, run
+from tests.system.test_key_sequences import LONG_STEPS, NOW, WAITS, keyring, prepare, run
 from verifier.core.keyring import Keyring
 from verifier.rotation import history, key_checks
 from verifier.rotation.audit import findings
@@ -199,13 +199,7 @@ class World:
         assert found == []
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),
-)
+@settings(LONG_STEPS, max_examples=40)
 @given(steps=st.lists(STEP, min_size=4, max_size=12))
 def test_at_every_moment_on_each_branch_there_is_a_key_that_signer_and_replicas_share(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("branches")

@@ -94,6 +94,15 @@ def run(arguments: list[str], kill_at: int | None, patch: pytest.MonkeyPatch) ->
     return True, errors.getvalue()
 
 
+# Of tests whose steps run commands: each takes long, and is not shortened when it fails.
+LONG_STEPS = settings(
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),
+)
+
+
 class World:
     """A key directory where tokens are signed, and the replicas: of this folder, and of what was deployed last."""
 
@@ -140,13 +149,7 @@ class World:
         assert found.current(self.now), "no key signs"
 
 
-@settings(
-    max_examples=150,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate),
-)
+@settings(LONG_STEPS, max_examples=150)
 @given(steps=st.lists(STEP, min_size=4, max_size=14))
 def test_at_every_moment_there_is_a_key_that_the_signer_has_and_every_replica_accepts(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("sequence") / "keys"

@@ -26,6 +26,18 @@ MAX_INPUT_BYTES = 1_048_576
 MAX_TEXT = 1000  # because a key file of more than 64 KiB is not read
 
 
+def open_keystore(folder: Path, *, create: bool = False) -> Keystore:
+    """Return a key directory, which need not exist if `create` is set.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    store = Keystore(folder)
+    if store.public.is_nested or not (create or store.public.folder.is_dir()):
+        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
+    return store
+
+
 @contextmanager
 def begin(
     folder: Path, *, create: bool = False, revoking: bool = False, force: bool = False
@@ -38,9 +50,7 @@ def begin(
         ConfigError: there is no key directory, or its files or history cannot be used.
         UnsafeOperationError: the clock is behind the history, or another process holds the lock.
     """
-    store = Keystore(folder)
-    if store.public.is_nested or not (create or store.public.folder.is_dir()):
-        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
+    store = open_keystore(folder, create=create)
     with store.transaction(revoking=revoking) as keyring:
         while store.notes:
             warn(store.notes.pop(0))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from verifier.cli.changes import begin, print_events, read_input, text_argument
+from verifier.cli.changes import begin, open_keystore, print_events, read_input, text_argument
 from verifier.cli.evidence import audit, confirm, report
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.help import CommandGroup
@@ -29,7 +29,7 @@ from verifier.cli.revoke import revoke
 from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.keyring import Keyring, PublicKey
 from verifier.core.times import duration, utc
-from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
+from verifier.errors import KeyFileError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.confirmations import needed_overlap
 from verifier.rotation.key_import import Verdict, read_document
@@ -277,8 +277,6 @@ def _require_importable(
 @keys_option
 def recover(undo: bool, keys: Path) -> None:
     """Finish the change of a command that was interrupted. Every command that changes keys does this first."""
-    store = Keystore(keys)
-    if not store.public.folder.is_dir():
-        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
+    store = open_keystore(keys)
     with store.transaction(undo=undo):
         echo("\n".join(store.notes) or "Nothing to recover.")

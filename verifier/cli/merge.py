@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from verifier.cli.changes import NO_CURRENT_KEY, print_events
+from verifier.cli.changes import NO_CURRENT_KEY, open_keystore, print_events
 from verifier.cli.options import json_option, keys_option, option, window_options
 from verifier.cli.output import warn
 from verifier.core.keyring import parse_public_key
@@ -34,9 +34,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
 
     Keeps the history of this branch, and records the lines and the keys of the other branch in one more line each.
     """
-    store = Keystore(keys)
-    if not store.public.folder.is_dir():
-        raise ConfigError(f"{store.public.folder}: no such folder", store.public.missing_hint)
+    store = open_keystore(keys)
     with store.transaction():
         while store.notes:
             warn(store.notes.pop(0))

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from verifier.cli.output import write
+from verifier.cli.program import FILES
 from verifier.core import times
 from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.encoding import describe_flaw
@@ -38,7 +39,8 @@ class Option(click.Option):
         """Parse the option; keep for `with_files` which files the command line names."""
         parsed = super().handle_parse_result(ctx, opts, args)
         word = "--file" if self.opts[0] == "--applications" else self.opts[0]
-        if ctx.obj is not None and ctx.get_parameter_source(str(self.name)) is ParameterSource.COMMANDLINE:
+        given = ctx.get_parameter_source(str(self.name)) is ParameterSource.COMMANDLINE
+        if given and ctx.obj is not None and word in FILES.values():
             ctx.obj[word] = str(parsed[0])
         return parsed
 

@@ -183,10 +183,11 @@ def _read(path: Path, limit: int, *, optional: bool = False) -> bytes:
 
 
 def _parse_applications(path: Path) -> tuple[Applications, list[str]]:
+    content = _read(path, MAX_APPLICATIONS_BYTES)
     try:
-        return apps.parse(_read(path, MAX_APPLICATIONS_BYTES))
+        return apps.parse(content)
     except ConfigError as exc:
-        raise ConfigError(str(exc) if str(path) in str(exc) else f"{path}: {exc}", exc.hint) from exc
+        raise ConfigError(f"{path}: {exc}", exc.hint) from exc
 
 
 def _walk(folder: Path) -> Iterator[File]:
