@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import NOW
 from tests.support import forge
-from verifier.core.durations import LEAD_S
 from verifier.core.keyring import Keyring, KeyState, parse_public_key
+from verifier.core.times import LEAD_S
 from verifier.errors import UnsafeOperationError
 from verifier.rotation import plan
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy

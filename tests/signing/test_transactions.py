@@ -8,8 +8,7 @@ import stat
 import pytest
 
 from tests.conftest import NOW
-from verifier.core.durations import LEAD_S
-from verifier.core.times import utc
+from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.plan import activate_first_key

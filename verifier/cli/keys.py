@@ -26,9 +26,8 @@ from verifier.cli.options import (
 )
 from verifier.cli.output import echo, warn
 from verifier.cli.revoke import revoke
-from verifier.core.durations import LEAD_S, RETENTION_S
 from verifier.core.keyring import Keyring, PublicKey
-from verifier.core.times import duration, utc
+from verifier.core.times import LEAD_S, RETENTION_S, duration, utc
 from verifier.errors import KeyFileError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.confirmations import needed_overlap

@@ -14,7 +14,6 @@ from click.core import ParameterSource
 from verifier.cli.output import write
 from verifier.cli.program import FILES
 from verifier.core import times
-from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.encoding import describe_flaw
 from verifier.server.settings import Settings
 from verifier.server.variables import refuse_service_link
@@ -153,7 +152,7 @@ cryptoperiod_option = option(
     "--cryptoperiod",
     "cryptoperiod_s",
     type=DURATION,
-    default=times.duration(CRYPTOPERIOD_S),
+    default=times.duration(times.CRYPTOPERIOD_S),
     help="How long a key may sign.",
 )
 json_option = option("--json", "as_json", is_flag=True, help="Output JSON.")

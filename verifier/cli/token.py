@@ -10,8 +10,8 @@ import click
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import json_option, leeway_option, max_lifetime_option, option, print_json, token_options
 from verifier.core import explain as explanation
-from verifier.core.durations import DEFAULT_LIFETIME_S
 from verifier.core.rules import Policy
+from verifier.core.times import DEFAULT_LIFETIME_S
 from verifier.errors import ConfigError, Reason
 from verifier.storage.key_directory import KeyDirectory
 

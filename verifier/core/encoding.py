@@ -199,6 +199,4 @@ def describe_flaw(text: str) -> str:
 
 def printable(text: str) -> str:
     """Escape every character that a terminal or a log would not show as it is."""
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

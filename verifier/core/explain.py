@@ -28,12 +28,6 @@ class RuleResult:
     skipped: str = ""  # why it was not checked, or ""
 
 
-def _split_unwrapped(text: str) -> tuple[str, str, str]:
-    if tokens.unwrap(text) != text:
-        raise InvalidToken(Reason.TOKEN_MALFORMED)
-    return tokens.split_compact(text)
-
-
 def explain(text: str, policy: Policy) -> list[RuleResult]:
     """Check a token against every rule, in the order in which `tokens.verify` does; raises nothing.
 
@@ -41,17 +35,21 @@ def explain(text: str, policy: Policy) -> list[RuleResult]:
     The first failure has the reason that the server gives.
     """
     results: list[RuleResult] = []
-    segments, error = _attempt(text, "", _split_unwrapped)
-    if error:
-        results.append(_result("form", "RFC 7515 §7.1", "header.payload.signature", _describe_form(text), error))
-        # The token inside is checked all the same, because it has to be right as well.
-        segments, error = _attempt(tokens.unwrap(text), "", tokens.split_compact)
+    unwrapped = tokens.unwrap(text)
+    # The token inside is checked all the same, because it has to be right as well.
+    segments, error = _attempt(tokens.split_compact, unwrapped)
+    if error or unwrapped != text:
+        malformed = InvalidToken(Reason.TOKEN_MALFORMED)
+        results.append(
+            _result("form", "RFC 7515 §7.1", "header.payload.signature", _describe_form(text, unwrapped), malformed)
+        )
     if error:
         return results
     decoded: list[Any] = []
     for (name, form), segment in zip(_FORMS.items(), segments, strict=True):
-        decoders = (b64url_decode, loads_object) if name == "header" else (b64url_decode,)
-        data, error = _attempt(segment, name, *decoders)
+        data, error = _attempt(tokens.decode, b64url_decode, segment, name)
+        if name == "header" and not error:
+            data, error = _attempt(tokens.decode, loads_object, data, name)
         results.append(_result(name, "RFC 7515 §5.2", form, _count(len(segment), "character"), error))
         decoded.append(data)
     header, payload, signature = decoded
@@ -61,27 +59,23 @@ def explain(text: str, policy: Policy) -> list[RuleResult]:
     results += _check(SIGNATURE_RULES, token, policy, "the header cannot be read" if header is None else "")
     claims = None
     if payload is not None:
-        claims, error = _attempt(payload, "payload", loads_object)
-        results.append(
-            _result("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", _count(len(payload), "byte"), error)
-        )
+        claims, error = _attempt(tokens.decode, loads_object, payload, "payload")
+        size = _count(len(payload), "byte")
+        results.append(_result("claims", "RFC 7519 §7.2", "a JSON object in UTF-8", size, error))
     unreadable = "the payload cannot be read" if claims is None else ""
     return results + _check(CLAIM_RULES, token._replace(claims=claims or {}), policy, unreadable)
 
 
-def _attempt(data: Any, name: str, *decoders: Callable[[Any], Any]) -> tuple[Any, InvalidToken | None]:
-    """Return the decoded data, or None and the error."""
+def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, InvalidToken | None]:
+    """Return the result, or None and the error."""
     try:
-        for decoder in decoders:
-            data = tokens.decode(decoder, data, name)
+        return function(*arguments), None
     except InvalidToken as exc:
         return None, exc
-    return data, None
 
 
-def _describe_form(text: str) -> str:
+def _describe_form(text: str, token: str) -> str:
     """Describe a text that is no compact JWS; where something surrounds a token, what to remove."""
-    token = tokens.unwrap(text)
     found = f"{_count(text.count('.') + 1, 'part')}, {_count(len(text), 'character')}"
     if not token or token == text:
         return found
@@ -97,11 +91,7 @@ def _count(number: int, noun: str) -> str:
 def _check(checked: tuple[Rule, ...], token: UnverifiedToken, policy: Policy, unreadable: str) -> list[RuleResult]:
     results: list[RuleResult] = []
     for rule in checked:
-        error = None
-        try:
-            rule.check(token, policy)
-        except InvalidToken as exc:
-            error = exc
+        _, error = _attempt(rule.check, token, policy)
         failed = {result.rule: result.reason for result in results if result.reason}
         expected = rule.expects.format(**policy._asdict())
         if skipped := unreadable or _skipped(rule.name, token, error, failed):

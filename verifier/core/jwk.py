@@ -81,15 +81,13 @@ def load(jwk: Mapping[str, Any]) -> tuple[Algorithm, Any]:
     Rejects private members, an "alg" that does not fit the key, Ed448 and other curves, RSA keys
     that are too short (RFC 7518 §3.3), points that are not on the curve, and base64url that is not canonical.
     """
-    private = sorted(PRIVATE_MEMBERS & jwk.keys())
-    if private:
+    if private := sorted(PRIVATE_MEMBERS & jwk.keys()):
         raise KeyFileError(f"private key material in a public key (found member {', '.join(private)})")
     algorithm = ALGORITHM_NAMES.get(str(jwk.get("alg")))
     if algorithm is None:
         raise KeyFileError("alg is missing or not supported (expected ES256, EdDSA or RS256)")
     if jwk.get("kty") != algorithm.kty or jwk.get("crv") != algorithm.crv:
-        kind = algorithm.crv or algorithm.kty
-        raise KeyFileError(f"kty and crv do not fit alg {algorithm.name} (expected {kind})")
+        raise KeyFileError(f"kty and crv do not fit alg {algorithm.name} (expected {algorithm.crv or algorithm.kty})")
     for name in algorithm.members:
         if name in ("kty", "crv"):
             continue

@@ -108,11 +108,6 @@ def is_date(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TIME
 
 
-def _sort_key(key: PublicKey) -> tuple[int, float, str]:
-    # Of two keys with the same nbf, the newer one ends later, because a rotation ends the older one.
-    return key.nbf, math.inf if key.exp is None else key.exp, key.kid
-
-
 def _state(key: PublicKey, now: float, current: PublicKey | None) -> KeyState:
     if key.revoked_at is not None:
         return KeyState.REVOKED
@@ -127,7 +122,9 @@ class Keyring:
     """An immutable set of keys and its schedule."""
 
     def __init__(self, keys: Iterable[PublicKey] = ()) -> None:
-        self.keys: Mapping[str, PublicKey] = {key.kid: key for key in sorted(keys, key=_sort_key)}
+        # Of two keys with the same nbf, the newer one ends later, because a rotation ends the older one.
+        in_order = sorted(keys, key=lambda key: (key.nbf, math.inf if key.exp is None else key.exp, key.kid))
+        self.keys: Mapping[str, PublicKey] = {key.kid: key for key in in_order}
         known = [[k.kid, k.nbf, k.exp, k.revoked_at] for k in self.keys.values()]
         # Replicas with the same digest accept and reject the same keys at every moment.
         self.digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -11,10 +11,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from verifier.core import jwk
-from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.keyring import Keyring, PublicKey
-from verifier.core.times import MAX_TIME
+from verifier.core.times import LEEWAY_S, MAX_LIFETIME_S, MAX_TIME
 from verifier.errors import InvalidToken, Reason
 
 TYPE = "at+jwt"  # RFC 9068 §2.1

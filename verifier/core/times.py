@@ -1,7 +1,14 @@
-"""Points in time and durations as text."""
+"""Default durations, and points in time and durations as text."""
 
 from datetime import UTC, datetime
 
+# Here, so that commands can name them without a cryptography library.
+MAX_LIFETIME_S = 300  # of a token
+DEFAULT_LIFETIME_S = 120  # of issued tokens, because with the maximum, rounding would cause rejections
+LEEWAY_S = 30
+LEAD_S = 3600  # from publishing a key to its first signature
+RETENTION_S = 400 * 86_400  # a public file after its key has ended
+CRYPTOPERIOD_S = 90 * 86_400  # how long a key signs
 MAX_TIME = 10**11  # the year 5138; as milliseconds 1973, so a larger number is in milliseconds
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

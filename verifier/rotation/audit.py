@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from verifier.core.durations import MAX_LIFETIME_S
-from verifier.core.times import duration
+from verifier.core.times import MAX_LIFETIME_S, duration
 from verifier.rotation import file_checks, history_checks, key_checks, replica_checks, switch_checks
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S

@@ -13,9 +13,9 @@ from typing import Any
 
 from verifier.core import applications as apps
 from verifier.core.applications import Applications
-from verifier.core.durations import CRYPTOPERIOD_S
 from verifier.core.jwk import PRIVATE_MEMBERS
 from verifier.core.keyring import Keyring, KeyState, PublicKey
+from verifier.core.times import CRYPTOPERIOD_S
 from verifier.errors import ConfigError
 from verifier.rotation import witness
 from verifier.rotation.history import Anchor, History, load

@@ -1,8 +1,7 @@
 """Checks of the keys' dates: that a key signs, and that each token can be verified until it expires."""
 
-from verifier.core.durations import MAX_LIFETIME_S
 from verifier.core.keyring import KeyState
-from verifier.core.times import duration, utc
+from verifier.core.times import MAX_LIFETIME_S, duration, utc
 from verifier.rotation.history import ended, replay
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S

@@ -5,9 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verifier.core.durations import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_S
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
-from verifier.core.times import utc, when
+from verifier.core.times import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_S, utc, when
 from verifier.errors import UnsafeOperationError
 from verifier.rotation.history import ABSENT, REMOVED
 

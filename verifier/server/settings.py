@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from verifier.core.applications import Secret
-from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.encoding import describe_flaw, is_utf8_encodable
+from verifier.core.times import LEEWAY_S, MAX_LIFETIME_S
 from verifier.errors import ConfigError
 from verifier.server.variables import refuse_service_link, unknown_variables
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from verifier.core.durations import DEFAULT_LIFETIME_S, MAX_LIFETIME_S
 from verifier.core.encoding import b64url_encode, describe_flaw
 from verifier.core.jwk import ALGORITHM_NAMES
 from verifier.core.keyring import Keyring
 from verifier.core.rules import CLAIM_CHECKS, TYPE, Policy, UnverifiedToken
+from verifier.core.times import DEFAULT_LIFETIME_S, MAX_LIFETIME_S
 from verifier.core.tokens import Player
 from verifier.errors import InvalidToken, IssueError
 from verifier.signing.current_key import CurrentKey

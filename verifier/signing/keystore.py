@@ -10,9 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from verifier.core import jwk
-from verifier.core.durations import LEAD_S
 from verifier.core.keyring import Keyring, KeyState, parse_public_key
-from verifier.core.times import utc
+from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import Confirmation, Event, Line, SecretEvent

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from verifier.core.durations import LEAD_S
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
-from verifier.core.times import utc
+from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import ABSENT, Event

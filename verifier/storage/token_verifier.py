@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 
 from verifier.core import tokens
-from verifier.core.durations import LEEWAY_S, MAX_LIFETIME_S
 from verifier.core.encoding import describe_flaw
 from verifier.core.keyring import Keyring
 from verifier.core.rules import Policy
+from verifier.core.times import LEEWAY_S, MAX_LIFETIME_S
 from verifier.errors import ConfigError
 from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.refresher import Refresher
