@@ -12,11 +12,12 @@ from tests.conftest import APPLICATION_ID, NOW
 from tests.support import forge
 from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import KeyState
+from verifier.core.times import LEAD_S
 from verifier.errors import ConfigError
-from verifier.rotation import audit, history, plan
+from verifier.rotation import audit, history
 from verifier.rotation.audit import RULES, findings
 from verifier.rotation.inventory import Inventory
-from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, activate_first_key, rotate
+from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, Planner, activate_first_key
 from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
@@ -36,10 +37,10 @@ def store(tmp_path) -> Keystore:
     return store
 
 
-def schedule(store: Keystore, **options: Any) -> str:
+def schedule(store: Keystore, lead_s: int = LEAD_S, **options: Any) -> str:
     jwk, pem = store.generate_pair("ES256")
     with store.transaction() as keyring:
-        store.apply(rotate(keyring, jwk, now=NOW, **options), "rotate", now=NOW, pem=pem)
+        store.apply(Planner(keyring, NOW, **options).rotate(jwk, lead_s), "rotate", now=NOW, pem=pem)
     return str(jwk["kid"])
 
 
@@ -200,7 +201,7 @@ def killed(*_: Any, **__: Any) -> None:
 def test_an_interrupted_command_is_found_and_finished_by_the_next(store, audited):
     with store.transaction() as keyring, pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal.Directory, "_apply", killed)
-        change = plan.revoke(keyring, keyring.current(NOW), "x", now=NOW, force=True)
+        change = Planner(keyring, NOW, force=True).revoke(keyring.current(NOW), "x")
         with pytest.raises(KeyboardInterrupt):
             store.apply(change, "revoke", now=NOW)
     text = "a command was interrupted; its change is written down and not carried out"

@@ -14,6 +14,7 @@ from tests.rotation.test_plan_property import POOL, WINDOW, ring
 from verifier.core.keyring import Keyring, KeyState
 from verifier.errors import UnsafeOperationError
 from verifier.rotation import history, merge, plan, preconditions
+from verifier.rotation.plan import Planner
 from verifier.signing.events import make_event
 from verifier.signing.recovery import render
 from verifier.storage.key_directory import KeyDirectory
@@ -86,16 +87,16 @@ class World:
         try:
             if name == "rotate":
                 lead_s = 7200 if command == "rotate-2h" else 3600
-                steps = plan.rotate(keyring, jwk, now=now, lead_s=lead_s, window=WINDOW)
+                steps = Planner(keyring, now, window=WINDOW).rotate(jwk, lead_s=lead_s)
             elif name == "cancel":
                 pending = plan.pending_keys(keyring, now)
-                key = pending[-1] if pending else None
-                steps = plan.cancel(keyring, now=now, previous_exp=previous_exp, key=key, window=WINDOW)
+                kid = pending[-1].kid if pending else ""
+                steps = Planner(keyring, now, window=WINDOW, previous_exp=previous_exp).cancel(kid)
             elif name == "revoke":
                 replacement = jwk if command == "revoke-replace" else None
-                steps = plan.revoke(keyring, current, "x", now=now, replacement=replacement, window=WINDOW)
+                steps = Planner(keyring, now, window=WINDOW).revoke(current, "x", replacement=replacement)
             else:
-                steps = [step for step in plan.prune(keyring, now=now) if step.members is None]
+                steps = [step for step in Planner(keyring, now).prune() if step.members is None]
         except UnsafeOperationError:
             return
         self.apply(branch, steps, name)

@@ -21,7 +21,7 @@ from verifier.errors import InvalidToken, KeyFileError, UnsafeOperationError
 from verifier.rotation import audit, history, plan
 from verifier.rotation.history import Anchor, Event, History
 from verifier.rotation.inventory import Inventory
-from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy
+from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, Planner
 from verifier.signing import keystore
 from verifier.signing.keystore import Keystore
 from verifier.storage.key_directory import KeyDirectory
@@ -179,7 +179,7 @@ class Rotations(RuleBasedStateMachine):
             self.attempt(
                 "rotate",
                 force,
-                lambda force: plan.rotate(self.keyring, jwk, now=self.now, lead_s=lead_s, window=WINDOW, force=force),
+                lambda force: Planner(self.keyring, self.now, window=WINDOW, force=force).rotate(jwk, lead_s=lead_s),
             )
 
     @precondition(is_pending)
@@ -188,9 +188,9 @@ class Rotations(RuleBasedStateMachine):
         self.attempt(
             "cancel",
             data.draw(self.forced),
-            lambda force: plan.cancel(
-                self.keyring, now=self.now, previous_exp=self.previous_exp, window=WINDOW, force=force
-            ),
+            lambda force: Planner(
+                self.keyring, self.now, window=WINDOW, force=force, previous_exp=self.previous_exp
+            ).cancel(),
         )
 
     @precondition(lambda self: self.members)
@@ -202,17 +202,16 @@ class Rotations(RuleBasedStateMachine):
         self.attempt(
             "revoke",
             data.draw(self.forced),
-            lambda force: plan.revoke(
-                keyring, key, "lost", now=self.now, replacement=jwk, previous_exp=self.previous_exp,
-                window=WINDOW, force=force,
-            ),
+            lambda force: Planner(
+                keyring, self.now, window=WINDOW, force=force, previous_exp=self.previous_exp
+            ).revoke(key, "lost", jwk),
             revoked=key,
         )  # fmt: skip
 
     @precondition(lambda self: len(self.members) > 1)
     @rule(retention=st.sampled_from((0, DAY)))
     def prune(self, retention: int) -> None:
-        self.apply(plan.prune(self.keyring, now=self.now, retention_s=retention), "prune")
+        self.apply(Planner(self.keyring, self.now).prune(retention_s=retention), "prune")
 
     @rule(nth=st.integers(0, 9))
     def wait_until_something_changes(self, nth: int) -> None:
@@ -283,7 +282,7 @@ def first() -> Keyring:
 @pytest.fixture
 def rotated(first) -> Keyring:
     """The first key, and one that signs an hour later."""
-    return after(first, plan.rotate(first, POOL[1], now=NOW, window=WINDOW))
+    return after(first, Planner(first, NOW, window=WINDOW).rotate(POOL[1]))
 
 
 SWITCH = NOW + 3600
@@ -296,29 +295,29 @@ def after(keyring: Keyring, plan: plan.Plan) -> Keyring:
 
 def test_a_key_is_not_cancelled_when_a_signer_may_use_it_before_it_hears_of_that(rotated):
     late = SWITCH - PROPAGATION_S + 1
-    assert plan.cancel(rotated, now=late - 1, previous_exp=lambda _: None)
+    assert Planner(rotated, late - 1).cancel()
     with pytest.raises(
         UnsafeOperationError, match=r"^the key becomes active too soon for every signer to learn of this \(found 599 s"
     ):
-        plan.cancel(rotated, now=late, previous_exp=lambda _: None)
-    assert plan.cancel(rotated, now=late, previous_exp=lambda _: None, force=True)
+        Planner(rotated, late).cancel()
+    assert Planner(rotated, late, force=True).cancel()
 
 
 def test_cancel_gives_no_end_back_before_the_last_token_has_expired(rotated):
-    cancelled = after(rotated, plan.cancel(rotated, now=NOW + 60, previous_exp=lambda _: NOW + 90, window=WINDOW))
+    cancelled = after(rotated, Planner(rotated, NOW + 60, window=WINDOW, previous_exp=lambda _: NOW + 90).cancel())
     assert cancelled.current(NOW + 60).exp == NOW + 60 + WINDOW.overlap_s
 
 
 def test_a_retiring_key_does_not_take_the_place_of_a_revoked_one(rotated):
     new = rotated.current(SWITCH)
     with pytest.raises(UnsafeOperationError, match=r"^no other key can sign after 2027-01-15 09:06:00 "):
-        plan.revoke(rotated, new, "lost", now=SWITCH, window=WINDOW)
-    assert plan.revoke(rotated, new, "lost", now=SWITCH, window=WINDOW, force=True)
+        Planner(rotated, SWITCH, window=WINDOW).revoke(new, "lost")
+    assert Planner(rotated, SWITCH, window=WINDOW, force=True).revoke(new, "lost")
 
 
 def test_a_key_that_does_not_sign_is_not_replaced(rotated):
     old = rotated.find(POOL[0]["kid"])
-    steps = plan.revoke(rotated, old, "lost", now=SWITCH, replacement=POOL[2], window=WINDOW)
+    steps = Planner(rotated, SWITCH, window=WINDOW).revoke(old, "lost", replacement=POOL[2])
     assert [step.kid for step in steps] == [old.kid]
     assert after(rotated, steps).current(SWITCH).kid == POOL[1]["kid"]
 
@@ -327,14 +326,14 @@ def test_a_key_that_does_not_sign_is_not_replaced(rotated):
 def test_a_key_rotated_in_within_the_second_in_which_the_first_was_made_signs(kids):
     first, second = (POOL[n] for n in kids)
     keyring = after(Keyring(), [plan.activate_first_key(first, now=NOW)])
-    keyring = after(keyring, plan.rotate(keyring, second, now=NOW, lead_s=0, force=True))
+    keyring = after(keyring, Planner(keyring, NOW, force=True).rotate(second, lead_s=0))
     assert keyring.current(NOW).kid == second["kid"]
     assert keyring.state(keyring.find(first["kid"]), NOW) is KeyState.RETIRING
 
 
 def test_a_signer_whose_clock_is_behind_does_not_go_back_to_a_retiring_key(rotated):
     now = SWITCH + 100
-    steps = plan.revoke(rotated, rotated.current(now), "lost", now=now, replacement=POOL[2], window=WINDOW)
+    steps = Planner(rotated, now, window=WINDOW).revoke(rotated.current(now), "lost", replacement=POOL[2])
     assert after(rotated, steps).current(now - LEEWAY).kid == POOL[2]["kid"]
 
 
@@ -392,7 +391,7 @@ def test_ten_rotations_leave_exactly_the_files_stages_and_history_of_the_rules(t
         begin, end = now + 3600, now + 3600 + 360
         with freeze_time(datetime.fromtimestamp(now, UTC)), store.transaction() as keyring:
             jwk, pem = store.generate_pair("ES256")
-            introduced(plan.rotate(keyring, jwk, now=now), jwk, pem, "rotate", now)
+            introduced(Planner(keyring, now).rotate(jwk), jwk, pem, "rotate", now)
         told.append((now, "rotate", kids[-1], "none", "pending", begin, None, None))
         told.append((now, "rotate", kids[-2], "current", "current", begins[-1], end, None))
         begins.append(begin)
@@ -405,7 +404,7 @@ def test_ten_rotations_leave_exactly_the_files_stages_and_history_of_the_rules(t
                 KeyState.RETIRING,
                 KeyState.CURRENT,
             ]
-            store.apply(plan.prune(keyring, now=begin + 30), "prune", now=begin + 30)
+            store.apply(Planner(keyring, begin + 30).prune(), "prune", now=begin + 30)
         # What ended 400 days ago goes: at the seventh rotation the first, six minutes younger at the sixth.
         if number > 6:
             told.append((begin + 30, "prune", kids[number - 7], "expired", "gone", None, None, None))

@@ -20,10 +20,12 @@ from verifier import __version__
 from verifier.core import rules
 from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import Keyring, parse_public_key
+from verifier.core.times import LEAD_S
 from verifier.rotation import audit, plan, report, timeline
 from verifier.rotation.chart import chart_layout
 from verifier.rotation.history import Anchor, Confirmation, Event, SecretEvent, append
 from verifier.rotation.inventory import Inventory
+from verifier.rotation.plan import Planner
 from verifier.rotation.replicas import Replica
 from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing.keystore import Keystore
@@ -47,20 +49,22 @@ def past(tmp_path: Path, pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
     def generate(alg: str, now: int, by: str = "ann") -> None:
         happen("generate", lambda _: [plan.activate_first_key(pairs[alg].public, now=now)], now, by)
 
-    def rotate(alg: str, now: int, by: str = "ann", **options: Any) -> None:
-        happen("rotate", lambda keyring: plan.rotate(keyring, pairs[alg].public, now=now, **options), now, by)
+    def rotate(alg: str, now: int, by: str = "ann", lead_s: int = LEAD_S, **options: Any) -> None:
+        happen("rotate", lambda keyring: Planner(keyring, now, **options).rotate(pairs[alg].public, lead_s), now, by)
 
-    def revoke(alg: str, reason: str, now: int, by: str = "ann", **options: Any) -> None:
+    def revoke(
+        alg: str, reason: str, now: int, by: str = "ann", replacement: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         def make(keyring: Keyring) -> plan.Plan:
-            return plan.revoke(keyring, keyring.keys[kids[alg]], reason, now=now, **options)
+            return Planner(keyring, now, **options).revoke(keyring.keys[kids[alg]], reason, replacement)
 
         happen("revoke", make, now, by)
 
     def cancel(now: int, by: str = "ann") -> None:
-        happen("cancel", lambda keyring: plan.cancel(keyring, now=now, previous_exp=lambda _: None), now, by)
+        happen("cancel", lambda keyring: Planner(keyring, now).cancel(), now, by)
 
     def prune(now: int, by: str = "ann") -> None:
-        happen("prune", lambda keyring: plan.prune(keyring, now=now), now, by)
+        happen("prune", lambda keyring: Planner(keyring, now).prune(), now, by)
 
     def state(now: int = NOW, window: plan.OverlapPolicy = WINDOW, **options: Any) -> Inventory:
         return Inventory.read(tmp_path / "keys", now=now, window=window, **options)

@@ -18,7 +18,7 @@ from verifier.rotation import history, plan
 from verifier.rotation.audit import findings
 from verifier.rotation.history import Anchor
 from verifier.rotation.inventory import Inventory
-from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.plan import OverlapPolicy, Planner
 from verifier.rotation.secret_changes import add_secret, dump
 from verifier.signing.keystore import Keystore
 
@@ -52,11 +52,11 @@ def changer(top: Path) -> Callable[..., str]:
 
 
 def rotation(now: int) -> tuple[str, Callable[[Any, Any], plan.Plan], int]:
-    return "rotate", lambda ring, members: plan.rotate(ring, members, now=now), now
+    return "rotate", lambda ring, members: Planner(ring, now).rotate(members), now
 
 
 def pruning(now: int) -> tuple[str, Callable[[Any, Any], plan.Plan], int]:
-    return "prune", lambda ring, _: plan.prune(ring, now=now), now
+    return "prune", lambda ring, _: Planner(ring, now).prune(), now
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def committed_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list
     revoked = change(*rotation(NOW - 200 * DAY))
 
     def revoke(ring: Any, members: Any) -> plan.Plan:
-        return plan.revoke(ring, ring.keys[revoked], "stolen", now=NOW - 100 * DAY, replacement=members)
+        return Planner(ring, NOW - 100 * DAY).revoke(ring.keys[revoked], "stolen", replacement=members)
 
     current = change("revoke", revoke, NOW - 100 * DAY)
     change(*pruning(NOW - 99 * DAY))

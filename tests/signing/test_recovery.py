@@ -12,6 +12,7 @@ from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history, plan
 from verifier.rotation.history import ABSENT
+from verifier.rotation.plan import Planner
 from verifier.signing.current_key import CurrentKey
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
@@ -65,7 +66,7 @@ class Folder:
         members, pem = self.store.generate_pair("ES256")
         self.successor = members["kid"]
         with self.store.transaction() as keyring:
-            steps = plan.rotate(keyring, members, now=self.now, **options)
+            steps = Planner(keyring, self.now, **options).rotate(members)
             self.store.apply(steps, "rotate", now=self.now, pem=pem)
         return members["kid"]
 
@@ -74,10 +75,10 @@ class Folder:
             self.rotate(**options)
         return self.successor
 
-    def revoke(self, kid: str, **options) -> None:
+    def revoke(self, kid: str, replacement=None, **options) -> None:
         pem = options.pop("pem", None)
         with self.store.transaction(revoking=True) as keyring:
-            steps = plan.revoke(keyring, keyring.find(kid), "lost", now=self.now, **options)
+            steps = Planner(keyring, self.now, **options).revoke(keyring.find(kid), "lost", replacement)
             self.store.apply(steps, "revoke", now=self.now, pem=pem)
 
     def recover(self, **options) -> list[str]:

@@ -11,7 +11,7 @@ from tests.conftest import NOW
 from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history, plan
-from verifier.rotation.plan import activate_first_key
+from verifier.rotation.plan import Planner, activate_first_key
 from verifier.signing.current_key import CurrentKey
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
@@ -55,7 +55,7 @@ def begin_rotation(store, clock=lambda: NOW, **options):
     """Rotate as `keys rotate` does; the kid of the new key."""
     members, private = store.generate_pair("ES256")
     with store.transaction() as keyring:
-        steps = plan.rotate(keyring, members, now=NOW)
+        steps = Planner(keyring, NOW).rotate(members)
         store.apply(steps, "rotate", now=NOW, pem=private, **options)
     return members["kid"]
 
@@ -107,7 +107,7 @@ def test_a_revocation_that_fails_on_the_way_is_not_undone(timed, pairs, monkeypa
         calls = fail_publishing(patch, {2})
         kid = pairs["ES256"].kid
         with timed.transaction(revoking=True) as keyring:
-            steps = plan.revoke(keyring, keyring.find(kid), "lost", now=NOW)
+            steps = Planner(keyring, NOW).revoke(keyring.find(kid), "lost")
             with pytest.raises(ConfigError) as caught:
                 timed.apply(steps, "revoke", now=NOW)
     assert str(caught.value) == (
@@ -175,7 +175,7 @@ def test_an_assumed_time_replaces_that_of_the_clock(timed, pairs):
     with timed.transaction() as keyring:
         assert timed.now == NOW - 5000
         timed.assume(NOW)
-        timed.apply(plan.revoke(keyring, keyring.find(pairs["RS256"].kid), "lost", now=timed.now), "revoke", now=NOW)
+        timed.apply(Planner(keyring, timed.now).revoke(keyring.find(pairs["RS256"].kid), "lost"), "revoke", now=NOW)
     assert timed.public.keyring.find(pairs["RS256"].kid).revoked_at == NOW
 
 
@@ -184,7 +184,7 @@ def test_a_suspension_is_measured_by_the_assumed_time(timed, pairs):
     with timed.transaction() as keyring:
         timed.assume(NOW)
         jwk, pem = timed.generate_pair("ES256")
-        timed.apply(plan.rotate(keyring, jwk, now=NOW), "rotate", now=NOW, pem=pem)
+        timed.apply(Planner(keyring, NOW).rotate(jwk), "rotate", now=NOW, pem=pem)
     end = NOW + 500 + LEAD_S + plan.OverlapPolicy().overlap_s
     assert timed.public.keyring.find(pairs["ES256"].kid).exp == end
 

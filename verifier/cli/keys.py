@@ -142,7 +142,7 @@ def rotate(lead: int, alg: str | None, force: bool, window: OverlapPolicy, as_js
     with begin(keys) as (store, keyring, now):
         current = keyring.current(now)
         jwk, pem = store.generate_pair(alg or (current.algorithm.name if current else "ES256"))
-        changes = plan.rotate(keyring, jwk, now=now, lead_s=lead, window=window, force=force)
+        changes = store.planner(window, force).rotate(jwk, lead)
         _warn_of_settings(store, now, lead, window)
         context = asdict(window) | {"lead_s": lead, "force": force}
         events = store.apply(changes, "rotate", now=now, pem=pem, window=window, context=context)
@@ -167,11 +167,8 @@ def _warn_of_settings(store: Keystore, now: int, lead: int, window: OverlapPolic
 @keys_option
 def cancel(prefix: str | None, force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Withdraw a pending key; the end of the key before it is recomputed from the keys that remain."""
-    with begin(keys) as (store, keyring, now):
-        pending = plan.choose_pending(keyring, now, prefix)
-        changes = plan.cancel(
-            keyring, now=now, previous_exp=store.previous_exp, key=pending, window=window, force=force
-        )
+    with begin(keys) as (store, _, now):
+        changes = store.planner(window, force).cancel(prefix or "")
         context = asdict(window) | {"force": force}
         events = store.apply(changes, "cancel", now=now, window=window, context=context)
     print_events(store, events, as_json)
@@ -192,17 +189,10 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
 
     Removing unlinks a file; what the disk or a backup keeps of it is beyond this command.
     """
-    with begin(keys) as (store, keyring, now):
+    with begin(keys) as (store, _, now):
         content = store.read_history()
-        changes = plan.prune(
-            keyring,
-            now=now,
-            retention_s=retention,
-            leeway_s=leeway,
-            published=published_times(content),
-            signable=store.signable(),
-            ended_kids=history.ended(history.load(content).events, now),
-        )
+        ended_kids = history.ended(history.load(content).events, now)
+        changes = store.planner(OverlapPolicy(leeway_s=leeway)).prune(retention, published_times(content), ended_kids)
         events = store.apply(changes, "prune", now=now)
     print_events(store, events, as_json)
 
@@ -230,7 +220,7 @@ def import_(
             plan.require_no_current_or_pending(keyring, now)
             changes = plan.activate_keys(found, now=now)
         elif len(found) == 1:
-            changes = plan.rotate(keyring, found[0], now=now, lead_s=lead, window=window, force=force)
+            changes = store.planner(window, force).rotate(found[0], lead)
             _warn_of_settings(store, now, lead, window)
         else:
             raise UnsafeOperationError(

@@ -10,7 +10,7 @@ from verifier.cli.options import force_option, json_option, keys_option, option,
 from verifier.cli.output import warn
 from verifier.core.keyring import PublicKey
 from verifier.errors import ConfigError, UnsafeOperationError
-from verifier.rotation import history, plan
+from verifier.rotation import history
 from verifier.rotation.plan import OverlapPolicy, Plan
 from verifier.signing.keystore import Keystore
 
@@ -34,7 +34,7 @@ def revoke(
     with begin(keys, revoking=True, force=force) as (store, keyring, now):
         key = _find_by_prefix(store, prefix, now)
         kid, state = (key, "missing") if isinstance(key, str) else (key.kid, str(keyring.state(key, now)))
-        changes, pem = _plan(store, key, reason, replacing, force, window, now)
+        changes, pem = _plan(store, key, reason, replacing, force, window)
         if replacing and pem is None and not any(step.new == "current" != step.old for step in changes):
             current = keyring.current(now)
             signs = f"{current.kid} signs" if current else "no key is current"
@@ -47,37 +47,17 @@ def revoke(
 
 
 def _plan(
-    store: Keystore, key: PublicKey | str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, now: int
+    store: Keystore, key: PublicKey | str, reason: str, replacing: bool, force: bool, window: OverlapPolicy
 ) -> tuple[Plan, str | None]:
     """Return the plan, and the private key if it publishes another one."""
-    keyring, signable = store.public.keyring, store.signable()
     alg = "ES256" if isinstance(key, str) else key.algorithm.name
     jwk, pem = store.generate_pair(alg) if replacing else (None, None)
     if isinstance(key, str):
-        changes = plan.give_up(
-            keyring,
-            key,
-            reason,
-            now=now,
-            previous_exp=store.previous_exp,
-            replacement=jwk,
-            signable=signable,
-            window=window,
-            force=force,
-        )
+        changes = store.planner(window, force).give_up(key, reason, jwk)
     else:
-        is_pending = keyring.state(key, now) == "pending"
-        changes = plan.revoke(
-            keyring,
-            key,
-            reason,
-            now=now,
-            replacement=jwk,
-            signable=signable,
-            previous_exp=store.previous_exp,
-            window=window,
-            force=force or bool(store.public.problems and is_pending),
-        )
+        # A file that cannot be used may contain the current key.
+        force = force or bool(store.public.problems and store.public.keyring.state(key, store.now) == "pending")
+        changes = store.planner(window, force).revoke(key, reason, jwk)
     return changes, pem if jwk is not None and changes[0].kid == jwk["kid"] else None
 
 

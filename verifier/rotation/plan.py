@@ -1,5 +1,6 @@
 """Which change of keys is safe: plans, made from a keyring and an instant, before anything is written."""
 
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -107,194 +108,201 @@ def require_no_current_or_pending(keyring: Keyring, now: int) -> None:
         )
 
 
-def rotate(
-    keyring: Keyring,
-    jwk: Mapping[str, Any],
-    *,
-    now: int,
-    lead_s: int = LEAD_S,
-    window: OverlapPolicy = OverlapPolicy(),
-    force: bool = False,
-) -> Plan:
-    """Publish the next key as pending, and end the current one when its last token has expired.
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans the changes of a keyring at an instant; refuses, without `force`, what would reject players."""
 
-    Refuses a second pending key, and without `force` a lead in which not every replica has the new key
-    and a current key that would end too soon.
-    """
-    for pending in pending_keys(keyring, now):
-        raise UnsafeOperationError(
-            f"a key is pending already (found {pending.kid}, active from {when(pending.nbf)})",
-            hint=f"wait until it is active, or withdraw it: verifier keys cancel --kid {pending.kid[:8]}",
-        )
-    current = keyring.current(now)
-    if current is None:
-        raise UnsafeOperationError("no key is current", hint="make one: verifier keys generate")
-    if lead_s < PROPAGATION_S and not force:
-        raise UnsafeOperationError(
-            f"the lead is too short for every replica to have the key (found {lead_s} s, expected {PROPAGATION_S} s)",
-            hint="--force if every replica reads this folder directly",
-        )
-    nbf = now + lead_s
-    exp = nbf + window.overlap_s
-    if current.exp is not None and current.exp < exp and not force:
-        raise UnsafeOperationError(
-            f"the current key expires too soon (found {when(current.exp)}, expected {when(exp)} or later)",
-            hint="choose a shorter --lead, or --force to move its end",
-        )
-    return [
-        KeyChange(
-            jwk["kid"], {**jwk, "iat": now, "nbf": nbf}, ABSENT, KeyState.PENDING if lead_s else KeyState.CURRENT
-        ),
-        KeyChange(
-            current.kid,
-            {**current.members, "exp": exp},
-            KeyState.CURRENT,
-            KeyState.CURRENT if lead_s else KeyState.RETIRING,
-            previous_exp=current.exp,
-        ),
-    ]
+    keyring: Keyring
+    now: int
+    window: OverlapPolicy = OverlapPolicy()
+    force: bool = False
+    signable: frozenset[str] | None = None  # kids whose private keys are here; None: signing happens elsewhere
+    previous_exp: PreviousExp = lambda _: None
 
+    def rotate(self, jwk: Mapping[str, Any], lead_s: int = LEAD_S) -> Plan:
+        """Publish the next key as pending, and end the current one when its last token has expired.
 
-def choose_pending(keyring: Keyring, now: int, prefix: str | None = None) -> PublicKey:
-    """Return the pending key that a command means.
+        Refuses a second pending key, and without `force` a lead in which not every replica has the new key
+        and a current key that would end too soon.
+        """
+        for pending in pending_keys(self.keyring, self.now):
+            raise UnsafeOperationError(
+                f"a key is pending already (found {pending.kid}, active from {when(pending.nbf)})",
+                hint=f"wait until it is active, or withdraw it: verifier keys cancel --kid {pending.kid[:8]}",
+            )
+        current = self.keyring.current(self.now)
+        if current is None:
+            raise UnsafeOperationError("no key is current", hint="make one: verifier keys generate")
+        if lead_s < PROPAGATION_S and not self.force:
+            raise UnsafeOperationError(
+                f"the lead is too short for every replica to have the key (found {lead_s} s, "
+                f"expected {PROPAGATION_S} s)",
+                hint="--force if every replica reads this folder directly",
+            )
+        nbf = self.now + lead_s
+        exp = nbf + self.window.overlap_s
+        if current.exp is not None and current.exp < exp and not self.force:
+            raise UnsafeOperationError(
+                f"the current key expires too soon (found {when(current.exp)}, expected {when(exp)} or later)",
+                hint="choose a shorter --lead, or --force to move its end",
+            )
+        first, second = (KeyState.PENDING, KeyState.CURRENT) if lead_s else (KeyState.CURRENT, KeyState.RETIRING)
+        return [
+            KeyChange(jwk["kid"], {**jwk, "iat": self.now, "nbf": nbf}, ABSENT, first),
+            KeyChange(current.kid, {**current.members, "exp": exp}, KeyState.CURRENT, second, previous_exp=current.exp),
+        ]
 
-    Raises:
-        UnsafeOperationError: no pending key or several pending keys match.
-    """
-    pending = pending_keys(keyring, now)
-    found = [key for key in pending if key.kid.startswith(prefix or "")]
-    if len(found) == 1:
-        return found[0]
-    if not pending:
-        raise UnsafeOperationError("no key is pending", hint="verifier keys list")
-    names = ", ".join(f"{key.kid} (active from {utc(key.nbf)})" for key in pending)
-    if not found:
-        raise UnsafeOperationError(f"no pending key matches {prefix!r} (found {names})", hint="verifier keys list")
-    raise UnsafeOperationError(f"{len(found)} keys are pending: {names}", hint="name one of them with --kid")
+    def cancel(self, prefix: str = "") -> Plan:
+        """Withdraw the pending key with this prefix, and recompute the end of the key before it.
 
+        Refuses, without `force`, when a signer may start to use the key before it learns of this.
+        """
+        pending = self._choose_pending(prefix)
+        if pending.nbf - self.now < PROPAGATION_S and not self.force:
+            raise UnsafeOperationError(
+                f"the key becomes active too soon for every signer to learn of this (found {pending.nbf - self.now} s, "
+                f"expected {PROPAGATION_S} s or more)",
+                hint="let it become active and rotate again; --force if every signer reads this folder directly",
+            )
+        return [
+            *self._without(pending),
+            KeyChange(pending.kid, None, KeyState.PENDING, REMOVED, drop_private=True),
+        ]
 
-def cancel(
-    keyring: Keyring,
-    *,
-    now: int,
-    previous_exp: PreviousExp,
-    key: PublicKey | None = None,
-    window: OverlapPolicy = OverlapPolicy(),
-    force: bool = False,
-) -> Plan:
-    """Withdraw a pending key, and recompute the end of the key before it from the keys that remain.
+    def _choose_pending(self, prefix: str) -> PublicKey:
+        pending = pending_keys(self.keyring, self.now)
+        found = [key for key in pending if key.kid.startswith(prefix)]
+        if len(found) == 1:
+            return found[0]
+        if not pending:
+            raise UnsafeOperationError("no key is pending", hint="verifier keys list")
+        names = ", ".join(f"{key.kid} (active from {utc(key.nbf)})" for key in pending)
+        if not found:
+            raise UnsafeOperationError(f"no pending key matches {prefix!r} (found {names})", hint="verifier keys list")
+        raise UnsafeOperationError(f"{len(found)} keys are pending: {names}", hint="name one of them with --kid")
 
-    Refuses, without `force`, when a signer may start to use the key before it learns of this.
-    """
-    pending = key or choose_pending(keyring, now)
-    if pending.nbf - now < PROPAGATION_S and not force:
-        raise UnsafeOperationError(
-            f"the key becomes active too soon for every signer to learn of this (found {pending.nbf - now} s, "
-            f"expected {PROPAGATION_S} s or more)",
-            hint="let it become active and rotate again; --force if every signer reads this folder directly",
-        )
-    return [
-        *_without(keyring, pending, now, previous_exp, window),
-        KeyChange(pending.kid, None, KeyState.PENDING, REMOVED, drop_private=True),
-    ]
-
-
-def give_up(
-    keyring: Keyring,
-    kid: str,
-    reason: str,
-    *,
-    now: int,
-    previous_exp: PreviousExp,
-    replacement: Mapping[str, Any] | None = None,
-    signable: frozenset[str] | None = None,
-    window: OverlapPolicy = OverlapPolicy(),
-    force: bool = False,
-) -> Plan:
-    """Withdraw a key for ever whose file is missing, and recompute the ends of the keys that remain; as `revoke`."""
-    current = keyring.current(now)
-    step = KeyChange(kid, None, "missing", REMOVED, f"file missing: {reason}")
-    if current is None and replacement is not None:
-        return [*_replace_current(keyring, replacement, now - window.leeway_s, now, signable, window), step]
-    if current is None and not force:
-        raise _no_other_key(None)
-    live, plan = [*([current] if current else []), *pending_keys(keyring, now)], []
-    for number, key in enumerate(live, start=1):
-        plan += _reschedule(keyring, key, live[number:], now, previous_exp, window)
-    return [*plan, step]
-
-
-def _without(keyring: Keyring, leaving: PublicKey, now: int, previous_exp: PreviousExp, window: OverlapPolicy) -> Plan:
-    """Give the key before a leaving pending key the end that the next remaining key requires."""
-    before, after = _around(keyring, leaving, now)
-    return _reschedule(keyring, before[-1], after, now, previous_exp, window) if before else []
-
-
-def _around(keyring: Keyring, key: PublicKey, now: int) -> tuple[list[PublicKey], list[PublicKey]]:
-    """Return the live keys before a live key, and those after it."""
-    live = live_keys(keyring, now)
-    return live[: live.index(key)], live[live.index(key) + 1 :]
-
-
-def _reschedule(
-    keyring: Keyring, key: PublicKey, after: list[PublicKey], now: int, previous_exp: PreviousExp, window: OverlapPolicy
-) -> Plan:
-    """Give a key the end that the next key requires; the end that it had before if there is none."""
-    if key.exp is None:
-        return []
-    members = {name: value for name, value in key.members.items() if name != "exp"}
-    # Not before the tokens that it has signed meanwhile have expired.
-    soonest = max(now, key.nbf) + window.overlap_s
-    if after:
-        members["exp"] = max(after[0].nbf + window.overlap_s, soonest)
-    elif (end := previous_exp(key.kid)) is not None:
-        members["exp"] = max(end, soonest)
-    state = keyring.state(key, now)
-    return [KeyChange(key.kid, members, state, state, previous_exp=key.exp)]
-
-
-def revoke(
-    keyring: Keyring,
-    key: PublicKey,
-    reason: str,
-    *,
-    now: int,
-    replacement: Mapping[str, Any] | None = None,
-    signable: frozenset[str] | None = None,
-    previous_exp: PreviousExp = lambda _: None,
-    window: OverlapPolicy = OverlapPolicy(),
-    force: bool = False,
-) -> Plan:
-    """Reject every token of a key from now on; with `replacement`, another key takes its place in the same step.
-
-    For a current key that is a pending one, because the replicas have it already, if its private key is in
-    `signable` (None: signing happens elsewhere). A retiring or expired key has a successor already. An expired key
-    can still be revoked, to record that it was compromised.
-    Refuses, without `force`, to leave no current key, or one that ends before the next can be rotated in.
-    """
-    state = keyring.state(key, now)
-    if state is KeyState.REVOKED:
-        raise UnsafeOperationError(f"the key is revoked already (found {key.kid})", hint="verifier keys list")
-    revoked = {**key.members, "revoked": {"revoked_at": now, "reason": reason}}
-    step = KeyChange(key.kid, revoked, state, KeyState.REVOKED, reason)
-    rest = Keyring(k for k in keyring.keys.values() if k is not key)
-    if state in (KeyState.RETIRING, KeyState.EXPIRED):
-        return [step]
-    if state is KeyState.PENDING:
-        if replacement is not None and not any(k.nbf >= key.nbf for k in pending_keys(rest, now)):
-            return [*_replace_pending(keyring, key, replacement, now, window), step]
-        if rest.current(now) is None and not force:
+    def give_up(self, kid: str, reason: str, replacement: Mapping[str, Any] | None = None) -> Plan:
+        """Withdraw a key for ever whose file is missing, and recompute the ends of the rest; as `revoke`."""
+        current = self.keyring.current(self.now)
+        step = KeyChange(kid, None, "missing", REMOVED, f"file missing: {reason}")
+        if current is None and replacement is not None:
+            return [*self._replace_current(replacement, self.now - self.window.leeway_s), step]
+        if current is None and not self.force:
             raise _no_other_key(None)
-        return [*_without(keyring, key, now, previous_exp, window), step]
-    if replacement is not None:
-        # Backdate nbf by the leeway, or a signer with a slow clock falls back to a retiring key.
-        nbf = max(key.nbf, now - window.leeway_s)
-        return [*_replace_current(rest, replacement, nbf, now, signable, window), step]
-    current = rest.current(now)
-    # A retiring key would sign again, and its last tokens outlive it.
-    if not force and (current is None or (current.exp is not None and current.exp < now + LEAD_S + window.overlap_s)):
-        raise _no_other_key(current)
-    return [step]
+        live = [*([current] if current else []), *pending_keys(self.keyring, self.now)]
+        ends = [self._reschedule(key, live[number:]) for number, key in enumerate(live, start=1)]
+        return [*itertools.chain(*ends), step]
+
+    def revoke(self, key: PublicKey, reason: str, replacement: Mapping[str, Any] | None = None) -> Plan:
+        """Reject every token of a key from now on; with `replacement`, another key takes its place in the same step.
+
+        For a current key that is a pending one, because the replicas have it already, if its private key is in
+        `signable`. A retiring or expired key has a successor already. An expired key can still be revoked, to record
+        that it was compromised.
+        Refuses, without `force`, to leave no current key, or one that ends before the next can be rotated in.
+        """
+        state = self.keyring.state(key, self.now)
+        if state is KeyState.REVOKED:
+            raise UnsafeOperationError(f"the key is revoked already (found {key.kid})", hint="verifier keys list")
+        revoked = {**key.members, "revoked": {"revoked_at": self.now, "reason": reason}}
+        step = KeyChange(key.kid, revoked, state, KeyState.REVOKED, reason)
+        if state in (KeyState.RETIRING, KeyState.EXPIRED):
+            return [step]
+        rest = replace(self, keyring=Keyring(k for k in self.keyring.keys.values() if k is not key))
+        current = rest.keyring.current(self.now)
+        if state is KeyState.PENDING:
+            if replacement is not None and not any(k.nbf >= key.nbf for k in pending_keys(rest.keyring, self.now)):
+                return [*self._replace_pending(key, replacement), step]
+            if current is None and not self.force:
+                raise _no_other_key(None)
+            return [*self._without(key), step]
+        if replacement is not None:
+            # Backdate nbf by the leeway, or a signer with a slow clock falls back to a retiring key.
+            return [*rest._replace_current(replacement, max(key.nbf, self.now - self.window.leeway_s)), step]
+        # A retiring key would sign again, and its last tokens outlive it.
+        needed = self.now + LEAD_S + self.window.overlap_s
+        if not self.force and (current is None or (current.exp is not None and current.exp < needed)):
+            raise _no_other_key(current)
+        return [step]
+
+    def prune(
+        self,
+        retention_s: int = RETENTION_S,
+        published: Mapping[str, int] | None = None,
+        ended_kids: Collection[str] = (),
+    ) -> Plan:
+        """Remove what is no longer used: private keys that no longer sign, public files out of retention.
+
+        `published` is when each key was published: a replica may not have a current key that is newer than the
+        propagation time. `ended_kids` are the keys that the history records as ended: a private key without a public
+        file may belong to another branch unless it is one of them.
+        """
+        plan, now = [], self.now
+        current = self.keyring.current(now)
+        last_signature = now
+        if current is not None:
+            # A signer whose clock is behind still loads the previous key.
+            last_signature = max(
+                current.nbf + self.window.leeway_s, (published or {}).get(current.kid, 0) + PROPAGATION_S
+            )
+        replaced = current is None or self.signable is None or current.kid in self.signable
+        for key in self.keyring.keys.values():
+            state = self.keyring.state(key, now)
+            ended = min(instant for instant in (key.exp, key.revoked_at, now) if instant is not None)
+            if key.has_ended(now) and ended <= now - retention_s:
+                plan.append(KeyChange(key.kid, None, state, REMOVED, drop_private=True))
+            elif state in (KeyState.EXPIRED, KeyState.REVOKED) or (
+                state is KeyState.RETIRING and replaced and now >= last_signature
+            ):
+                plan.append(KeyChange(key.kid, key.members, state, state, drop_private=True))
+        orphans = (self.signable or frozenset()) & set(ended_kids) - self.keyring.keys.keys()
+        return [*plan, *(KeyChange(kid, None, REMOVED, REMOVED, drop_private=True) for kid in sorted(orphans))]
+
+    def _without(self, leaving: PublicKey) -> Plan:
+        """Give the key before a leaving pending key the end that the next remaining key requires."""
+        before, after = self._around(leaving)
+        return self._reschedule(before[-1], after) if before else []
+
+    def _around(self, key: PublicKey) -> tuple[list[PublicKey], list[PublicKey]]:
+        """Return the live keys before a live key, and those after it."""
+        live = live_keys(self.keyring, self.now)
+        return live[: live.index(key)], live[live.index(key) + 1 :]
+
+    def _reschedule(self, key: PublicKey, after: list[PublicKey]) -> Plan:
+        """Give a key the end that the next key requires; the end that it had before if there is none."""
+        if key.exp is None:
+            return []
+        # Not before the tokens that it has signed meanwhile have expired.
+        soonest = max(self.now, key.nbf) + self.window.overlap_s
+        wanted = after[0].nbf + self.window.overlap_s if after else self.previous_exp(key.kid)
+        return [self._move_end(key, None if wanted is None else max(wanted, soonest))]
+
+    def _move_end(self, key: PublicKey, exp: int | None) -> KeyChange:
+        members = {name: value for name, value in key.members.items() if name != "exp"}
+        state = self.keyring.state(key, self.now)
+        end = {} if exp is None else {"exp": exp}
+        return KeyChange(key.kid, members | end, state, state, previous_exp=key.exp)
+
+    def _replace_current(self, replacement: Mapping[str, Any], nbf: int) -> Plan:
+        pending = pending_keys(self.keyring, self.now)
+        for key in pending:
+            if self.signable is None or key.kid in self.signable:
+                return [KeyChange(key.kid, {**key.members, "nbf": nbf}, KeyState.PENDING, KeyState.CURRENT)]
+        end = {"exp": pending[0].nbf + self.window.overlap_s} if pending else {}
+        return [activate_first_key({**replacement, "nbf": nbf, **end}, now=self.now)]
+
+    def _replace_pending(self, key: PublicKey, replacement: Mapping[str, Any]) -> Plan:
+        """Publish another pending key, not before every replica can have it; without a current key, a current one."""
+        earlier, _ = self._around(key)
+        if not earlier:
+            return [activate_first_key({**replacement, "nbf": self.now - self.window.leeway_s}, now=self.now)]
+        nbf = max(key.nbf, self.now + LEAD_S)
+        members = {**replacement, "iat": self.now, "nbf": nbf}
+        plan = [KeyChange(replacement["kid"], members, ABSENT, KeyState.PENDING)]
+        before = earlier[-1]
+        if before.exp is not None:
+            plan.append(self._move_end(before, max(before.exp, nbf + self.window.overlap_s)))
+        return plan
 
 
 def _no_other_key(current: PublicKey | None) -> UnsafeOperationError:
@@ -303,74 +311,6 @@ def _no_other_key(current: PublicKey | None) -> UnsafeOperationError:
         f"no other key can sign{until}: every sign-in would be rejected",
         hint="--replace makes another key current in the same step; --force revokes without one",
     )
-
-
-def _replace_current(
-    rest: Keyring,
-    replacement: Mapping[str, Any],
-    nbf: int,
-    now: int,
-    signable: frozenset[str] | None,
-    window: OverlapPolicy,
-) -> Plan:
-    pending = pending_keys(rest, now)
-    for key in pending:
-        if signable is None or key.kid in signable:
-            return [KeyChange(key.kid, {**key.members, "nbf": nbf}, KeyState.PENDING, KeyState.CURRENT)]
-    end = {"exp": pending[0].nbf + window.overlap_s} if pending else {}
-    return [activate_first_key({**replacement, "nbf": nbf, **end}, now=now)]
-
-
-def _replace_pending(
-    keyring: Keyring, key: PublicKey, replacement: Mapping[str, Any], now: int, window: OverlapPolicy
-) -> Plan:
-    """Publish another pending key, not before every replica can have it; without a current key, a current one."""
-    earlier, _ = _around(keyring, key, now)
-    if not earlier:
-        return [activate_first_key({**replacement, "nbf": now - window.leeway_s}, now=now)]
-    before = earlier[-1]
-    nbf = max(key.nbf, now + LEAD_S)
-    plan = [KeyChange(replacement["kid"], {**replacement, "iat": now, "nbf": nbf}, ABSENT, KeyState.PENDING)]
-    if before.exp is not None:
-        state, exp = keyring.state(before, now), max(before.exp, nbf + window.overlap_s)
-        plan.append(KeyChange(before.kid, {**before.members, "exp": exp}, state, state, previous_exp=before.exp))
-    return plan
-
-
-def prune(
-    keyring: Keyring,
-    *,
-    now: int,
-    retention_s: int = RETENTION_S,
-    leeway_s: int = LEEWAY_S,
-    published: Mapping[str, int] | None = None,
-    signable: frozenset[str] | None = None,
-    ended_kids: Collection[str] = (),
-) -> Plan:
-    """Remove what is no longer used: private keys that no longer sign, public files out of retention.
-
-    `published` is when each key was published: a replica may not have a current key that is newer than the
-    propagation time. `signable` are the private keys that are here, `ended_kids` those that the history records as
-    ended: a private key without a public file may belong to another branch unless it is one of them.
-    """
-    plan = []
-    current = keyring.current(now)
-    last_signature = now
-    if current is not None:
-        # A signer whose clock is behind still loads the previous key.
-        last_signature = max(current.nbf + leeway_s, (published or {}).get(current.kid, 0) + PROPAGATION_S)
-    replaced = current is None or signable is None or current.kid in signable
-    for key in keyring.keys.values():
-        state = keyring.state(key, now)
-        ended = min(instant for instant in (key.exp, key.revoked_at, now) if instant is not None)
-        if key.has_ended(now) and ended <= now - retention_s:
-            plan.append(KeyChange(key.kid, None, state, REMOVED, drop_private=True))
-        elif state in (KeyState.EXPIRED, KeyState.REVOKED) or (
-            state is KeyState.RETIRING and replaced and now >= last_signature
-        ):
-            plan.append(KeyChange(key.kid, key.members, state, state, drop_private=True))
-    orphans = (signable or frozenset()) & set(ended_kids) - keyring.keys.keys()
-    return [*plan, *(KeyChange(kid, None, REMOVED, REMOVED, drop_private=True) for kid in sorted(orphans))]
 
 
 def rotate_by(keyring: Keyring, now: int, cryptoperiod_s: int) -> int | None:

@@ -15,7 +15,7 @@ from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import Confirmation, Event, Line, SecretEvent
-from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, valid_until
+from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, Planner, valid_until
 from verifier.signing import recovery
 from verifier.signing.events import make_event
 from verifier.signing.private_key import generate
@@ -115,6 +115,10 @@ class Keystore:
         if not target.parent.is_dir() or lock.resolve() == (self.private / ".lock").resolve():
             return nullcontext()
         return atomic.locked(lock)
+
+    def planner(self, window: OverlapPolicy = _WINDOW, force: bool = False) -> Planner:
+        """Return what plans a change of this directory; call it within `transaction`."""
+        return Planner(self.public.keyring, self.now, window, force, self.signable(), self.previous_exp)
 
     def generate_pair(self, alg: str) -> tuple[dict[str, str], str]:
         """Generate a key pair without storing it: the public JWK, and the private key as PKCS#8 PEM."""
