@@ -65,8 +65,8 @@ bench/.venv/stamp: requirements.lock bench/requirements.lock bench/peers/package
 	@touch $@
 
 FUZZ := tests/fuzz/.venv/bin/python
-SECONDS := 60
-fuzz: tests/fuzz/.venv/stamp  ## coverage-guided fuzzing of the parsers of untrusted input: make fuzz SECONDS=600
+SECONDS := 2400
+fuzz: tests/fuzz/.venv/stamp  ## coverage-guided fuzzing: a million streams of bytes for the connection, and the parsers: make fuzz SECONDS=60
 	$(FUZZ) -m tests.fuzz.run $(SECONDS)
 
 openapi: tests/fuzz/.venv/stamp  ## requests made from the OpenAPI document, against a live server
