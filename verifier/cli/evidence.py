@@ -16,6 +16,7 @@ from verifier.cli.options import (
     PATH,
     Command,
     Parsed,
+    change_options,
     cryptoperiod_option,
     json_option,
     keys_option,
@@ -38,9 +39,7 @@ from verifier.storage import atomic
 @click.command("confirm")
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
 @option("--record", is_flag=True, help="Append the result for each replica to the history.")
-@window_options
-@json_option
-@keys_option
+@change_options
 def confirm(urls: tuple[str, ...], record: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Check that each replica (http://host:port) has exactly these keys, and the time and settings of this command."""
     state = replace(_read_inventory(keys, window), replicas=_query(urls))

@@ -15,6 +15,7 @@ from verifier.cli.help import CommandGroup
 from verifier.cli.merge import merge
 from verifier.cli.options import (
     DURATION,
+    change_options,
     cryptoperiod_option,
     force_option,
     json_option,
@@ -22,7 +23,6 @@ from verifier.cli.options import (
     leeway_option,
     option,
     print_json,
-    window_options,
 )
 from verifier.cli.output import echo, warn
 from verifier.cli.revoke import revoke
@@ -131,9 +131,7 @@ def _key_to_dict(keyring: Keyring, key: PublicKey, now: int) -> dict[str, Any]:
 @lead_option
 @option("--alg", type=ALGORITHMS, help="Signature algorithm.  [default: as the current key]")
 @force_option("Allow a lead in which not every replica has the next key: its first tokens are rejected there.")
-@window_options
-@json_option
-@keys_option
+@change_options
 def rotate(lead: int, alg: str | None, force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Publish the next key ahead of time; signers and verifiers switch automatically at the scheduled time.
 
@@ -162,9 +160,7 @@ def _warn_of_settings(store: Keystore, now: int, lead: int, window: OverlapPolic
 @keys.command("cancel")
 @option("--kid", "prefix", metavar="PREFIX", help="Key ID or unique prefix; required if several keys are pending.")
 @force_option("Cancel also if a signer may start to use the key before it learns of this: its tokens are rejected.")
-@window_options
-@json_option
-@keys_option
+@change_options
 def cancel(prefix: str | None, force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Withdraw a pending key; the end of the key before it is recomputed from the keys that remain."""
     with begin(keys) as (store, _, now):
@@ -202,9 +198,7 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
 @option("--note", help="Recorded in the history: where the keys come from.")
 @lead_option
 @force_option("Allow a lead in which not every replica has the key.")
-@window_options
-@json_option
-@keys_option
+@change_options
 def import_(
     file: str, note: str | None, lead: int, force: bool, window: OverlapPolicy, as_json: bool, keys: Path
 ) -> None:

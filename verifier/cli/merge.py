@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from verifier.cli.changes import NO_CURRENT_KEY, open_keystore, print_events
-from verifier.cli.options import json_option, keys_option, option, window_options
+from verifier.cli.options import change_options, force_option
 from verifier.cli.output import warn
 from verifier.core.keyring import parse_public_key
 from verifier.core.times import utc
@@ -25,10 +25,8 @@ from verifier.storage.snapshot import snapshot
 
 
 @click.command("merge")
-@option("--force", is_flag=True, help="Give a key up that signs and whose file is lost on every branch.")
-@window_options
-@json_option
-@keys_option
+@force_option("Give a key up that signs and whose file is lost on every branch.")
+@change_options
 def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Repair a key directory after a merge of two branches that both changed keys.
 

@@ -148,6 +148,11 @@ def window_options(function: Command) -> Command:
     return command
 
 
+def change_options(function: Command) -> Command:
+    """Add the options of the commands about the keys that depend on the settings of the servers."""
+    return window_options(json_option(keys_option(function)))
+
+
 cryptoperiod_option = option(
     "--cryptoperiod",
     "cryptoperiod_s",

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from verifier.cli.changes import NO_CURRENT_KEY, begin, print_events, text_argument
-from verifier.cli.options import force_option, json_option, keys_option, option, window_options
+from verifier.cli.options import change_options, force_option, option
 from verifier.cli.output import warn
 from verifier.core.keyring import PublicKey
 from verifier.errors import ConfigError, UnsafeOperationError
@@ -20,9 +20,7 @@ from verifier.signing.keystore import Keystore
 @option("--reason", required=True, help="Published with the key.")
 @option("--replace", "replacing", is_flag=True, help="Make the pending key, or else a new one, current in its place.")
 @force_option("Revoke also if no other key can sign (every sign-in is rejected), or if the clock is behind.")
-@window_options
-@json_option
-@keys_option
+@change_options
 def revoke(
     prefix: str, reason: str, replacing: bool, force: bool, window: OverlapPolicy, as_json: bool, keys: Path
 ) -> None:

@@ -39,10 +39,8 @@ def explain(text: str, policy: Policy) -> list[RuleResult]:
     # The token inside is checked all the same, because it has to be right as well.
     segments, error = _attempt(tokens.split_compact, unwrapped)
     if error or unwrapped != text:
-        malformed = InvalidToken(Reason.TOKEN_MALFORMED)
-        results.append(
-            _result("form", "RFC 7515 §7.1", "header.payload.signature", _describe_form(text, unwrapped), malformed)
-        )
+        found, malformed = _describe_form(text, unwrapped), InvalidToken(Reason.TOKEN_MALFORMED)
+        results.append(_result("form", "RFC 7515 §7.1", "header.payload.signature", found, malformed))
     if error:
         return results
     decoded: list[Any] = []
