@@ -139,7 +139,7 @@ def test_a_revocation_beside_a_damaged_history_is_recorded_when_it_is_repaired(r
     assert run("keys", "merge", now=NOW + 90).status == 0
     assert run("keys", "prune", now=NOW + 90).status == 0
     assert run("keys", "audit", now=NOW + 90).status == 0
-    assert history.replay(history.load(HISTORY.read_bytes()).events)[pending]["revoked_at"] == NOW + 60
+    assert history.replay(history.load(HISTORY.read_bytes()).events)[pending].revoked_at == NOW + 60
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "revoke"])

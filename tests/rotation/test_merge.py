@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import NOW
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history, merge
+from verifier.rotation.events import user_name
 from verifier.rotation.history import Event
 from verifier.rotation.merge import Branches, read_branches
 from verifier.rotation.plan import OverlapPolicy
@@ -121,15 +122,15 @@ def test_two_ends_of_a_key_with_a_successor_are_computed_again(first, second):
 def test_the_line_of_a_merge_has_the_state_before_it(first, changes, state):
     known = first | changes
     found = branches([event(known)], [event(known, "cancel", old=state, new="gone")])
-    (line,) = merge.events(found, {known["kid"]: None}, now=NOW, by="bob")
+    (line,) = merge.events(found, {known["kid"]: None}, now=NOW)
     assert (line.command, line.kid, line.old, line.new, line.by, line.at) == (
-        "merge", known["kid"], state, "gone", "bob", NOW,
+        "merge", known["kid"], state, "gone", user_name(), NOW,
     )  # fmt: skip
     assert line.merged == tuple(text.decode() for text in found.others[0])
 
 
 def test_a_branch_without_changes_has_no_line(first):
-    assert merge.events(branches([event(first)]), {first["kid"]: first}, now=NOW, by="bob") == []
+    assert merge.events(branches([event(first)]), {first["kid"]: first}, now=NOW) == []
 
 
 def test_a_history_without_lines_has_no_branches():

@@ -14,8 +14,8 @@ from tests.rotation.test_plan_property import POOL, WINDOW, ring
 from verifier.core.keyring import Keyring, KeyState
 from verifier.errors import UnsafeOperationError
 from verifier.rotation import history, merge, plan, preconditions
+from verifier.rotation.events import make_event
 from verifier.rotation.plan import Planner
-from verifier.signing.events import make_event
 from verifier.signing.recovery import render
 from verifier.storage.key_directory import KeyDirectory
 
@@ -72,7 +72,7 @@ class World:
                 branch.members[step.kid] = dict(step.members)
             if step.new == KeyState.REVOKED:
                 self.revoked.add(step.kid)
-        events = [make_event(step, command, now=self.now, drops=False, context={}, alg="") for step in steps]
+        events = [make_event(step, command, now=self.now) for step in steps]
         branch.log = history.append(branch.log, events)
 
     def run(self, number: int, command: str) -> None:
@@ -116,7 +116,7 @@ class World:
         signing = [branch.keyring.current(self.now) for branch in (ours, theirs)]
         branches = merge.read_branches(self.base.log + log)
         held = merge.resolve({n: c for n, c in files.items() if c is not None}, branches, self.now, WINDOW)
-        events = merge.events(branches, held, now=self.now, by="ann")
+        events = merge.events(branches, held, now=self.now)
         merged = Branch({kid: m for kid, m in held.items() if m is not None}, history.append(branches.lines, events))
         # git removes the file of a key that one branch withdrew in time, although it signs by now on the other one.
         events = [event for branch in (ours, theirs) for event in history.load(branch.log).events]
@@ -129,7 +129,7 @@ class World:
         log = history.load(merged.log)
         assert log.problems == ()
         dates = {k: {n: m.get(n) for n in ("nbf", "exp")} for k, m in merged.members.items()}
-        assert {k: {n: d[n] for n in ("nbf", "exp")} for k, d in history.replay(log.events).items()} == dates
+        assert {k: {n: getattr(d, n) for n in ("nbf", "exp")} for k, d in history.replay(log.events).items()} == dates
         # Two branches can revoke each other's key; `keys merge` reports it.
         self.ended = not signing and merged.keyring.current(self.now) is None
         kept = [key for key in merged.keyring.keys.values() if key.kid in signing]

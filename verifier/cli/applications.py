@@ -18,9 +18,9 @@ from verifier.core.applications import Applications, Secret, parse, secret_of_fi
 from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import secret_changes
+from verifier.rotation.events import user_name
 from verifier.rotation.history import SecretEvent
 from verifier.rotation.replicas import Uses, read_uses
-from verifier.signing.events import user_name
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
 from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, read_file

@@ -27,12 +27,12 @@ from verifier.cli.options import (
 from verifier.cli.output import echo, end_progress, next_step, progress
 from verifier.rotation import history, replica_checks, replicas
 from verifier.rotation.audit import REPLICA_RULES, findings, replica_findings
+from verifier.rotation.events import user_name
 from verifier.rotation.history import Anchor
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.replicas import Replica
 from verifier.rotation.report import build_report, evidence, render_html
-from verifier.signing.events import user_name
 from verifier.storage import atomic
 
 

@@ -16,7 +16,6 @@ from verifier.rotation import merge as merging
 from verifier.rotation.history import Event
 from verifier.rotation.plan import OverlapPolicy, pending_keys
 from verifier.rotation.preconditions import obstacles, require_later_than
-from verifier.signing.events import user_name
 from verifier.signing.keystore import Keystore
 from verifier.signing.private_key import describe_missing, missing_private_keys
 from verifier.signing.recovery import render
@@ -51,7 +50,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
         except KeyFileError as exc:
             hint = "repair the file or restore it from version control, then run verifier keys merge again"
             raise KeyFileError(f"{store.public.folder / str(exc)}; nothing was changed", hint) from exc
-        events = merging.events(branches, members, now=now, by=user_name())
+        events = merging.events(branches, members, now=now)
         changes = []
         for name, data in files.items():
             held = members[name.removesuffix(".json")]
@@ -89,8 +88,8 @@ def _describe_moved(events: list[Event], lines: bytes) -> Iterator[str]:
     recorded = history.replay(history.load(lines).events)
     for event in events:
         before = recorded.get(event.kid)
-        if before is not None and event.new != history.REMOVED and before["exp"] != event.exp:
-            was, now = ("no expiry" if exp is None else utc(exp) for exp in (before["exp"], event.exp))
+        if before is not None and event.new != history.REMOVED and before.exp != event.exp:
+            was, now = ("no expiry" if exp is None else utc(exp) for exp in (before.exp, event.exp))
             yield f"the end of {event.kid} moves to {now} (on this branch: {was})"
 
 

@@ -49,6 +49,10 @@ class Event:
         """Whether the key must never be trusted again; also one that was revoked while its file was missing."""
         return self.revoked_at is not None or (self.command == "revoke" and self.new == REMOVED)
 
+    def has_ended(self, now: int) -> bool:
+        """Return whether the key has expired or is revoked."""
+        return self.revoked_at is not None or (self.exp is not None and self.exp <= now)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretEvent:
@@ -231,22 +235,16 @@ def imported(events: Iterable[Event]) -> set[str]:
     return {kid for kid, event in first_events(events).items() if event.command == "import"}
 
 
-def replay(events: Iterable[Event]) -> Mapping[str, dict[str, Any]]:
-    """Return the nbf, exp and revoked_at that each key's file has now according to the log, by kid."""
-    state: dict[str, dict[str, Any]] = {}
-    for event in events:
-        state[event.kid] = {"nbf": event.nbf, "exp": event.exp, "revoked_at": event.revoked_at}
-        if event.new == REMOVED:
-            del state[event.kid]
-    return state
+def replay(events: Iterable[Event]) -> Mapping[str, Event]:
+    """Return the last event of each key that was not removed, by kid; the dates are those of its file."""
+    last = {event.kid: event for event in events}
+    return {kid: event for kid, event in last.items() if event.new != REMOVED}
 
 
 def ended(events: Iterable[Event], now: int) -> set[str]:
     """Return the keys that the log records as removed, revoked or expired."""
     events = list(events)
-    state = replay(events)
-    live = {kid for kid, d in state.items() if d["revoked_at"] is None and (d["exp"] is None or d["exp"] > now)}
-    return {event.kid for event in events} - live
+    return {event.kid for event in events} - {kid for kid, last in replay(events).items() if not last.has_ended(now)}
 
 
 def previous_exp(events: Iterable[Event], kid: str, exp: int | None) -> int | None:

@@ -80,7 +80,7 @@ def _impossible(event: Event, before: Mapping[str, Event], batch: list[Event]) -
 
 def _may_sign(known: Event, before: Mapping[str, Event], now: int) -> bool:
     """Return whether no newer key signs, and this one has not ended."""
-    live = [e for e in before.values() if e.revoked_at is None and (e.exp is None or e.exp > now)]
+    live = [e for e in before.values() if not e.has_ended(now)]
     newest = max((e.nbf or 0 for e in live if (e.nbf or 0) <= now), default=0)
     return known in live and (known.nbf or 0) >= newest
 
@@ -108,7 +108,8 @@ def agrees(inventory: Inventory) -> Violations:
         elif kid not in recorded:
             yield f"{kid} is in public/ and not in the history"
         else:
-            yield from _differences(key, recorded[kid] | known.get(kid, {}))
+            dates = {name: getattr(recorded[kid], name) for name in ("nbf", "exp", "revoked_at")}
+            yield from _differences(key, dates | known.get(kid, {}))
 
 
 def _published(events: tuple[Event, ...]) -> dict[str, dict[str, Any]]:

@@ -6,17 +6,17 @@ The history of this branch is kept as it is; the other branch's lines are record
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from verifier._version import __version__
 from verifier.core.encoding import loads_object
 from verifier.core.keyring import Keyring, PublicKey, parse_public_key
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history
+from verifier.rotation.events import make_event
 from verifier.rotation.history import ABSENT, REMOVED, Event
 from verifier.rotation.markers import has_conflict_markers, is_marker
-from verifier.rotation.plan import OverlapPolicy
+from verifier.rotation.plan import KeyChange, OverlapPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, wind
             conflicting.add(kid)
     signing = signing_keys(branches, now)
     for events in branches.histories():
-        for kid, dates in history.replay(events).items():
+        for kid, last in history.replay(events).items():
             held = members.get(kid)
-            if held and _state(dates, now) == "current" and held.get("exp") != dates["exp"]:
+            if held and _state(last, now) == "current" and held.get("exp") != last.exp:
                 conflicting.add(kid)
     _apply_histories(members, branches, signing)
     _schedule(members, conflicting, signing, now, window)
@@ -129,9 +129,9 @@ def signing_keys(branches: Branches, now: int) -> set[str]:
     revoked = {event.kid for events in histories for event in events if event.revokes}
     found: set[str] = set()
     for events in histories:
-        dates = history.replay(events)
-        live = [kid for kid in dates if kid not in revoked and _state(dates[kid], now) == "current"]
-        found |= set(sorted(live, key=lambda kid: (dates[kid]["nbf"], kid))[-1:])
+        recorded = history.replay(events).values()
+        live = [e for e in recorded if e.kid not in revoked and _state(e, now) == "current"]
+        found |= {event.kid for event in sorted(live, key=lambda event: (event.nbf or 0, event.kid))[-1:]}
     return found
 
 
@@ -183,45 +183,35 @@ def _ring(members: Mapping[str, Any]) -> Keyring:
     )
 
 
-def events(branches: Branches, members: Mapping[str, Any], *, now: int, by: str) -> list[Event]:
+def events(branches: Branches, members: Mapping[str, Any], *, now: int) -> list[Event]:
     """Return the lines that record a merge: one for each key that it changed for this branch."""
     recorded = history.replay(_events(branches.main))
-    ring, histories, found = _ring(members), branches.histories(), []
+    ring, histories = _ring(members), branches.histories()
+    found: list[Event] = []
     touched = {event.kid for branch in branches.others for event in _events(branch)}
+    merged = tuple(line.decode() for branch in branches.others for line in branch)
     for kid in dict.fromkeys([*members, *sorted(touched)]):
         key, known = ring.find(kid), recorded.get(kid)
-        # All None if the key is removed.
-        dates: dict[str, Any] = {name: getattr(key, name, None) for name in ("nbf", "exp", "revoked_at")}
-        if kid not in touched and (known == dates or (key is None and known is None)):
-            continue
-        found.append(
-            Event(
-                at=now,
-                by=by,
-                command="merge",
-                kid=kid,
-                old=ABSENT if known is None else _state(known, now),
-                new=REMOVED if key is None else str(ring.state(key, now)),
-                reason=_reason(branches),
-                previous_exp=_previous_exp(kid, histories),
-                iat=None if key is None else key.iat,
-                alg="" if key is None else key.algorithm.name,
-                version=__version__,
-                **dates,
-            )
-        )
-    merged = tuple(line.decode() for branch in branches.others for line in branch)
-    if found and merged:
-        found[0] = replace(found[0], merged=merged)
+        if kid in touched or _dates(key) != _dates(known):
+            old = ABSENT if known is None else _state(known, now)
+            new = REMOVED if key is None else ring.state(key, now)
+            previous_exp = _previous_exp(kid, histories)
+            change = KeyChange(kid, key.members if key else None, old, new, _reason(branches), previous_exp)
+            # The first line contains those of the other branches.
+            found.append(make_event(change, "merge", now=now, context={} if found else {"merged": merged}))
     return found
+
+
+def _dates(found: PublicKey | Event | None) -> tuple[int | None, ...]:
+    return (None, None, None) if found is None else (found.nbf, found.exp, found.revoked_at)
 
 
 def _previous_exp(kid: str, histories: list[tuple[Event, ...]]) -> int | None:
     """Return the end that a key had on its branch before a successor was scheduled."""
     for events in histories:
-        dates = history.replay(events).get(kid)
-        if dates is not None:
-            return history.previous_exp(events, kid, dates["exp"])
+        last = history.replay(events).get(kid)
+        if last is not None:
+            return history.previous_exp(events, kid, last.exp)
     return None
 
 
@@ -234,9 +224,7 @@ def _reason(branches: Branches) -> str:
     return f"merged another branch: {heads}"
 
 
-def _state(dates: Mapping[str, Any], now: int) -> str:
-    if dates["revoked_at"] is not None:
-        return "revoked"
-    if dates["exp"] is not None and dates["exp"] <= now:
-        return "expired"
-    return "pending" if dates["nbf"] is not None and dates["nbf"] > now else "current"
+def _state(last: Event, now: int) -> str:
+    if last.has_ended(now):
+        return "expired" if last.revoked_at is None else "revoked"
+    return "pending" if last.nbf is not None and last.nbf > now else "current"

@@ -7,6 +7,7 @@ from verifier.core.keyring import PublicKey
 from verifier.core.times import utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
+from verifier.rotation.history import Event
 from verifier.rotation.markers import has_conflict_markers
 from verifier.rotation.violation import Violation
 from verifier.storage.key_directory import KeyDirectory
@@ -40,24 +41,20 @@ def _remedy(path: Path) -> str:
     return f"repair {path} or restore it (git checkout -- {path})"
 
 
-def _contradictions(
-    directory: KeyDirectory, recorded: Mapping[str, Mapping[str, int | None]], now: int
-) -> Iterator[Violation]:
+def _contradictions(directory: KeyDirectory, recorded: Mapping[str, Event], now: int) -> Iterator[Violation]:
     """Find where the history and the files disagree about which key is trusted."""
-    for kid, dates in recorded.items():
+    for kid, last in recorded.items():
         path, key = directory.folder / f"{kid}.json", directory.keyring.find(kid)
-        exp, revoked_at = dates["exp"], dates["revoked_at"]
         restore = f"restore the file (git checkout -- {path})"
         again = f"verifier keys revoke --kid {kid[:8]} --reason '...'"
         if key is None:
-            ended = revoked_at is not None or (exp is not None and exp <= now)
-            if not path.exists() and not ended:
+            if not path.exists() and not last.has_ended(now):
                 found = f"{path}: is missing, but the history records a key that has not ended"
                 yield Violation(found, f"{restore}, or give the key up: {again}")
-        elif revoked_at is not None and key.revoked_at is None:
-            found = f"{path}: is not revoked, but the history records its revocation of {utc(revoked_at)}"
+        elif last.revoked_at is not None and key.revoked_at is None:
+            found = f"{path}: is not revoked, but the history records its revocation of {utc(last.revoked_at)}"
             yield Violation(found, f"{restore}, or revoke it again: {again}")
-        elif differing := _extended(key, dates):
+        elif differing := _extended(key, last):
             repair = f"{restore}; if the change is intended, record it: verifier keys merge"
             yield Violation(f"{path}: {differing}", repair)
     for kid in directory.keyring.keys.keys() - recorded.keys():
@@ -68,13 +65,12 @@ def _contradictions(
         )
 
 
-def _extended(key: PublicKey, dates: Mapping[str, int | None]) -> str:
+def _extended(key: PublicKey, last: Event) -> str:
     """Return how a file trusts its key at other times than the history records; an earlier end is no such case."""
-    exp, nbf = dates["exp"], dates["nbf"]
-    if exp is not None and (key.exp is None or key.exp > exp):
-        return f"exp is {utc(key.exp) if key.exp else 'absent'}, but the history records {utc(exp)}"
-    if nbf is not None and key.nbf != nbf:
-        return f"nbf is {utc(key.nbf)}, but the history records {utc(nbf)}"
+    if last.exp is not None and (key.exp is None or key.exp > last.exp):
+        return f"exp is {utc(key.exp) if key.exp else 'absent'}, but the history records {utc(last.exp)}"
+    if last.nbf is not None and key.nbf != last.nbf:
+        return f"nbf is {utc(key.nbf)}, but the history records {utc(last.nbf)}"
     return ""
 
 

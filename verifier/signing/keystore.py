@@ -4,6 +4,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from verifier.core.keyring import Keyring, KeyState, parse_public_key
 from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
 from verifier.rotation import history
+from verifier.rotation.events import make_event
 from verifier.rotation.history import Confirmation, Event, Line, SecretEvent
 from verifier.rotation.plan import PROPAGATION_S, KeyChange, OverlapPolicy, Plan, Planner, valid_until
 from verifier.signing import recovery
-from verifier.signing.events import make_event
 from verifier.signing.private_key import generate
 from verifier.storage import atomic, journal
 from verifier.storage.journal import FileChange, Record
@@ -156,13 +157,14 @@ class Keystore:
             drops = step.drop_private and (self.private / f"{step.kid}.pem").exists()
             if drops:
                 removals.append(f"private/{step.kid}.pem")
+                step = replace(step, reason=step.reason or "private key deleted")
             before = self.public.keyring.find(step.kid)
             if step.members != (before.members if before else None):
                 changes.append(self._public_change(step.kid, step.members))
             elif not drops and step.members is not None:
                 continue
             alg = before.algorithm.name if before else ""
-            events.append(make_event(step, command, now=now, drops=drops, context=context or {}, alg=alg))
+            events.append(make_event(step, command, now=now, context=context, alg=alg))
         if events:
             revokes = any(event.revokes and event.old != KeyState.REVOKED for event in events)
             until = None if revokes else valid_until(plan, self.public.keyring, now)

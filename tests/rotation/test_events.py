@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from verifier.signing.events import user_name
+from verifier.rotation.events import user_name
 
 
 @pytest.mark.parametrize(

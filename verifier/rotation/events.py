@@ -10,9 +10,11 @@ from verifier.rotation.history import ABSENT, Event
 from verifier.rotation.plan import KeyChange
 
 
-def make_event(step: KeyChange, command: str, *, now: int, drops: bool, context: Mapping[str, Any], alg: str) -> Event:
+def make_event(
+    step: KeyChange, command: str, *, now: int, context: Mapping[str, Any] | None = None, alg: str = ""
+) -> Event:
     """Return the event of a change; `context` are the settings that it was computed with."""
-    members = step.members or {}
+    members, context = step.members or {}, context or {}
     if step.old != ABSENT:  # the source of an imported key is not that of the key before it
         context = {name: value for name, value in context.items() if name not in ("origin", "note")}
     return Event(
@@ -22,7 +24,7 @@ def make_event(step: KeyChange, command: str, *, now: int, drops: bool, context:
         kid=step.kid,
         old=step.old,
         new=step.new,
-        reason=step.reason or ("private key deleted" if drops else ""),
+        reason=step.reason,
         nbf=members.get("nbf"),
         exp=members.get("exp"),
         previous_exp=step.previous_exp,
