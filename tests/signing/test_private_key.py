@@ -1,5 +1,6 @@
 """A private key is read from PEM, signs what its public key verifies, and is never shown."""
 
+import errno
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.conftest import NOW
 from tests.support import forge
+from verifier.core.keyring import Keyring
 from verifier.errors import KeyFileError
-from verifier.signing.private_key import describe_missing, generate
+from verifier.signing import private_key
+from verifier.signing.private_key import generate, unusable_private_keys
 
 ALGS = ["ES256", "EdDSA", "RS256"]
 
@@ -109,12 +112,40 @@ def test_a_private_key_does_not_show_itself(load, public):
 
 
 @pytest.mark.parametrize(
-    ("nbf", "since", "when"),
-    [(NOW + 1, "signs from 2027-01-15 08:00:01 UTC", " then"), (NOW, "is the current key", "")],
+    ("nbf", "since"), [(NOW + 1, "signs from 2027-01-15 08:00:01 UTC"), (NOW, "is the current key")]
 )
-def test_a_missing_private_key_is_described_with_the_time_from_which_it_is_needed(keyring, pairs, nbf, since, when):
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (Path.unlink, " is missing"),
+        (lambda path: path.write_bytes(b""), ": not an unencrypted PKCS#8 private key of a supported kind"),
+        (lambda path: path.write_bytes(pem(generate("EdDSA"))), ": contains another private key (found "),
+        (lambda path: path.write_bytes(b"x" * 70_000), ": cannot be read (is larger than 65536 bytes)"),
+    ],
+    ids=["missing", "empty", "another", "huge"],
+)
+def test_a_private_key_that_cannot_sign_is_described_with_the_time_from_which_it_is_needed(
+    store, keyring, pairs, nbf, since, make, cause
+):
     key = replace(keyring.find(pairs["ES256"].kid), nbf=nbf)
-    assert describe_missing(key, Path("private"), NOW) == (
-        f"private/{key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here{when}; "
-        "copy the file from where the key was made"
-    )
+    ring, path = Keyring([key]), store.private / f"{key.kid}.pem"
+    assert list(unusable_private_keys(ring, store.private, NOW)) == []
+    make(path)
+    [(found, text)] = unusable_private_keys(ring, store.private, NOW)
+    assert found is key
+    assert text.startswith(f"{path}{cause}")
+    then = " then" if nbf > NOW else ""
+    assert f", and {key.kid} {since}: no token can be issued here{then}; " in text
+    assert text.endswith("copy the file from where the key was made") or "copy its file here" in text
+
+
+def test_a_private_key_of_another_account_is_named_with_the_fix(store, load, public, pairs, monkeypatch):
+    def denied(path, limit):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(private_key, "read_file", denied)
+    with pytest.raises(KeyFileError) as caught:
+        load(public("ES256"))
+    path = store.private / f"{pairs['ES256'].kid}.pem"
+    assert str(caught.value) == f"{path}: cannot be read (Permission denied)"
+    assert caught.value.hint == f"let the account that signs own the file: chown ACCOUNT {path}"

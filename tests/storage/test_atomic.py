@@ -250,7 +250,18 @@ def test_a_lock_file_that_is_a_link_is_not_followed(folder):
         pytest.fail("locked")
     says = os.strerror(errno.ELOOP)
     assert str(caught.value) == f"{path}: cannot be created ({says}); nothing was changed"
+    assert caught.value.hint == f"remove {path}"
     assert not (folder / "other").exists()
+
+
+def test_a_lock_that_cannot_be_created_in_its_folder_is_reported(folder, monkeypatch):
+    def denied(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(ConfigError) as caught, atomic.locked(folder / ".lock"):
+        pytest.fail("locked")
+    assert caught.value.hint == f"make the folder {folder} writable"
 
 
 def test_a_file_system_without_locks_is_reported(folder, monkeypatch):

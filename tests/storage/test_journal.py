@@ -83,7 +83,8 @@ def test_a_file_that_is_no_journal_is_refused(directory, content):
     with pytest.raises(UnsafeOperationError) as caught:
         journal.read(directory.journal)
     assert str(caught.value) == f"{directory.journal}: is not a journal; an interrupted change cannot be finished"
-    assert caught.value.hint == "compare keys/public and the history with version control, then remove the file"
+    hint = f"compare keys/public and the history with version control, then remove {directory.journal}"
+    assert caught.value.hint == hint
 
 
 def test_a_journal_that_cannot_be_read_is_refused_with_the_cause(directory):

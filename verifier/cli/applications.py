@@ -123,6 +123,8 @@ def _find(known: Applications, application_id: str) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Lock the file that a path leads to: another link to it must have the same lock."""
     target = atomic.resolve(path)
+    if path.is_symlink() and not target.parent.is_dir():
+        raise ConfigError(f"{path}: its link leads to no folder ({target.parent})", "mount it, or correct the link")
     atomic.make_folder(target.parent, 0o755)
     # Beside the file, which itself is replaced by every change.
     with atomic.locked(target.with_name(f".{target.name}.lock")):
@@ -140,8 +142,10 @@ def _read(path: Path, *, missing_ok: bool = False) -> Applications:
     try:
         found, problems = parse(read_file(path, MAX_APPLICATIONS_BYTES))
     except OSError as exc:
-        missing = isinstance(exc, FileNotFoundError)
-        hint = "create it: verifier applications add ID" if missing else "repair or restore the file"
+        hint = "repair or restore the file"
+        if isinstance(exc, FileNotFoundError):
+            linked = path.is_symlink()
+            hint = "mount what its link leads to" if linked else "create it: verifier applications add ID"
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint=hint) from exc
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}", hint="repair the file, or restore it from version control") from exc

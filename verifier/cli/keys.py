@@ -35,7 +35,7 @@ from verifier.rotation.key_import import Verdict, read_document
 from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.preconditions import obstacles, published_times, require_later_than, revoked_kids
 from verifier.signing.keystore import Keystore
-from verifier.signing.private_key import describe_missing, missing_private_keys
+from verifier.signing.private_key import unusable_private_keys
 from verifier.storage.journal import MAX_HISTORY_BYTES, digest
 from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.snapshot import read_file
@@ -79,8 +79,8 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
     keyring = directory.keyring
     found, events = _history_problems(directory, keys / "history.jsonl", now)
     imported = history.imported(events)  # which may sign in a KMS or an HSM
-    missing = missing_private_keys(keyring, private, now)
-    problems = [*found, *(describe_missing(key, private, now) for key in missing if key.kid not in imported)]
+    unusable = list(unusable_private_keys(keyring, private, now))
+    problems = [*found, *(text for key, text in unusable if key.kid not in imported)]
     limit = plan.rotate_by(keyring, now, cryptoperiod_s)
     if as_json:
         rows = [_key_to_dict(keyring, key, now) for key in keyring.keys.values()]
@@ -91,9 +91,9 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
             name = f"{key.kid}  {key.algorithm.name:<5}  {keyring.state(key, now):<8}"
             due = f", rotate by {utc(limit)}" if limit is not None and key.nbf + cryptoperiod_s == limit else ""
             echo(f"{name}  {utc(key.nbf)} to {until}{due}")
-        for key in missing:
+        for key, text in unusable:
             if key.kid in imported:
-                warn(describe_missing(key, private, now))
+                warn(text)
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
         if directory.missing_hint:

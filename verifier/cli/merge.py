@@ -17,7 +17,7 @@ from verifier.rotation.history import Event
 from verifier.rotation.plan import OverlapPolicy, pending_keys
 from verifier.rotation.preconditions import obstacles, require_later_than
 from verifier.signing.keystore import Keystore
-from verifier.signing.private_key import describe_missing, missing_private_keys
+from verifier.signing.private_key import unusable_private_keys
 from verifier.signing.recovery import render
 from verifier.storage.journal import FileChange
 from verifier.storage.snapshot import snapshot
@@ -100,8 +100,7 @@ def _describe_remaining(store: Keystore, events: list[Event]) -> Iterator[str]:
     if len(pending) > 1:
         kids = " or ".join(f"verifier keys cancel --kid {key.kid[:8]}" for key in pending)
         yield f"{len(pending)} keys are pending; withdraw all but one: {kids}"
-    for key in missing_private_keys(keyring, store.private, now):
-        yield describe_missing(key, store.private, now)
+    yield from (text for _, text in unusable_private_keys(keyring, store.private, now))
     for obstacle in obstacles(store.public, store.history, store.read_history(), now):
         yield f"{obstacle.found}; {obstacle.remediation}"
     if current is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from verifier.core.times import utc
 from verifier.errors import ConfigError
 from verifier.rotation.plan import pending_keys
-from verifier.signing.private_key import PrivateKey, describe_missing, load_private_key, missing_private_keys
+from verifier.signing.private_key import PrivateKey, load_private_key, unusable_private_keys
 from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.refresher import Refresher
 
@@ -24,6 +24,7 @@ class CurrentKey:
         self._refresh = Refresher(self._read)
         self._signer: PrivateKey | None = None
         self._warned: set[str] = set()
+        self._loaded: set[str] = set()  # kids of private keys that could be used
 
     def signer(self, now: int) -> PrivateKey:
         """Return the current key; reads the directory at most once per second.
@@ -43,10 +44,10 @@ class CurrentKey:
 
     def _read(self, now: float) -> None:
         self.public.refresh()
-        for key in missing_private_keys(self.public.keyring, self.private, now):
+        for key, text in unusable_private_keys(self.public.keyring, self.private, now, self._loaded):
             if key.kid not in self._warned:
                 self._warned.add(key.kid)
-                _log.warning("%s", describe_missing(key, self.private, now))
+                _log.warning("%s", text)
 
     def _describe_found(self, now: int) -> str:
         if self.public.problems:

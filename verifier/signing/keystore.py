@@ -1,11 +1,13 @@
 """The key directory with its private keys: changes under a lock, completely or not at all."""
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -57,10 +59,17 @@ class Keystore:
         with atomic.locked(self.private / ".lock"), self._history_lock():
             # Inside the lock, because waiting for it takes up to 10 s.
             self.now, self._skew, self.notes = int(self._clock()), 0, []
-            self._files.clean()
+            self._clean()
             self._recover(revoking, undo)
             self.public.refresh(full=True)
             yield self.public.keyring
+
+    def _clean(self) -> None:
+        try:
+            self._files.clean()
+        except OSError as exc:  # a folder, or of another owner
+            text = f"{exc.filename}: cannot be replaced ({exc.strerror}); nothing was changed"
+            raise ConfigError(text, f"remove {exc.filename}, then run the command again") from exc
 
     def _recover(self, revoking: bool, undo: bool) -> None:
         try:
@@ -69,8 +78,8 @@ class Keystore:
             if not revoking:
                 raise
             self.notes.append(f"{exc}; it is replaced")
-            if not self.journal.is_file():
-                self.journal.replace(self.journal.with_name(".commit.unusable"))
+            if not self.journal.is_file():  # in a folder of its own, because a name may be taken by another kind
+                self.journal.replace(Path(mkdtemp(dir=self.private, prefix=".unusable.")) / self.journal.name)
             return
         if record is not None:
             now = max(self.now, record.at) if revoking else self.now
@@ -97,7 +106,8 @@ class Keystore:
             atomic.make_folder(self.private, 0o700)
             if not self.private.is_symlink():  # because a link may lead to a folder that is not only for keys
                 self.private.chmod(0o700)
-            if not ignore.exists():
+            if ignore.is_symlink() or not ignore.exists():  # git does not follow a link
+                ignore.unlink(missing_ok=True)
                 atomic.write_atomic(ignore, b"# private keys are never committed\n*\n")
         except OSError as exc:
             hint = "remove the cause, then run the command again"
@@ -109,11 +119,12 @@ class Keystore:
         """Return the lock of the directory that a linked history belongs to."""
         if not self.history.is_symlink():
             return nullcontext()
-        target = atomic.resolve(self.history)
+        target = atomic.target(self.history)
         private = target.parent / "private"
-        lock = private / ".lock" if private.is_dir() else target.with_name(f".{target.name}.lock")
-        # Without its folder, nothing can be written there, and reading reports it.
-        if not target.parent.is_dir() or lock.resolve() == (self.private / ".lock").resolve():
+        lock = private / ".lock" if private.is_dir() else target.parent / f".{target.name}.lock"
+        # Without its folder, or if it is no file, nothing can be written there, and reading reports it.
+        writable = target.is_file() or (target.parent.is_dir() and not os.path.lexists(target))
+        if not writable or lock.resolve() == (self.private / ".lock").resolve():
             return nullcontext()
         return atomic.locked(lock)
 
@@ -154,7 +165,8 @@ class Keystore:
                 raise KeyFileError(f"{path}: exists already; it is never overwritten", hint=f"move {path} elsewhere")
             changes.append(FileChange(f"private/{path.name}", None, pem, 0o600))
         for step in plan:
-            drops = step.drop_private and (self.private / f"{step.kid}.pem").exists()
+            private = self.private / f"{step.kid}.pem"
+            drops = step.drop_private and private.exists() and not private.is_dir()  # a folder holds no key
             if drops:
                 removals.append(f"private/{step.kid}.pem")
                 step = replace(step, reason=step.reason or "private key deleted")

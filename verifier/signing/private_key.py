@@ -1,6 +1,7 @@
 """A private key: generated, read from a PEM file, and used to sign."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,31 +50,45 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
     Raises:
         KeyFileError: the file is missing, encrypted or contains another key.
     """
+    copy = "copy the file from where the key was made"
     try:
         key = load_pem_private_key(read_file(path, MAX_PEM_BYTES), password=None)
         found = jwk.dump(key.public_key())["kid"]
     except OSError as exc:
         hint = "sign where the key was made, or copy its file here with mode 0600"
+        if isinstance(exc, PermissionError):
+            hint = f"let the account that signs own the file: chown ACCOUNT {shlex.quote(str(path))}"
         raise KeyFileError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
     except (TypeError, ValueError, UnsupportedAlgorithm, KeyFileError) as exc:
         # The library raises TypeError for an encrypted file.
-        raise KeyFileError(f"{path}: not an unencrypted PKCS#8 private key of a supported kind") from exc
+        raise KeyFileError(f"{path}: not an unencrypted PKCS#8 private key of a supported kind", copy) from exc
     if found != public.kid:
-        raise KeyFileError(f"{path}: contains another private key (found {found}, expected {public.kid})")
+        raise KeyFileError(f"{path}: contains another private key (found {found}, expected {public.kid})", copy)
     return PrivateKey(public.kid, public.algorithm.name, key, public.exp)
 
 
-def missing_private_keys(keyring: Keyring, private: Path, now: float) -> list[PublicKey]:
-    """Return the current and pending keys without a private key, where `private` holds any."""
+def unusable_private_keys(
+    keyring: Keyring, private: Path, now: float, loaded: set[str] | None = None
+) -> Iterator[tuple[PublicKey, str]]:
+    """Yield the current and pending keys that cannot sign here, and why, where `private` holds any private key.
+
+    Keys in `loaded` are not loaded again; those that could be loaded are added to it.
+    """
+    loaded = set() if loaded is None else loaded
     here = {path.stem for path in private.glob("*.pem") if path.is_file()}
-    missing = [key for key in keyring.keys.values() if here and key.kid not in here]
-    return [key for key in missing if keyring.state(key, now) in (KeyState.CURRENT, KeyState.PENDING)]
-
-
-def describe_missing(key: PublicKey, private: Path, now: float) -> str:
-    """Return what a missing private key means, and from when on."""
-    since, then = (f"signs from {utc(key.nbf)}", " then") if key.nbf > now else ("is the current key", "")
-    return (
-        f"{private / key.kid}.pem is missing, and {key.kid} {since}: no token can be issued here{then}; "
-        "copy the file from where the key was made"
-    )
+    for key in keyring.keys.values() if here else ():
+        if keyring.state(key, now) not in (KeyState.CURRENT, KeyState.PENDING) or key.kid in loaded & here:
+            continue
+        path, cause, fix = private / f"{key.kid}.pem", "", "copy the file from where the key was made"
+        if key.kid not in here:
+            cause = f"{path} is missing"
+        else:
+            try:
+                load_private_key(path, key)
+            except KeyFileError as exc:
+                cause, fix = str(exc), exc.hint
+            else:
+                loaded.add(key.kid)
+                continue
+        since, then = (f"signs from {utc(key.nbf)}", " then") if key.nbf > now else ("is the current key", "")
+        yield key, f"{cause}, and {key.kid} {since}: no token can be issued here{then}; {fix}"

@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     staged = target(path)
-    return staged.with_name(f".{staged.name}.tmp")
+    return staged.parent / f".{staged.name}.tmp"
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
@@ -155,7 +155,8 @@ def _open_locked(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as exc:
-            raise ConfigError(f"{path}: cannot be created ({exc.strerror}); nothing was changed") from exc
+            hint = f"remove {path}" if os.path.lexists(path) else f"make the folder {path.parent} writable"
+            raise ConfigError(f"{path}: cannot be created ({exc.strerror}); nothing was changed", hint) from exc
         try:
             _acquire(descriptor, path)
             if os.path.samestat(os.fstat(descriptor), path.stat()):

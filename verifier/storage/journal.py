@@ -72,13 +72,13 @@ def read(path: Path) -> Record | None:
         members["changes"] = tuple(FileChange(**change) for change in members["changes"])
         members["removals"] = tuple(members["removals"])
         return Record(**members)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, TypeError, KeyError) as exc:
+        if isinstance(exc, FileNotFoundError) and not path.is_symlink():
+            return None
         cause = getattr(exc, "strerror", None) or "is not a journal"
         raise UnsafeOperationError(
             f"{path}: {cause}; an interrupted change cannot be finished",
-            hint="compare keys/public and the history with version control, then remove the file",
+            hint=f"compare keys/public and the history with version control, then remove {path}",
         ) from exc
 
 

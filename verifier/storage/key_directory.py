@@ -1,6 +1,7 @@
 """The key directory: one `<kid>.json` file per public key, read again when its content changes."""
 
 import errno
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -99,8 +100,9 @@ class KeyDirectory:
         keys = self.folder.parent
         if self.is_nested:
             return f"name the folder that holds {keys.name}/: {keys.parent}"
-        create = f"correct the path, or create it: verifier keys generate --keys {shlex.quote(str(keys))}"
-        return "" if self.folder.exists() else create
+        if os.path.lexists(self.folder):
+            return "" if self.folder.is_dir() else f"{self.folder} must be a folder, or a link to a folder"
+        return f"correct the path, or create it: verifier keys generate --keys {shlex.quote(str(keys))}"
 
     def load(self) -> Keyring:
         """Read the folder, in which every file must be valid.
