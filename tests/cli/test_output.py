@@ -116,7 +116,6 @@ def test_elsewhere_nothing_is_shown_beside_the_output(keys, replica):
 
 def test_a_progress_line_is_one_line_without_control_characters(monkeypatch, capsys):
     monkeypatch.setattr(output.sys.stderr, "isatty", lambda: True)
-    output.progress(1, 10, f"\x1b[31m{'x' * 100}")
-    output.end_progress()
+    assert list(output.show_progress([f"\x1b[31m{'x' * 100}"], 10)) == [f"\x1b[31m{'x' * 100}"]
     shown = capsys.readouterr().err
     assert shown == f"\r{('  1 of 10  ' + chr(92) + 'x1b[31m' + 'x' * 100)[:48]}\r{'':48}\r"

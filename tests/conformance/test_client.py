@@ -78,7 +78,7 @@ def test_a_missing_response_is_named_within_the_time(listen, sent, cause):
         client.get(url, timeout_s=0.3)
     assert time.monotonic() - started < 1
     where = f"127.0.0.1 port {Url.parse(url).port}"
-    assert f"{caught.value}; {caught.value.fix}" == cause.format(where)
+    assert f"{caught.value}; {caught.value.cause.fix}" == cause.format(where)
 
 
 @pytest.mark.parametrize("get", [client.get, client.get_json])
@@ -162,7 +162,7 @@ def test_a_response_over_the_limit_is_named(listen, sent):
         client.get(url, timeout_s=5, max_bytes=2000)
     where = f"127.0.0.1 port {Url.parse(url).port}"
     assert str(caught.value) == f"too large: the response from {where} is over 2000 bytes"
-    assert caught.value.fix == "use the URL of the endpoint itself"
+    assert caught.value.cause.fix == "use the URL of the endpoint itself"
 
 
 def test_a_response_up_to_the_limit_is_read(listen):
@@ -230,7 +230,7 @@ def test_get_json_names_what_is_not_a_json_object(listen, sent, cause):
         if cause.startswith("redirect")
         else "use the host, the port and the path of the service itself, with the prefix under which it is mounted"
     )
-    assert caught.value.fix == fix
+    assert caught.value.cause.fix == fix
 
 
 @pytest.mark.parametrize(("line", "status"), [(OK, 200), (b"HTTP/1.1 503 x\r\n", 503)])

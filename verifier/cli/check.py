@@ -10,7 +10,7 @@ import click
 from verifier.cli.changes import read_input, read_secret
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import PATH, json_option, name_option, option
-from verifier.cli.output import end_progress, progress
+from verifier.cli.output import show_progress
 from verifier.conformance import Url, output, runner
 from verifier.conformance.forge import Context, Key
 from verifier.core.applications import BYTE_ORDER_MARK
@@ -63,11 +63,8 @@ def check(url: str | None, only: tuple[str, ...], listing: bool, as_json: bool, 
         context = check_context(options)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
-    results = []
-    for result in runner.run(target, context, chosen, options["timeout"]):
-        results.append(result)
-        progress(len(results), len(chosen), result.item.id)
-    end_progress()
+    running = runner.run(target, context, chosen, options["timeout"])
+    results = list(show_progress(running, len(chosen), lambda result: result.item.id))
     click.echo(output.render_json(target, results) if as_json else output.render_text(target, results))
     if options["junit"]:
         options["junit"].write(output.render_junit(target, results))

@@ -24,7 +24,7 @@ from verifier.cli.options import (
     print_json,
     window_options,
 )
-from verifier.cli.output import echo, end_progress, next_step, progress
+from verifier.cli.output import echo, next_step, show_progress
 from verifier.rotation import history, replica_checks, replicas
 from verifier.rotation.audit import REPLICA_RULES, findings, replica_findings
 from verifier.rotation.events import user_name
@@ -209,13 +209,7 @@ def report(html: Path | None, metrics: tuple[str, ...], as_json: bool, **options
 
 def _query(urls: tuple[str, ...]) -> tuple[Replica, ...]:
     """Query each replica, one after the other."""
-    found = []
-    for number, url in enumerate(urls, start=1):
-        progress(number, len(urls), url)
-        found.append(replicas.query(url))
-    if urls:
-        end_progress()
-    return tuple(found)
+    return tuple(replicas.query(url) for url in show_progress(urls, len(urls)))
 
 
 def _read_inventory(

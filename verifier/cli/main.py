@@ -61,7 +61,7 @@ def main() -> None:
     except click.Abort:
         _fail("aborted", "", EXIT_REFUSED)
     except NoResponseError as exc:
-        _fail(str(exc), exc.fix, EXIT_REFUSED)
+        _fail(str(exc), exc.cause.fix, EXIT_REFUSED)
     except ModuleNotFoundError as exc:
         module = (exc.name or "").partition(".")[0]
         if module not in SERVER_MODULES:

@@ -1,6 +1,8 @@
 """Text for people: everything that comes from outside is escaped, because a terminal obeys control characters."""
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import click
 
@@ -8,6 +10,7 @@ from verifier.cli.program import with_files
 from verifier.core.encoding import printable
 
 _PROGRESS_COLUMNS = 48
+T = TypeVar("T")
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -31,16 +34,15 @@ def warn(text: str) -> None:
     echo(f"verifier: warning: {text}", err=True)
 
 
-def progress(number: int, total: int, text: str) -> None:
-    """Replace the progress line on a terminal; elsewhere print nothing."""
-    if sys.stderr.isatty():
-        line = f"{number:>3} of {total}  {printable(text)}"
-        click.echo(f"\r{line[:_PROGRESS_COLUMNS]:<{_PROGRESS_COLUMNS}}", err=True, nl=False)
-
-
-def end_progress() -> None:
-    """Remove the progress line from a terminal."""
-    if sys.stderr.isatty():
+def show_progress(items: Iterable[T], total: int, name: Callable[[T], str] = str) -> Iterator[T]:
+    """Yield the items; on a terminal, show the number and the name of each."""
+    on_terminal = sys.stderr.isatty()
+    for number, item in enumerate(items, start=1):
+        if on_terminal:
+            line = f"{number:>3} of {total}  {printable(name(item))}"
+            click.echo(f"\r{line[:_PROGRESS_COLUMNS]:<{_PROGRESS_COLUMNS}}", err=True, nl=False)
+        yield item
+    if on_terminal and total:
         click.echo(f"\r{'':{_PROGRESS_COLUMNS}}\r", err=True, nl=False)
 
 

@@ -67,7 +67,11 @@ def explain_failure(exc: Exception, url: Url, timeout_s: float) -> Cause:
     return Cause(f"unreachable: {where} ({type(exc).__name__})", "check the address, the port and the route")
 
 
-def _has_error(code: str) -> Callable[[Response], bool]:
+def _status(*statuses: int) -> Callable[[Response], bool]:
+    return lambda response: response.status in statuses
+
+
+def _error(code: str) -> Callable[[Response], bool]:
     return lambda response: (response.members or {}).get("error") == code
 
 
@@ -77,34 +81,18 @@ def _is_html(response: Response) -> bool:
 
 # The first that matches.
 _CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
+    (lambda r: r.is_redirect, "redirect to {location}", "use that URL: following the redirect would resend the secret"),
+    (_status(502, 503, 504), "proxy: {via} responds for an endpoint that it cannot reach", "start the endpoint"),
+    (_status(404), "path: nothing is served at {path}", "compare the path with the route, slash by slash"),
+    (_status(405), "method: {path} does not accept POST", "accept POST on this path, or use the path that does"),
+    (_status(429), "rate limit: too many requests", "exempt this address during the check, and escs permanently"),
     (
-        lambda r: 300 <= r.status < 400,
-        "redirect to {location}",
-        "use that URL: following the redirect would resend the secret",
-    ),
-    (
-        lambda r: r.status in (502, 503, 504),
-        "proxy: {via} responds for an endpoint that it cannot reach",
-        "start the endpoint",
-    ),
-    (lambda r: r.status == 404, "path: nothing is served at {path}", "compare the path with the route, slash by slash"),
-    (
-        lambda r: r.status == 405,
-        "method: {path} does not accept POST",
-        "accept POST on this path, or use the path that does",
-    ),
-    (
-        lambda r: r.status == 429,
-        "rate limit: too many requests",
-        "exempt this address during the check, and escs permanently",
-    ),
-    (
-        _has_error("invalid_client"),
+        _error("invalid_client"),
         "credentials: the endpoint has another application id or secret",
         "compare applicationId and secretKey with the escs dashboard",
     ),
     (
-        _has_error("invalid_token"),
+        _error("invalid_token"),
         "token: the endpoint has another issuer, key or application",
         "compare issuer, public keys and applicationId of the signer and the endpoint",
     ),
@@ -114,17 +102,13 @@ _CAUSES: tuple[tuple[Callable[[Response], bool], str, str], ...] = (
         "use the URL of the endpoint",
     ),
     (_is_html, "HTML: an error page of a firewall, proxy or framework", "see its log, and allow POST with JSON"),
-    (lambda r: r.status == 415, "media type: application/json is not accepted", "read the body as JSON"),
+    (_status(415), "media type: application/json is not accepted", "read the body as JSON"),
     (
-        lambda r: r.status in (401, 403),
+        _status(401, 403),
         "credentials: the application id, the secret or the token is rejected",
         "compare all three with the settings of the endpoint",
     ),
-    (
-        lambda r: r.status in (400, 422),
-        "request: the endpoint expects other members",
-        "read code, secretKey and applicationId",
-    ),
+    (_status(400, 422), "request: the endpoint expects other members", "read code, secretKey and applicationId"),
     (lambda r: r.status >= 500, "crash: the endpoint failed", "see its log"),
     (
         lambda r: r.is_2xx and r.members is None,
@@ -151,7 +135,7 @@ def likely_cause(response: Response, url: Url, hide: Callable[[str], str] = reda
 
 def explain_no_json(response: Response, url: Url) -> Cause:
     """Explain why the response to a GET request is not a JSON object."""
-    if 300 <= response.status < 400:
+    if response.is_redirect:
         return Cause(f"redirect: {url.endpoint} redirects to {_location(response)}", "use that URL")
     kind = "HTML" if _is_html(response) else "not JSON"
     text = f"{kind}: {url.endpoint} has no JSON object at {url.path[:80]} (status {response.status})"

@@ -22,18 +22,11 @@ _CHUNK_BYTES = 65_536
 
 
 class NoResponseError(Exception):
-    """No usable HTTP response arrived; `str()` is the likely cause, `fix` what to do about it.
-
-    Both are safe to print: text of the other party is escaped.
-    """
+    """No usable HTTP response arrived; `cause` has what to do about it. Text of the other party in it is escaped."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause.text)
         self.cause = cause
-
-    @property
-    def fix(self) -> str:
-        return self.cause.fix
 
 
 def get(url: str, *, timeout_s: float, max_bytes: int = MAX_RESPONSE_BYTES) -> Response:
@@ -60,7 +53,7 @@ def get_json(url: str, *, timeout_s: float) -> tuple[Response, dict[str, Any]]:
         NoResponseError: no complete response arrived, or it is a redirect or not a JSON object.
     """
     response = get(url, timeout_s=timeout_s)
-    if 300 <= response.status < 400 or response.members is None:
+    if response.is_redirect or response.members is None:
         raise NoResponseError(explain_no_json(response, Url.parse(url, allow_http=True)))
     return response, response.members
 

@@ -67,7 +67,7 @@ def _no_store(i: Interaction) -> str:
 
 
 def _no_redirect(i: Interaction) -> str:
-    return f"{i.response.status}" if 300 <= i.response.status < 400 else ""
+    return f"{i.response.status}" if i.response.is_redirect else ""
 
 
 def _no_crash(i: Interaction) -> str:

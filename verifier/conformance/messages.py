@@ -133,6 +133,10 @@ class Response:
         return 200 <= self.status < 300
 
     @property
+    def is_redirect(self) -> bool:
+        return 300 <= self.status < 400
+
+    @property
     def is_profile(self) -> bool:
         """Whether escs could sign a player in with it."""
         return self.is_2xx and self.members is not None and self.members.get("_id") is not None

@@ -173,7 +173,7 @@ def _cause(url: Url, context: Context, i: Interaction, hide: Callable[[str], str
     The token's age and the clock skew come first where the reason is unknown or about time.
     """
     likely, description = likely_cause(i.response, url, hide), description_of(i.response)
-    if i.response.status // 100 == 3:
+    if i.response.is_redirect:
         return likely
     rule, time = find_rule(description), _time_cause(context, i.response)
     description = hide(description)

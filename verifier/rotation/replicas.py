@@ -135,7 +135,7 @@ def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:
     try:
         response = get(url, timeout_s=TIMEOUT_S, max_bytes=_MAX_METRICS_BYTES)
     except NoResponseError as exc:
-        raise ConfigError(f"{url}: no metrics ({exc})", hint=exc.fix) from exc
+        raise ConfigError(f"{url}: no metrics ({exc})", hint=exc.cause.fix) from exc
     except ValueError as exc:
         raise ConfigError(f"{url}: not an http or https URL", hint="http://host:port/metrics") from exc
     if response.status != 200:

@@ -29,8 +29,7 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
     def __init__(self, address: tuple[str, int], family: socket.AddressFamily) -> None:
         self.address_family = family
         self._open: dict[Any, float] = {}  # connections, oldest first
-        self._lock = threading.Lock()
-        self._free = threading.Semaphore(MAX_SCRAPES)
+        self._changed = threading.Condition()  # of `_open`
         super().__init__(address, QuietHandler)
 
     def server_bind(self) -> None:
@@ -41,27 +40,26 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle a connection in a thread; beyond the limit, close the oldest, or this one if that does not help."""
-        if not self._free.acquire(blocking=False):
-            with self._lock:
-                oldest = next(iter(self._open), request)
-            _shut_down(oldest)
-            if not self._free.acquire(timeout=1):
-                self.shutdown_request(request)
-                return
-        with self._lock:
-            self._open[request] = time.monotonic()
-        super().process_request(request, client_address)
+        with self._changed:
+            if len(self._open) == MAX_SCRAPES:
+                _shut_down(next(iter(self._open)))
+            if accepted := self._changed.wait_for(lambda: len(self._open) < MAX_SCRAPES, timeout=1):
+                self._open[request] = time.monotonic()
+        if accepted:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
         """Forget a connection when it ends."""
-        with self._lock:
-            if self._open.pop(request, None) is not None:
-                self._free.release()
+        with self._changed:
+            self._open.pop(request, None)
+            self._changed.notify()
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Close connections that have taken too long; called twice per second."""
-        with self._lock:
+        with self._changed:
             late = [sock for sock, since in self._open.items() if time.monotonic() - since > SCRAPE_TIMEOUT_S]
         for sock in late:
             _shut_down(sock)
