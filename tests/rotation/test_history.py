@@ -148,4 +148,3 @@ def test_merged_lines_come_before_the_line_that_merged_them(trail):
     log = history.append(trail, [outer])
     assert history.load(log).events == (FIRST, SECOND, THIRD, outer)
     assert list(history.merged_events([outer])) == [FIRST, middle, outer]
-    assert list(history.merged_lines([outer])) == [line.encode(), inner.encode()]

@@ -111,7 +111,7 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
         "version": __version__,
         "anchor": {"lines": 3, "digest": anchor.digest, "text": f"3:{anchor.digest}"},
         "since": None,
-        "git": {"present": False, "commit": "", "clean": None, "uncommitted": [], "problems": [], "unsearched": ""},
+        "git": {"present": False, "commit": "", "clean": None, "uncommitted": (), "problems": (), "unsearched": ""},
         "key_set_digest": digest,
         "settings": {"max_lifetime_s": 300, "leeway_s": 30, "overlap_s": 360, "cryptoperiod_s": 90 * DAY},
         "rotate_by": switch + 90 * DAY,

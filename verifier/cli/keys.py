@@ -61,10 +61,9 @@ lead_option = option(
 @keys_option
 def generate(alg: str, as_json: bool, keys: Path) -> None:
     """Generate the first key pair; it is active immediately."""
-    with begin(keys, create=True) as (store, keyring, now):
-        plan.require_no_current_or_pending(keyring, now)
+    with begin(keys, create=True) as (store, _, now):
         jwk, pem = store.generate_pair(alg)
-        events = store.apply([plan.activate_first_key(jwk, now=now)], "generate", now=now, pem=pem)
+        events = store.apply(store.planner().begin([jwk]), "generate", now=now, pem=pem)
     print_events(store, events, as_json)
 
 
@@ -211,8 +210,7 @@ def import_(
     with begin(keys, create=True) as (store, keyring, now):
         found = _require_importable(verdicts, file, keyring, revoked_kids(store.read_history()), now)
         if keyring.current(now) is None:
-            plan.require_no_current_or_pending(keyring, now)
-            changes = plan.activate_keys(found, now=now)
+            changes = store.planner(window, force).begin(found)
         elif len(found) == 1:
             changes = store.planner(window, force).rotate(found[0], lead)
             _warn_of_settings(store, now, lead, window)

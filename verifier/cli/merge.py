@@ -8,7 +8,7 @@ import click
 from verifier.cli.changes import NO_CURRENT_KEY, open_keystore, print_events
 from verifier.cli.options import change_options, force_option
 from verifier.cli.output import warn
-from verifier.core.keyring import parse_public_key
+from verifier.core.keyring import find_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history
@@ -53,10 +53,11 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
         events = merging.events(branches, members, now=now)
         changes = []
         for name, data in files.items():
-            held = members[name.removesuffix(".json")]
+            held, key = members[name.removesuffix(".json")], find_public_key(name, data)
             before = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
             after = None if held is None else render(held)
-            if after != before and (isinstance(data, str) or _differs(name, data, held)):
+            # A file that contains the same already keeps its formatting.
+            if after != before and (key is None or key.members != held):
                 changes.append(FileChange(f"public/{name}", before, after))
         if events or changes or branches.lines != content:
             store.merge(changes, events, branches.lines, now=now)
@@ -118,11 +119,3 @@ def _print_outcome(store: Keystore, events: list[Event], changes: list[FileChang
     for change in corrected:
         done = "removed" if change.after is None else "written"
         warn(f"{store.folder / change.path} was {done} again, because the history records it so")
-
-
-def _differs(name: str, data: bytes, held: object) -> bool:
-    """Return whether a file has to be written: a usable one keeps its formatting."""
-    try:
-        return dict(parse_public_key(name, data).members) != held
-    except KeyFileError:
-        return True

@@ -214,14 +214,6 @@ def merged_events(events: Iterable[Event]) -> Iterator[Event]:
         yield event
 
 
-def merged_lines(events: Iterable[Event]) -> Iterator[bytes]:
-    """Yield every line that was merged, verbatim, also those within merged lines."""
-    for event in events:
-        for text in event.merged:
-            yield text.encode()
-            yield from merged_lines(load(text.encode()).events)
-
-
 def first_events(events: Iterable[Event]) -> dict[str, Event]:
     """Return the event that first records each key, by kid; with those that were merged."""
     found: dict[str, Event] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verifier.core.encoding import loads_object
-from verifier.core.keyring import Keyring, PublicKey, parse_public_key
+from verifier.core.keyring import Keyring, PublicKey, find_public_key, parse_public_key
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history
 from verifier.rotation.events import make_event
@@ -102,7 +102,7 @@ def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, wind
     conflicting = set()
     for name, content in files.items():
         kid = name.removesuffix(".json")
-        versions = [_parse(name, side) for side in _sides(content)] if isinstance(content, bytes) else []
+        versions = [find_public_key(name, side) for side in _sides(content)] if isinstance(content, bytes) else []
         usable = [dict(key.members) for key in versions if key is not None]
         if not usable:
             raise KeyFileError(f"{name}: has no usable version", hint=f"repair public/{name}, then merge again")
@@ -133,13 +133,6 @@ def signing_keys(branches: Branches, now: int) -> set[str]:
         live = [e for e in recorded if e.kid not in revoked and _state(e, now) == "current"]
         found |= {event.kid for event in sorted(live, key=lambda event: (event.nbf or 0, event.kid))[-1:]}
     return found
-
-
-def _parse(name: str, content: bytes) -> PublicKey | None:
-    try:
-        return parse_public_key(name, content)
-    except KeyFileError:
-        return None
 
 
 def _apply_histories(members: dict[str, Any], branches: Branches, signing: set[str]) -> None:

@@ -77,35 +77,7 @@ def valid_until(plan: Plan, keyring: Keyring, now: int) -> int | None:
 
 def activate_first_key(jwk: Mapping[str, Any], *, now: int) -> KeyChange:
     """Plan a key that signs immediately."""
-    dates = {"iat": now, "nbf": jwk.get("nbf", now)} | {n: jwk[n] for n in ("exp",) if n in jwk}
-    return KeyChange(jwk["kid"], {**jwk, **dates}, ABSENT, KeyState.CURRENT)
-
-
-def activate_keys(jwks: Iterable[Mapping[str, Any]], *, now: int) -> Plan:
-    """Plan the keys of another system with their own dates, each with the state that it has among them."""
-    plan = [activate_first_key(jwk, now=now) for jwk in jwks]
-    keys = [parse_public_key(f"{step.kid}.json", json.dumps(step.members).encode()) for step in plan]
-    ring = Keyring(keys)
-    return [replace(step, new=ring.state(key, now)) for step, key in zip(plan, keys, strict=True)]
-
-
-def require_no_current_or_pending(keyring: Keyring, now: int) -> None:
-    """Refuse a first key beside one that signs or will sign.
-
-    Raises:
-        UnsafeOperationError: there is a current or a pending key.
-    """
-    current = keyring.current(now)
-    if current is not None:
-        raise UnsafeOperationError(
-            f"a key is current already (found {current.kid})", hint="schedule the next one: verifier keys rotate"
-        )
-    for key in pending_keys(keyring, now):
-        raise UnsafeOperationError(
-            f"a key is pending (found {key.kid}, active from {when(key.nbf)})",
-            hint=f"wait until then, or correct this clock if it is behind; to withdraw the key: "
-            f"verifier keys cancel --kid {key.kid[:8]}",
-        )
+    return KeyChange(jwk["kid"], {**jwk, "iat": now, "nbf": jwk.get("nbf", now)}, ABSENT, KeyState.CURRENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +90,27 @@ class Planner:
     force: bool = False
     signable: frozenset[str] | None = None  # kids whose private keys are here; None: signing happens elsewhere
     previous_exp: PreviousExp = lambda _: None
+
+    def begin(self, jwks: Iterable[Mapping[str, Any]]) -> Plan:
+        """Activate the first keys, with their own dates if they have any, each with the state that it has among them.
+
+        Refuses them beside a key that signs or will sign.
+        """
+        current = self.keyring.current(self.now)
+        if current is not None:
+            raise UnsafeOperationError(
+                f"a key is current already (found {current.kid})", hint="schedule the next one: verifier keys rotate"
+            )
+        for key in pending_keys(self.keyring, self.now):
+            raise UnsafeOperationError(
+                f"a key is pending (found {key.kid}, active from {when(key.nbf)})",
+                hint=f"wait until then, or correct this clock if it is behind; to withdraw the key: "
+                f"verifier keys cancel --kid {key.kid[:8]}",
+            )
+        plan = [activate_first_key(jwk, now=self.now) for jwk in jwks]
+        keys = [parse_public_key(f"{step.kid}.json", json.dumps(step.members).encode()) for step in plan]
+        ring = Keyring(keys)
+        return [replace(step, new=ring.state(key, self.now)) for step, key in zip(plan, keys, strict=True)]
 
     def rotate(self, jwk: Mapping[str, Any], lead_s: int = LEAD_S) -> Plan:
         """Publish the next key as pending, and end the current one when its last token has expired.

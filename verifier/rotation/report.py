@@ -33,32 +33,22 @@ NOT_COVERED = (
     "Accounts: whether a player may sign in is decided when the token is issued.",
     "TLS, rate limits and the escs side.",
 )
+GIT_MEMBERS = ("present", "commit", "clean", "uncommitted", "problems", "unsearched")
 _KINDS = {Event: "key", SecretEvent: "secret", Confirmation: "confirmation"}
 
 
 def evidence(inventory: Inventory) -> dict[str, Any]:
     """Return what an auditor keeps: the anchor, the commit, and what the history was compared with."""
-    anchor, since, witness = inventory.anchor, inventory.since, inventory.witness
+    anchor, since = inventory.anchor, inventory.since
+    added = max(0, anchor.lines - since.lines) if since else 0
     return {
         "schema_version": SCHEMA_VERSION,
         "made_at": inventory.now,
         "version": __version__,
         "anchor": asdict(anchor) | {"text": str(anchor)},
         "since": since
-        and asdict(since)
-        | {
-            "text": str(since),
-            "continued": not inventory.since_problem,
-            "added": max(0, anchor.lines - since.lines),
-        },
-        "git": {
-            "present": witness.present,
-            "commit": witness.commit,
-            "clean": witness.clean,
-            "uncommitted": list(witness.uncommitted),
-            "problems": list(witness.problems),
-            "unsearched": witness.unsearched,
-        },
+        and asdict(since) | {"text": str(since), "continued": not inventory.since_problem, "added": added},
+        "git": {name: getattr(inventory.witness, name) for name in GIT_MEMBERS},
         "key_set_digest": inventory.keyring.digest,
         "settings": asdict(inventory.window)
         | {"overlap_s": inventory.window.overlap_s, "cryptoperiod_s": inventory.cryptoperiod_s},
@@ -69,8 +59,11 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
     """Return the report as data; the page shows the same."""
     found = audit.findings(inventory)
     worst = audit.worst(found)
-    keys = sorted(switch_checks.keys(inventory), key=_first_use)
-    revoked_by = _revoked_by(inventory)
+    events = merged_events(inventory.history.events)
+    revoked_by = {e.kid: e.by for e in events if e.new == KeyState.REVOKED != e.old and e.command != "merge"}
+    keys = switch_checks.keys(inventory)
+    # By when they began to sign, or would have, so that switches are in their order.
+    keys.sort(key=lambda row: (row["signs"][0][0] if row["signs"] else row["nbf"], row["made_at"]))
     for row in keys:
         row["last_use"] = inventory.last_use.get(("key", row["kid"]))
         row["revoked_by"] = revoked_by.get(row["kid"], "")
@@ -97,11 +90,6 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _first_use(row: dict[str, Any]) -> tuple[int, int]:
-    """Return what keys are sorted by: when they began to sign, or would have, so that switches are in their order."""
-    return (row["signs"][0][0] if row["signs"] else row["nbf"]), row["made_at"]
-
-
 def _policy(inventory: Inventory) -> list[dict[str, str]]:
     values = {
         "leeway_s": inventory.window.leeway_s,
@@ -112,11 +100,6 @@ def _policy(inventory: Inventory) -> list[dict[str, str]]:
     return [
         {"name": rule.name, "clause": rule.source, "expects": rule.expects.format(**values)} for rule in rules.RULES
     ]
-
-
-def _revoked_by(inventory: Inventory) -> dict[str, str]:
-    events = merged_events(inventory.history.events)
-    return {e.kid: e.by for e in events if e.new == KeyState.REVOKED != e.old and e.command != "merge"}
 
 
 def _history(inventory: Inventory) -> list[dict[str, Any]]:
@@ -134,13 +117,12 @@ def _applications(inventory: Inventory) -> list[dict[str, Any]]:
     """Return the active secrets of each application, with who set them."""
     known = inventory.applications.by_id.values() if inventory.applications else ()
     changes = {(event.application, event.sha256): event for event in inventory.history.secrets}
-    rows = []
-    for application in known:
-        secrets = []
+    rows: list[dict[str, Any]] = [{"id": application.id, "secrets": []} for application in known]
+    for application, row in zip(known, rows, strict=True):
         for slot, secret in enumerate(application.secrets, start=1):
             digest = secret.digest.hex()[:12]
             change = changes.get((application.id, digest))
-            secrets.append(
+            row["secrets"].append(
                 {
                     "slot": slot,
                     "sha256": digest,
@@ -150,7 +132,6 @@ def _applications(inventory: Inventory) -> list[dict[str, Any]]:
                     "last_use": inventory.last_use.get(("secret", f"{application.id} {slot}")),
                 }
             )
-        rows.append({"id": application.id, "secrets": secrets})
     return rows
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from verifier.core.times import duration, format_duration, utc
 from verifier.rotation import confirmations, timeline
-from verifier.rotation.history import ABSENT, Event
+from verifier.rotation.history import ABSENT
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy
 from verifier.rotation.violation import Violations
@@ -59,11 +59,8 @@ def _short_leads(inventory: Inventory) -> Iterator[tuple[dict[str, Any], str]]:
         confirmed = confirmations.summarize(inventory.history.confirmations, row["made_at"], nbf, planned_s)
         if confirmed is None or confirmed["confirmed"] < confirmed["replicas"]:
             verb = "signs" if nbf > inventory.now else "signed"
-            yield row, f"published {format_duration(lead_s)} before it {verb}{_forced(event)}"
-
-
-def _forced(event: Event | None) -> str:
-    return ", with --force" if event is not None and event.force else ""
+            forced = ", with --force" if event is not None and event.force else ""
+            yield row, f"published {format_duration(lead_s)} before it {verb}{forced}"
 
 
 def past(inventory: Inventory) -> Violations:

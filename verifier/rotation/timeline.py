@@ -21,12 +21,8 @@ def keys(keyring: Keyring, events: Iterable[Event], window: OverlapPolicy, now: 
             "alg": key.algorithm.name,
             "state": str(keyring.state(key, now)),
             "made_at": key.iat,
-            "nbf": key.nbf,
-            "exp": key.exp,
-            "revoked_at": key.revoked_at,
-            "reason": key.reason,
             "removed_at": None,
-        }
+        } | {name: getattr(key, name) for name in ("nbf", "exp", "revoked_at", "reason")}
     needed = {(e.kid, e.exp): policy.overlap_s for e in events if (policy := OverlapPolicy.recorded(e)) is not None}
     rows = sorted(found.values(), key=lambda row: (row["nbf"], row["kid"]))
     for row in rows:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from verifier.rotation import leaks
 from verifier.rotation.git import Git, GitError, blob_name, find_repositories, read_blobs
-from verifier.rotation.history import digest, load, merged_events, merged_lines
+from verifier.rotation.history import digest, load, merged_events
 from verifier.rotation.markers import is_marker
 from verifier.storage.snapshot import read_file
 
@@ -173,7 +173,7 @@ def _compare(
 ) -> tuple[tuple[Commit | None, ...], tuple[str, ...]]:
     """Return the commit that added each line, and the committed lines that the history has lost."""
     here = log.splitlines()
-    kept = {*here, *merged_lines(load(log).events)}
+    kept = {*here, *(text.encode() for event in merged_events(load(log).events) for text in event.merged)}
     added: list[Commit | None] = [None] * len(here)
     lost: dict[bytes, tuple[int, Commit]] = {}
     versions = _versions(git, prefix, commits, here)

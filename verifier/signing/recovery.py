@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
+from verifier.core.keyring import Keyring, KeyState, PublicKey, find_public_key
 from verifier.core.times import LEAD_S, utc
-from verifier.errors import ConfigError, KeyFileError, UnsafeOperationError
+from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import ABSENT, Event
 from verifier.rotation.plan import PROPAGATION_S
@@ -85,10 +85,7 @@ def _parse(path: str, text: str | None) -> PublicKey | None:
     """Return the key of a public file; None if it has none."""
     if text is None or not path.startswith("public/"):
         return None
-    try:
-        return parse_public_key(PurePosixPath(path).name, text.encode("utf-8", "surrogateescape"))
-    except KeyFileError:
-        return None
+    return find_public_key(PurePosixPath(path).name, text.encode("utf-8", "surrogateescape"))
 
 
 def render(members: Any) -> str:
