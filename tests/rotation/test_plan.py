@@ -12,6 +12,7 @@ from verifier.core.keyring import Keyring, KeyState, parse_public_key
 from verifier.core.times import LEAD_S
 from verifier.errors import UnsafeOperationError
 from verifier.rotation import plan
+from verifier.rotation.history import Event
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy, Planner
 from verifier.signing import keystore
 
@@ -212,6 +213,17 @@ def test_an_expired_key_can_be_revoked_and_a_revoked_one_not_again(rotated):
     assert (compromised.old, compromised.new) == ("expired", "revoked")
     revoked = after(rotated, Planner(rotated, NOW + 3700).revoke(old, "x"))
     refuse("the key is revoked already", Planner(revoked, NOW + 3701).revoke, revoked.find(old.kid), "x")
+
+
+def test_prune_waits_until_every_replica_can_have_the_current_key(rotated, jwks):
+    def published(kid: str, at: int, old: str = "none") -> Event:
+        return Event(at=at, by="ann", command="rotate", kid=kid, old=old, new="pending")
+
+    current, other = jwks[1]["kid"], jwks[0]["kid"]
+    late = NOW + 3300
+    events = [published(current, late), published(other, late + 9), published(current, late + 9, old="pending")]
+    assert Planner(rotated, late + PROPAGATION_S - 1).prune(events=events) == []
+    assert len(Planner(rotated, late + PROPAGATION_S).prune(events=events)) == 1
 
 
 def test_prune_without_a_current_key_removes_the_private_key_of_one_that_has_ended(first):

@@ -20,9 +20,3 @@ def test_the_first_broken_line_is_named_and_the_rest_are_counted(keys, broken, m
     [obstacle] = preconditions.obstacles(directory, keys / "history.jsonl", log, NOW)
     assert obstacle.found == f"{keys / 'history.jsonl'}: line 2 is not an event{more}"
     assert obstacle.remediation == "restore the file from version control"
-
-
-def test_a_key_was_published_by_the_line_in_which_it_appears():
-    log = history.append(b"", [event("a", NOW), event("b", NOW + 1), event("a", NOW + 2, old="current", new="revoked")])
-    assert preconditions.published_times(log) == {"a": NOW, "b": NOW + 1}
-    assert preconditions.published_times(b"") == {}

@@ -33,7 +33,7 @@ from verifier.rotation import history, plan
 from verifier.rotation.confirmations import needed_overlap
 from verifier.rotation.key_import import Verdict, read_document
 from verifier.rotation.plan import OverlapPolicy
-from verifier.rotation.preconditions import obstacles, published_times, require_later_than, revoked_kids
+from verifier.rotation.preconditions import obstacles, require_later_than, revoked_kids
 from verifier.signing.keystore import Keystore
 from verifier.signing.private_key import unusable_private_keys
 from verifier.storage.journal import MAX_HISTORY_BYTES, digest
@@ -185,11 +185,10 @@ def prune(retention: int, leeway: int, as_json: bool, keys: Path) -> None:
     Removing unlinks a file; what the disk or a backup keeps of it is beyond this command.
     """
     with begin(keys) as (store, _, now):
-        content = store.read_history()
-        ended_kids = history.ended(history.load(content).events, now)
-        changes = store.planner(OverlapPolicy(leeway_s=leeway)).prune(retention, published_times(content), ended_kids)
-        events = store.apply(changes, "prune", now=now)
-    print_events(store, events, as_json)
+        events = history.load(store.read_history()).events
+        changes = store.planner(OverlapPolicy(leeway_s=leeway)).prune(retention, events)
+        pruned = store.apply(changes, "prune", now=now)
+    print_events(store, pruned, as_json)
 
 
 @keys.command("import")

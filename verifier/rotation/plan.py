@@ -9,7 +9,7 @@ from typing import Any
 from verifier.core.keyring import Keyring, KeyState, PublicKey, parse_public_key
 from verifier.core.times import LEAD_S, LEEWAY_S, MAX_LIFETIME_S, RETENTION_S, utc, when
 from verifier.errors import UnsafeOperationError
-from verifier.rotation.history import ABSENT, REMOVED
+from verifier.rotation.history import ABSENT, REMOVED, Event, ended
 
 # kubelet takes up to two minutes to update a mounted ConfigMap, and a replica one second to read it;
 # the rest is a margin for manual checks.
@@ -218,37 +218,31 @@ class Planner:
             raise _no_other_key(current)
         return [step]
 
-    def prune(
-        self,
-        retention_s: int = RETENTION_S,
-        published: Mapping[str, int] | None = None,
-        ended_kids: Collection[str] = (),
-    ) -> Plan:
+    def prune(self, retention_s: int = RETENTION_S, events: Collection[Event] = ()) -> Plan:
         """Remove what is no longer used: private keys that no longer sign, public files out of retention.
 
-        `published` is when each key was published: a replica may not have a current key that is newer than the
-        propagation time. `ended_kids` are the keys that the history records as ended: a private key without a public
-        file may belong to another branch unless it is one of them.
+        The events of the history say when each key was published, because a replica may not have a current key that is
+        newer than the propagation time, and which have ended: another private key without a public file may belong to
+        another branch.
         """
         plan, now = [], self.now
         current = self.keyring.current(now)
         last_signature = now
         if current is not None:
+            published = max((e.at for e in events if e.kid == current.kid and e.old == ABSENT), default=0)
             # A signer whose clock is behind still loads the previous key.
-            last_signature = max(
-                current.nbf + self.window.leeway_s, (published or {}).get(current.kid, 0) + PROPAGATION_S
-            )
+            last_signature = max(current.nbf + self.window.leeway_s, published + PROPAGATION_S)
         replaced = current is None or self.signable is None or current.kid in self.signable
         for key in self.keyring.keys.values():
             state = self.keyring.state(key, now)
-            ended = min(instant for instant in (key.exp, key.revoked_at, now) if instant is not None)
-            if key.has_ended(now) and ended <= now - retention_s:
+            end = min(instant for instant in (key.exp, key.revoked_at, now) if instant is not None)
+            if key.has_ended(now) and end <= now - retention_s:
                 plan.append(KeyChange(key.kid, None, state, REMOVED, drop_private=True))
             elif state in (KeyState.EXPIRED, KeyState.REVOKED) or (
                 state is KeyState.RETIRING and replaced and now >= last_signature
             ):
                 plan.append(KeyChange(key.kid, key.members, state, state, drop_private=True))
-        orphans = (self.signable or frozenset()) & set(ended_kids) - self.keyring.keys.keys()
+        orphans = (self.signable or frozenset()) & ended(events, now) - self.keyring.keys.keys()
         return [*plan, *(KeyChange(kid, None, REMOVED, REMOVED, drop_private=True) for kid in sorted(orphans))]
 
     def _without(self, leaving: PublicKey) -> Plan:

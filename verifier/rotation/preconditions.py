@@ -110,8 +110,3 @@ def revoked_kids(content: bytes) -> set[str]:
     """Return every key that was ever revoked, also those whose files were removed since."""
     events = history.merged_events(history.load(content).events)
     return {event.kid for event in events if event.revokes}
-
-
-def published_times(content: bytes) -> Mapping[str, int]:
-    """Return when each key was published, by kid."""
-    return {event.kid: event.at for event in history.load(content).events if event.old == history.ABSENT}

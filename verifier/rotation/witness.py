@@ -176,44 +176,37 @@ def _compare(
     kept = {*here, *(text.encode() for event in merged_events(load(log).events) for text in event.merged)}
     added: list[Commit | None] = [None] * len(here)
     lost: dict[bytes, tuple[int, Commit]] = {}
-    versions = _versions(git, prefix, commits, here)
-    for commit in commits:
-        version = versions.get(commit.id, 0)
-        lines = here[:version] if isinstance(version, int) else version
-        for number, line in enumerate(lines[: len(here)]):
-            if added[number] is None and here[number] == line:
+    for commit, lines in _versions(git, prefix, commits, here):
+        for number, line in enumerate(lines):
+            if number < len(here) and added[number] is None and here[number] == line:
                 added[number] = commit
-        for number, line in enumerate([] if isinstance(version, int) else version, start=1):
             if line not in kept and not is_marker(line):
-                lost.setdefault(line, (number, commit))
-    return tuple(added), tuple(_describe_lost(lost))
+                lost.setdefault(line, (number + 1, commit))
+    if not lost:
+        return tuple(added), ()
+    # The first that was changed or removed; those after it have another digest because of it.
+    line, (number, commit) = min(lost.items(), key=lambda item: item[1][0])
+    more = f", and {len(lost) - 1} more after it" if len(lost) > 1 else ""
+    rewritten = (
+        f"commit {commit.id[:12]} ({commit.author}) contains line {number} as it is no longer in the history "
+        f"(digest {digest(line)[:12]}){more}"
+    )
+    return tuple(added), (rewritten,)
 
 
-def _describe_lost(lost: dict[bytes, tuple[int, Commit]]) -> Iterator[str]:
-    """Yield the first line that was changed or removed; those after it have another digest because of it."""
-    for line, (number, commit) in sorted(lost.items(), key=lambda item: item[1][0])[:1]:
-        more = f", and {len(lost) - 1} more after it" if len(lost) > 1 else ""
-        yield (
-            f"commit {commit.id[:12]} ({commit.author}) contains line {number} as it is no longer in the history "
-            f"(digest {digest(line)[:12]}){more}"
-        )
-
-
-def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -> dict[str, int | list[bytes]]:
-    """Return the lines of each committed history, or only their number if it is a prefix of the file."""
+def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -> Iterator[tuple[Commit, list[bytes]]]:
+    """Yield the lines of each committed history; read only if it is no prefix of the file."""
     queries = "".join(f"{commit.id}:{prefix}{LOG}\n" for commit in commits).encode()
     answers = git.run("cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", stdin=queries)
-    blobs: dict[str, tuple[str, int]] = {}
+    blobs: list[tuple[Commit, str, int]] = []
     for commit, answer in zip(commits, answers.decode().splitlines(), strict=True):
         if " blob " in answer:  # not where the file was deleted, or a link
             name, _, size = answer.rsplit(" ", 2)
-            blobs[commit.id] = name, int(size)
-    prefixes = _prefixes(here, set(blobs.values()))
-    content = read_blobs(git, [name for name, _ in dict.fromkeys(blobs.values()) if name not in prefixes])
-    return {
-        commit: prefixes[name] if name in prefixes else content[name].splitlines()
-        for commit, (name, _) in blobs.items()
-    }
+            blobs.append((commit, name, int(size)))
+    prefixes = _prefixes(here, {(name, size) for _, name, size in blobs})
+    content = read_blobs(git, list(dict.fromkeys(name for _, name, _ in blobs if name not in prefixes)))
+    for commit, name, _ in blobs:
+        yield commit, here[: prefixes[name]] if name in prefixes else content[name].splitlines()
 
 
 def _prefixes(here: list[bytes], blobs: set[tuple[str, int]]) -> dict[str, int]:
