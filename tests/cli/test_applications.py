@@ -267,6 +267,19 @@ def test_a_change_is_a_line_in_the_history_where_the_key_directory_is(run, tmp_p
     ]
 
 
+def test_one_of_two_equal_secrets_is_removed_without_a_line(run, tmp_path):
+    assert run("keys", "generate").status == 0
+    path, trail = tmp_path / "applications.json", tmp_path / "keys" / "history.jsonl"
+    assert add(run, "one", SECRET, path).status == 0
+    document = json.loads(path.read_text())
+    document["applications"][0]["secrets"] *= 2
+    path.write_text(json.dumps(document))
+    before = trail.read_bytes()
+    assert run("applications", "remove-secret", "one", "--slot", 1, "--file", path).status == 0
+    assert [len(found.secrets) for found in parse(path.read_bytes())[0].by_id.values()] == [1]
+    assert trail.read_bytes() == before
+
+
 def test_a_secret_is_removed_beside_a_damaged_history(run, tmp_path):
     assert run("keys", "generate").status == 0
     path, trail = tmp_path / "applications.json", tmp_path / "keys" / "history.jsonl"

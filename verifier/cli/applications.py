@@ -14,7 +14,7 @@ from verifier._version import __version__
 from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Number, file_option, json_option, keys_option, option, print_json
 from verifier.cli.output import echo, warn
-from verifier.core.applications import Applications, Secret, parse, secret_of_file
+from verifier.core.applications import Application, Applications, Secret, parse, secret_of_file
 from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import secret_changes
@@ -47,8 +47,7 @@ def change_options(function: Command) -> Command:
 def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
     """Add APPLICATION_ID, or a second secret to it. The secret is prompted for, or read from standard input."""
     secret = _read_secret()
-    with _locked(path):
-        before = _read(path, missing_ok=True)
+    with _locked(path, missing_ok=True) as before:
         changed = secret_changes.add_secret(before, application_id, secret)
         _write(path, keys, "add", before, changed, application_id)
     _print_change(path, changed, application_id, as_json)
@@ -64,8 +63,7 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
     """
     _find(_read(path), application_id)
     secret = _read_secret()
-    with _locked(path):
-        before = _read(path)
+    with _locked(path) as before:
         _find(before, application_id)
         changed = secret_changes.add_secret(before, application_id, secret)
         uses = read_uses(metrics) if metrics else None
@@ -84,8 +82,7 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
 def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, keys: Path) -> None:
     """Remove one of two active secrets of APPLICATION_ID."""
     _read(path)  # because a lock file must not appear beside a file that does not exist
-    with _locked(path):
-        before = _read(path)
+    with _locked(path) as before:
         changed = secret_changes.remove_secret(before, application_id, slot)
         _write(path, keys, "remove-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json)
@@ -120,15 +117,15 @@ def _find(known: Applications, application_id: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock the file that a path leads to: another link to it must have the same lock."""
+def _locked(path: Path, *, missing_ok: bool = False) -> Iterator[Applications]:
+    """Lock the file that a path leads to (another link to it must have the same lock); yield its applications."""
     target = atomic.resolve(path)
     if path.is_symlink() and not target.parent.is_dir():
         raise ConfigError(f"{path}: its link leads to no folder ({target.parent})", "mount it, or correct the link")
     atomic.make_folder(target.parent, 0o755)
     # Beside the file, which itself is replaced by every change.
     with atomic.locked(target.with_name(f".{target.name}.lock")):
-        yield
+        yield _read(path, missing_ok=missing_ok)
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> Applications:
@@ -178,29 +175,24 @@ def _write(
 def _events(
     command: str, application_id: str, before: Applications, changed: Applications, now: int
 ) -> list[SecretEvent]:
-    """Return an event for each secret that was added or removed."""
-    old, new = _slots(before, application_id), _slots(changed, application_id)
+    """Return the event of the secret that was added or removed; none where the other slot has the same secret."""
+    unknown = Application(application_id, ())
+    old, new = (known.by_id.get(application_id, unknown).secrets for known in (before, changed))
     return [
         SecretEvent(
             at=now,
             by=user_name(),
             command=command,
             application=application_id,
-            slot=slot,
+            slot=max(old, new, key=len).index(secret) + 1,
             sha256=secret.digest.hex()[:12],
             old="none" if secret in new else "active",
             new="active" if secret in new else "gone",
             weakness=secret.weakness,
             version=__version__,
         )
-        for secret, slot in (old | new).items()
-        if (secret in old) != (secret in new)
+        for secret in set(old) ^ set(new)
     ]
-
-
-def _slots(known: Applications, application_id: str) -> dict[Secret, int]:
-    found = known.by_id.get(application_id)
-    return {secret: slot for slot, secret in enumerate(found.secrets, start=1)} if found else {}
 
 
 def _print_change(

@@ -15,15 +15,7 @@ from verifier._version import __version__
 from verifier.core import rules, tokens
 from verifier.core.encoding import DecodeError, loads_object
 from verifier.errors import InvalidRequest, Reason, ServiceUnavailableError
-from verifier.server.asgi import (
-    BUFFERED_BODY,
-    Endpoint,
-    ExactRouter,
-    Response,
-    check_headers,
-    json_bytes,
-    read_body,
-)
+from verifier.server.asgi import BUFFERED_BODY, Endpoint, ExactRouter, Response, check_headers, json_bytes, read_body
 from verifier.server.log import AccessLogEntry, Telemetry
 from verifier.server.reload import Reloader, sighup_handler
 from verifier.server.settings import Settings
@@ -95,12 +87,7 @@ class Service:
             request["application"] = application_id
         request["slot"] = applications.authenticate(application_id=application_id, secret=secret) + 1
         policy = rules.Policy(
-            settings.issuer,
-            application_id,
-            self.files.keys.keyring,
-            now,
-            settings.leeway_s,
-            settings.max_lifetime_s,
+            settings.issuer, application_id, self.files.keys.keyring, now, settings.leeway_s, settings.max_lifetime_s
         )
         player = tokens.verify(code, policy)
         request["kid"] = player.kid
