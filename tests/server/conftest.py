@@ -1,12 +1,16 @@
-"""A server for the cases that change nothing, and requests that are good by the real clock."""
+"""A server for the cases that change nothing, requests that are good by the real clock, and reads that hang."""
 
 import json
+import threading
 import time
+from typing import Any
 
 import pytest
 
 from tests import conftest
 from tests.conftest import SECRET, start
+from verifier.server import reader, reload
+from verifier.storage import snapshot
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,33 @@ def live(pairs, claims):
         return {"code": code, "secretKey": SECRET, "applicationId": conftest.APPLICATION_ID}
 
     return live
+
+
+class Disk:
+    """Reads that hang until they are let go."""
+
+    def __init__(self) -> None:
+        self.hangs = False
+        self.hung = threading.Event()  # a read does
+        self.freed = threading.Event()
+        self.path = ""  # of the files that cannot be read; "": of all
+
+    def read(self, path: Any, max_bytes: int, read_file: Any = snapshot.read_file) -> bytes:
+        if self.hangs and self.path in str(path):
+            self.hung.set()
+            self.freed.wait(30)
+        return bytes(read_file(path, max_bytes))
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    disk = Disk()
+    monkeypatch.setattr(snapshot, "SETTLED_S", 1e9)  # nothing is taken from the cache
+    monkeypatch.setattr(snapshot, "read_file", disk.read)
+    monkeypatch.setattr("verifier.server.applications_file.read_file", disk.read)
+    monkeypatch.setattr(reader, "RELOAD_INTERVAL_S", 0.02)
+    monkeypatch.setattr(reader, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(reload, "CURRENT_S", 0.1)
+    monkeypatch.setattr(reload, "CATCH_UP_S", 0.1)
+    yield disk
+    disk.freed.set()

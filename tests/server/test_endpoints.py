@@ -348,7 +348,7 @@ def test_a_bug_is_answered_and_logged_without_what_was_sent(environment, monkeyp
     sent = run(app, SCOPE, [{"type": "http.request", "body": b"{}", "more_body": False}])
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"]) == {"error": "server_error", "error_description": "internal error"}
-    found, request = told()
+    _, found, request = told()
     assert re.fullmatch(r".*test_endpoints\.py:\d+", found.pop("where"))
     assert found == {"event": "internal_error", "level": "error", "error": "RuntimeError"}
     assert (request["level"], request["outcome"], request["status"]) == ("error", "server_error", 500)

@@ -26,7 +26,6 @@ from verifier.errors import ConfigError
 from verifier.server import reader, reload
 from verifier.server.endpoints import Service, create_app
 from verifier.server.settings import Settings
-from verifier.storage import snapshot
 
 STALE = "keys and applications have not been read recently enough to be trusted"
 REVOKED = "the key with this kid is revoked"
@@ -226,34 +225,6 @@ def test_the_hangup_signal_of_another_program_is_left_alone(settings, handler):
 
 
 # --- reads that hang
-
-
-class Disk:
-    """Reads that hang until they are let go."""
-
-    def __init__(self) -> None:
-        self.hangs = False
-        self.freed = threading.Event()
-        self.path = ""  # of the files that cannot be read; "": of all
-
-    def read(self, path: Any, max_bytes: int, read_file: Any = snapshot.read_file) -> bytes:
-        if self.hangs and self.path in str(path):
-            self.freed.wait(30)
-        return bytes(read_file(path, max_bytes))
-
-
-@pytest.fixture
-def disk(monkeypatch):
-    disk = Disk()
-    monkeypatch.setattr(snapshot, "SETTLED_S", 1e9)  # nothing is taken from the cache
-    monkeypatch.setattr(snapshot, "read_file", disk.read)
-    monkeypatch.setattr("verifier.server.applications_file.read_file", disk.read)
-    monkeypatch.setattr(reader, "RELOAD_INTERVAL_S", 0.02)
-    monkeypatch.setattr(reader, "READ_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(reload, "CURRENT_S", 0.1)
-    monkeypatch.setattr(reload, "CATCH_UP_S", 0.1)
-    yield disk
-    disk.freed.set()
 
 
 @pytest.fixture

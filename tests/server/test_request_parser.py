@@ -9,10 +9,12 @@ import pytest
 from verifier.errors import ApiError, InvalidRequest
 from verifier.server.asgi import check_headers
 from verifier.server.request_parser import (
+    FIELD_BYTES,
     MAX_EMPTY_LINES,
     MAX_FIELDS,
     MAX_FRAMING_BYTES,
     MAX_HEADER_BYTES,
+    MAX_KEPT_BYTES,
     MAX_TARGET_BYTES,
     PIECE_BYTES,
     RequestParser,
@@ -55,6 +57,9 @@ def chunks(size: int, count: int) -> bytes:
 
 
 MOST_CHUNKS = (MAX_FRAMING_BYTES - 5) // 5
+KEPT = (b"Content-Encoding: " + b"y" * 1_900 + b"\r\n") * 8 + b"Content-Encoding: "
+KEPT_REST = MAX_KEPT_BYTES - 8 * (1_900 + FIELD_BYTES) - FIELD_BYTES
+MEDIA_TYPE = b"Content-Type: application/json;" + b"y" * 31_000
 EMPTY_LINES = b"%b\r\n%b\r\n0\r\n\r\n"
 CASES = {
     "get": (GET, complete(method="GET", path="/")),
@@ -99,6 +104,9 @@ CASES = {
     "extension without end": (CHUNKED + b"1;" + b"y" * MAX_FRAMING_BYTES, "framing_too_large"),
     "extensions without end": (CHUNKED + (b"1;" + b"y" * 90 + b"\r\ny\r\n") * 90, "framing_too_large"),
     "trailer without end": (CHUNKED + b"0\r\nX: " + b"y" * MAX_FRAMING_BYTES, "framing_too_large"),
+    "most kept bytes": (POST + KEPT + b"y" * KEPT_REST + b"\r\n\r\n", complete()),
+    "kept bytes over the limit": (POST + KEPT + b"y" * KEPT_REST + b"y\r\n\r\n", "headers_too_large"),
+    "parameters of a media type are not kept": (POST + MEDIA_TYPE + b"\r\n\r\n", complete()),
     "trailer of fields without end": (CHUNKED + b"0\r\n" + b"a:\r\n" * MAX_FIELDS, "headers_too_many"),
     "bad chunk size": (CHUNKED + b"zz\r\n", MALFORMED),
     "negative chunk size": (CHUNKED + b"-5\r\nhello\r\n", MALFORMED),

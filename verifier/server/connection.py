@@ -6,10 +6,10 @@ the batch of its event-loop iteration; one whose body is still to come in a task
 | state of the connection | limit of bytes | limit of time |
 | --- | --- | --- |
 | headers, body, chunked framing | request_parser.py | VERIFIER_HEADER_TIMEOUT, VERIFIER_BODY_TIMEOUT |
-| requests that wait for the response before them | MAX_BACKLOG_BYTES, MAX_PIPELINED | |
+| requests behind one that waits, and its fields | MAX_BACKLOG_BYTES, MAX_PIPELINED | |
 | rest of a body after its response | VERIFIER_MAX_BODY; chunked: the connection closes | MAX_REQUEST_S more |
 | idle between two requests | 0: nothing of a request is kept | VERIFIER_KEEP_ALIVE |
-| response that is not read | WRITE_BUFFER_BYTES and one response | VERIFIER_HEADER_TIMEOUT |
+| response that is not read | WRITE_BUFFER_BYTES and one response, large ones shared | VERIFIER_HEADER_TIMEOUT |
 | lingering close | MAX_DISCARDED_BYTES, none kept | LINGER_TIMEOUT_S |
 | request in more than MAX_READS pieces | as above | one read every READ_INTERVAL_S to MAX_READ_INTERVAL_S |
 
@@ -191,7 +191,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _hold(self, data: bytes) -> None:
         """Keep what was received behind the current request, as much as may be kept."""
-        room = MAX_BACKLOG_BYTES - len(self.backlog)
+        room = max(0, MAX_BACKLOG_BYTES - len(self.backlog) - (self.request.kept_bytes if self.request else 0))
         self.backlog += data[:room]
         self.backlog_truncated |= len(data) > room
         self._pause_reading()
@@ -276,7 +276,7 @@ class HttpConnection(asyncio.Protocol):
             messages.append(message)
 
         scope: Any = cycle.scope
-        scope[BUFFERED_BODY], cycle.request.body = bytes(cycle.request.body), b""
+        scope[BUFFERED_BODY] = cycle.request.take_body()
         try:
             # A complete request never awaits, so step the coroutine directly: without a task or timer (14 µs).
             self.app(scope, cycle.receive, collect).send(None)
@@ -343,7 +343,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _write(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
         date = encode_date_cached(tuple(self.server_state.default_headers))
-        self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINES[status], date, encode_headers_cached(headers), body))
+        head = b"%b%b%b\r\n" % (STATUS_LINES[status], date, encode_headers_cached(headers))
+        if len(body) > WRITE_BUFFER_BYTES:
+            self.transport.writelines((head, body))  # not copied, because clients that do not read share the body
+        else:
+            self.transport.write(head + body)
 
     # The end of the connection
 

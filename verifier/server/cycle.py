@@ -54,8 +54,7 @@ class RequestResponseCycle:
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         self.body_delivered = True
-        body, request.body = bytes(request.body), b""
-        return {"type": "http.request", "body": body, "more_body": request.too_large}
+        return {"type": "http.request", "body": request.take_body(), "more_body": request.too_large}
 
     async def send(self, message: Any) -> None:
         """Take the start of the response, or its body, and then write both (ASGI)."""

@@ -52,6 +52,8 @@ class Reloader:
         self.read_at = 0.0  # no request is answered before the first read by this process
         self._lock = threading.Lock()
         self._monitor = Periodic(self._check)
+        self._reading: asyncio.Task[None] | None = None  # what requests wait for
+        self._reading_since = 0.0
         for reader in self.readers:
             reader.reset()
 
@@ -82,13 +84,25 @@ class Reloader:
         return -CURRENT_S < now - self.read_at < CURRENT_S
 
     async def catch_up(self) -> None:
-        """Wait for a read that begins now.
+        """Wait for a read that began at most CATCH_UP_S ago.
 
-        Called where files are not current: in the first request of a process, and after it was suspended.
+        Called where files are not current: in the first request of a process, and after it was suspended. All requests
+        of an event loop wait for one task, because the futures of a wait of its own take 12 KB for each.
 
         Raises:
             ServiceUnavailableError: the last completed read is too old.
         """
+        loop, now, reading = asyncio.get_running_loop(), time.time(), self._reading
+        # Not one that began long ago, before the process was suspended.
+        recent = abs(now - self._reading_since) < CATCH_UP_S
+        if reading is None or reading.done() or reading.get_loop() is not loop or not recent:
+            reading = self._reading = loop.create_task(self._read_now())
+            self._reading_since = now
+        await asyncio.wait([reading])
+        if self.age_s() > self.max_staleness_s:
+            raise ServiceUnavailableError(Reason.KEYS_STALE)
+
+    async def _read_now(self) -> None:
         self.start()
         waits = {asyncio.wrap_future(reader.request()): reader for reader in self.readers if not reader.behind}
         try:
@@ -99,8 +113,6 @@ class Reloader:
         finally:
             for wait in waits:
                 wait.cancel()
-        if self.age_s() > self.max_staleness_s:
-            raise ServiceUnavailableError(Reason.KEYS_STALE)
 
     def age_s(self) -> float:
         """Return the time in seconds since the last completed read of everything began."""

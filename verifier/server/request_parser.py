@@ -7,6 +7,7 @@ is parsed before this one has its response, and counts every byte against the li
 | --- | --- |
 | headers: request line, fields, line ends, empty lines before them | MAX_HEADER_BYTES |
 | fields: headers and trailer together | MAX_FIELDS |
+| fields that the application reads, which are kept until the response | MAX_KEPT_BYTES |
 | body | VERIFIER_MAX_BODY |
 | framing of a chunked body: sizes, extensions, line ends, trailer | MAX_FRAMING_BYTES, MAX_EMPTY_LINES |
 """
@@ -23,6 +24,9 @@ from verifier.server.asgi import declared_length
 
 MAX_HEADER_BYTES = 32_768
 MAX_FIELDS = 128
+MAX_KEPT_BYTES = 16_384
+FIELD_BYTES = 100  # of a kept field beside its value, in memory
+MAX_VALUE_BYTES = 256  # of a media type that is kept with its parameters, which decide nothing
 MAX_FRAMING_BYTES = 8_192
 MAX_EMPTY_LINES = 64  # in a chunked body, which may end at each of them
 PIECE_BYTES = 2_048  # of a chunked body, parsed before the limits are checked
@@ -48,11 +52,12 @@ class RequestParser:
         self.expects_continue = False
         self.chunked = False
         self.body: bytes | bytearray = bytearray()
-        self.on_body = self.body.extend  # called by httptools: a method in Python would double what a chunk costs
+        self.on_body: Any = self.body.extend  # called by httptools: a method in Python would double what a chunk costs
         self.remaining = 0  # bytes of a body with Content-Length that are still to come
         self.too_large = False  # the body exceeds the limit; the rest of the input cannot be parsed
         self.discards_body = False  # because the response was sent before the body
         self.header_bytes = 0
+        self.kept_bytes = 0  # of the fields that the application reads
         self._max_body_bytes = max_body_bytes
         self._begun = False
         self._version = ""
@@ -94,10 +99,15 @@ class RequestParser:
         data = data[used : used + self._max_body_bytes + MAX_FRAMING_BYTES + PIECE_BYTES]
         return used + (self._feed_chunked(data) if self.chunked else self._feed_sized(data))
 
+    def take_body(self) -> bytes:
+        """Return the body, and drop it."""
+        body, self.body, self.on_body = bytes(self.body), b"", None
+        return body
+
     def release(self) -> None:
         """Drop what has been collected, and discard the rest; the parser and this object refer to each other."""
-        self._parser = None
-        self.body, self.scope, self.discards_body = b"", {}, True
+        self._parser = self.on_body = None
+        self.body, self.scope, self._headers, self.discards_body = b"", {}, [], True
 
     # Called by httptools.
 
@@ -114,6 +124,11 @@ class RequestParser:
         if name == b"host":
             self._hosts += 2 if value.translate(None, HOST_CHARACTERS) else 1
         elif name in KEPT_FIELDS:
+            if len(value) > MAX_VALUE_BYTES and name == b"content-type":
+                value = value.partition(b";")[0]
+            self.kept_bytes += len(value) + FIELD_BYTES
+            if self.kept_bytes > MAX_KEPT_BYTES:
+                raise InvalidRequest(Reason.HEADERS_TOO_LARGE, limit=MAX_HEADER_BYTES)
             self._headers.append((KEPT_FIELDS[name], value))
             if name == b"content-length":
                 self._length = value
