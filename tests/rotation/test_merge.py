@@ -10,7 +10,7 @@ from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history, merge
 from verifier.rotation.events import user_name
 from verifier.rotation.history import Event
-from verifier.rotation.merge import Branches, read_branches
+from verifier.rotation.merge import Branch, Branches, read_branches
 from verifier.rotation.plan import OverlapPolicy
 
 WINDOW = OverlapPolicy(300, 30)
@@ -40,8 +40,8 @@ def branches(main: list[Event], *others: list[Event]) -> Branches:
     """A history, and other branches that left it at its first line."""
     log = history.append(b"", main)
     start = log.splitlines(keepends=True)[0]
-    tails = [history.append(start, other).splitlines()[1:] for other in others]
-    return Branches(tuple(log.splitlines()), tuple(map(tuple, tails)))
+    tails = [history.append(start, other).splitlines() for other in others]
+    return [Branch(tuple(log.splitlines())), *(Branch(tuple(tail[1:]), tuple(tail[:1])) for tail in tails)]
 
 
 def files(*versions: dict[str, Any]) -> dict[str, bytes | str]:
@@ -126,7 +126,7 @@ def test_the_line_of_a_merge_has_the_state_before_it(first, changes, state):
     assert (line.command, line.kid, line.old, line.new, line.by, line.at) == (
         "merge", known["kid"], state, "gone", user_name(), NOW,
     )  # fmt: skip
-    assert line.merged == tuple(text.decode() for text in found.others[0])
+    assert line.merged == tuple(text.decode() for text in found[1].lines)
 
 
 def test_a_branch_without_changes_has_no_line(first):
@@ -134,7 +134,7 @@ def test_a_branch_without_changes_has_no_line(first):
 
 
 def test_a_history_without_lines_has_no_branches():
-    assert read_branches(b"\n<<<<<<< HEAD\n") == Branches((), ())
+    assert read_branches(b"\n<<<<<<< HEAD\n") == [Branch(())]
 
 
 def test_a_line_that_is_no_event_is_an_error(first):

@@ -117,7 +117,8 @@ class World:
         branches = merge.read_branches(self.base.log + log)
         held = merge.resolve({n: c for n, c in files.items() if c is not None}, branches, self.now, WINDOW)
         events = merge.events(branches, held, now=self.now)
-        merged = Branch({kid: m for kid, m in held.items() if m is not None}, history.append(branches.lines, events))
+        log = history.append(branches[0].content, events)
+        merged = Branch({kid: m for kid, m in held.items() if m is not None}, log)
         # git removes the file of a key that one branch withdrew in time, although it signs by now on the other one.
         events = [event for branch in (ours, theirs) for event in history.load(branch.log).events]
         withdrawn = {event.kid for event in events if event.new == history.REMOVED}

@@ -134,11 +134,12 @@ def test_a_change_that_is_still_valid_is_finished(folder, count):
 
 
 def test_a_change_that_is_in_the_history_is_finished_without_touching_later_changes(folder, monkeypatch):
-    def close():
+    def remove(path):
+        assert path == folder.store.journal
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.store._files, "close", close)
+        patch.setattr(atomic, "remove", remove)
         with pytest.raises(Killed):
             folder.rotate()
     kid = folder.successor

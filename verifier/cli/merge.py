@@ -40,9 +40,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
             branches = merging.read_branches(content)
         except ConfigError as exc:
             raise ConfigError(f"{store.history}: {exc}; nothing was changed", exc.hint) from exc
-        require_later_than(
-            b"".join([branches.lines, *(b"\n".join(b) + b"\n" for b in branches.others)]), now, store.history
-        )
+        require_later_than(b"".join(branch.content for branch in branches), now, store.history)
         files = snapshot(store.public.folder)
         _require_files(store, set() if force else merging.signing_keys(branches, now), files)
         try:
@@ -59,9 +57,10 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
             # A file that contains the same already keeps its formatting.
             if after != before and (key is None or key.members != held):
                 changes.append(FileChange(f"public/{name}", before, after))
-        if events or changes or branches.lines != content:
-            store.merge(changes, events, branches.lines, now=now)
-        remaining = [*_describe_moved(events, branches.lines), *_describe_remaining(store, events)]
+        main = branches[0]
+        if events or changes or main.content != content:
+            store.merge(changes, events, main.content, now=now)
+        remaining = [*_describe_moved(events, main), *_describe_remaining(store, events)]
     _print_outcome(store, events, changes, as_json)
     for text in remaining:
         warn(text)
@@ -84,9 +83,9 @@ def _require_files(store: Keystore, signing: set[str], files: Mapping[str, objec
             )
 
 
-def _describe_moved(events: list[Event], lines: bytes) -> Iterator[str]:
+def _describe_moved(events: list[Event], main: merging.Branch) -> Iterator[str]:
     """Yield the keys that end at another time than on this branch."""
-    recorded = history.replay(history.load(lines).events)
+    recorded = history.replay(main.events)
     for event in events:
         before = recorded.get(event.kid)
         if before is not None and event.new != history.REMOVED and before.exp != event.exp:

@@ -87,10 +87,9 @@ def _may_sign(known: Event, before: Mapping[str, Event], now: int) -> bool:
 
 def origins(inventory: Inventory) -> Violations:
     """Find keys that no command created, such as a file that was added by hand and recorded by a merge."""
-    numbered = [(n, line) for n, line in enumerate(inventory.history.lines, start=1) if isinstance(line, Event)]
     known: set[str] = set()
-    for number, line in numbered:
-        for kid, event in first_events([line]).items():
+    for number, line in enumerate(inventory.history.lines, start=1):
+        for kid, event in first_events([line] if isinstance(line, Event) else []).items():
             created = event.old == ABSENT and event.command in CREATING
             if kid not in known and not created and inventory.is_new(number):
                 yield f"no command created {kid}: line {number} ({event.command} by {event.by}) is its first"

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -214,7 +214,6 @@ def _without_repetitions(verdicts: list[Verdict]) -> list[Verdict]:
     checked = []
     for verdict in verdicts:
         if verdict.members is not None and first.setdefault(verdict.kid, verdict.position) != verdict.position:
-            problem = f"is the same key as key {first[verdict.kid]}"
-            verdict = Verdict(verdict.position, verdict.kid, problem=problem)
+            verdict = replace(verdict, members=None, problem=f"is the same key as key {first[verdict.kid]}")
         checked.append(verdict)
     return checked

@@ -5,7 +5,7 @@ The history of this branch is kept as it is; the other branch's lines are record
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,30 +20,29 @@ from verifier.rotation.plan import KeyChange, OverlapPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class Branches:
-    """The lines of this branch from the first to the last, and those of each other branch since it left this one."""
+class Branch:
+    """The lines of a branch of the history since it left another one; those of the main one from the first on."""
 
-    main: tuple[bytes, ...]
-    others: tuple[tuple[bytes, ...], ...]
+    lines: tuple[bytes, ...]
+    base: tuple[bytes, ...] = ()  # the lines before those, from the first on
 
     @property
-    def lines(self) -> bytes:
-        """The content of the history of this branch."""
-        return b"".join(line + b"\n" for line in self.main)
+    def content(self) -> bytes:
+        """The lines as in a file."""
+        return b"".join(line + b"\n" for line in self.lines)
 
-    def histories(self) -> list[tuple[Event, ...]]:
-        """Return the events of each branch from its first line on, those of this branch first."""
-        found = [list(self.main)]
-        for branch in self.others:
-            parent = loads_object(branch[0])["previous"]
-            line = next(f for f in found for line in f if history.digest(line) == parent) if parent else []
-            digests = [history.digest(text) for text in line]
-            found.append([*line[: digests.index(parent) + 1 if parent else 0], *branch])
-        return [_events(lines) for lines in found]
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events of these lines."""
+        return history.load(self.content).events
+
+    @property
+    def history(self) -> tuple[Event, ...]:
+        """The events from the first line of the base on."""
+        return Branch((*self.base, *self.lines)).events
 
 
-def _events(lines: Iterable[bytes]) -> tuple[Event, ...]:
-    return history.load(b"\n".join(lines)).events
+Branches = Sequence[Branch]  # the main one, which is this branch, and others; each base is of one before it
 
 
 def read_branches(content: bytes) -> Branches:
@@ -58,22 +57,22 @@ def read_branches(content: bytes) -> Branches:
         if history.load(line).lines[0] is None:
             raise ConfigError(f"a line is not an event (found {line[:60]!r})", hint="restore it from version control")
         following.setdefault(loads_object(line)["previous"], []).append(line)
-    branches: list[tuple[bytes, ...]] = []
-    starts = following.get("", [])[:]
+    branches = []
+    starts = [Branch((line,)) for line in following.get("", [])]
     while starts:
-        branch = [starts.pop(0)]
-        while continued := following.get(history.digest(branch[-1])):
-            branch.append(continued[0])
-            starts += continued[1:]
-        branches.append(tuple(branch))
-    reached = {line for branch in branches for line in branch}
+        base, found = starts[0].base, [*starts.pop(0).lines]
+        while continued := following.get(history.digest(found[-1])):
+            starts += [Branch((line,), (*base, *found)) for line in continued[1:]]
+            found.append(continued[0])
+        branches.append(Branch(tuple(found), base))
+    reached = {line for branch in branches for line in branch.lines}
     lost = [line for line in lines if line not in reached]
     if lost:
         raise ConfigError(
             f"a line continues none of the others (found {lost[0][:60]!r}): a line was changed or removed",
             hint="restore both branches' lines from version control",
         )
-    return Branches(branches[0] if branches else (), tuple(branches[1:]))
+    return branches or [Branch(())]
 
 
 def _sides(content: bytes) -> list[bytes]:
@@ -113,8 +112,8 @@ def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, wind
         if len({version.get("exp") for version in usable}) > 1:
             conflicting.add(kid)
     signing = signing_keys(branches, now)
-    for events in branches.histories():
-        for kid, last in history.replay(events).items():
+    for branch in branches:
+        for kid, last in history.replay(branch.history).items():
             held = members.get(kid)
             if held and _state(last, now) == "current" and held.get("exp") != last.exp:
                 conflicting.add(kid)
@@ -125,7 +124,7 @@ def resolve(files: Mapping[str, bytes | str], branches: Branches, now: int, wind
 
 def signing_keys(branches: Branches, now: int) -> set[str]:
     """Return the key that signs on each branch, by kid; none that a branch revoked."""
-    histories = branches.histories()
+    histories = [branch.history for branch in branches]
     revoked = {event.kid for events in histories for event in events if event.revokes}
     found: set[str] = set()
     for events in histories:
@@ -137,7 +136,7 @@ def signing_keys(branches: Branches, now: int) -> set[str]:
 
 def _apply_histories(members: dict[str, Any], branches: Branches, signing: set[str]) -> None:
     """Keep every revocation, and remove what either branch removed unless it signs on another."""
-    every = [_events(lines) for lines in (branches.main, *branches.others)]
+    every = [branch.events for branch in branches]
     for event in itertools.chain(*every):
         found = members.get(event.kid)
         if found is not None and event.revoked_at is not None and "revoked" not in found:
@@ -178,18 +177,18 @@ def _ring(members: Mapping[str, Any]) -> Keyring:
 
 def events(branches: Branches, members: Mapping[str, Any], *, now: int) -> list[Event]:
     """Return the lines that record a merge: one for each key that it changed for this branch."""
-    recorded = history.replay(_events(branches.main))
-    ring, histories = _ring(members), branches.histories()
+    main, *others = branches
+    recorded, ring, histories = history.replay(main.events), _ring(members), [branch.history for branch in branches]
     found: list[Event] = []
-    touched = {event.kid for branch in branches.others for event in _events(branch)}
-    merged = tuple(line.decode() for branch in branches.others for line in branch)
+    touched = {event.kid for branch in others for event in branch.events}
+    merged = tuple(line.decode() for branch in others for line in branch.lines)
     for kid in dict.fromkeys([*members, *sorted(touched)]):
         key, known = ring.find(kid), recorded.get(kid)
         if kid in touched or _dates(key) != _dates(known):
             old = ABSENT if known is None else _state(known, now)
             new = REMOVED if key is None else ring.state(key, now)
             previous_exp = _previous_exp(kid, histories)
-            change = KeyChange(kid, key.members if key else None, old, new, _reason(branches), previous_exp)
+            change = KeyChange(kid, key.members if key else None, old, new, _reason(others), previous_exp)
             # The first line contains those of the other branches.
             found.append(make_event(change, "merge", now=now, context={} if found else {"merged": merged}))
     return found
@@ -208,13 +207,9 @@ def _previous_exp(kid: str, histories: list[tuple[Event, ...]]) -> int | None:
     return None
 
 
-def _reason(branches: Branches) -> str:
-    if not branches.others:
-        return "recorded after the history was repaired"
-    heads = ", ".join(
-        f"{len(branch)} line(s) ending in {history.digest(branch[-1])[:12]}" for branch in branches.others
-    )
-    return f"merged another branch: {heads}"
+def _reason(others: Branches) -> str:
+    heads = [f"{len(branch.lines)} line(s) ending in {history.digest(branch.lines[-1])[:12]}" for branch in others]
+    return f"merged another branch: {', '.join(heads)}" if heads else "recorded after the history was repaired"
 
 
 def _state(last: Event, now: int) -> str:

@@ -17,6 +17,7 @@ from verifier.errors import KeyFileError
 from verifier.storage.snapshot import read_file
 
 MAX_PEM_BYTES = 65_536
+_COPY = "copy the file from where the key was made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,6 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
     Raises:
         KeyFileError: the file is missing, encrypted or contains another key.
     """
-    copy = "copy the file from where the key was made"
     try:
         key = load_pem_private_key(read_file(path, MAX_PEM_BYTES), password=None)
         found = jwk.dump(key.public_key())["kid"]
@@ -61,9 +61,9 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
         raise KeyFileError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
     except (TypeError, ValueError, UnsupportedAlgorithm, KeyFileError) as exc:
         # The library raises TypeError for an encrypted file.
-        raise KeyFileError(f"{path}: not an unencrypted PKCS#8 private key of a supported kind", copy) from exc
+        raise KeyFileError(f"{path}: not an unencrypted PKCS#8 private key of a supported kind", _COPY) from exc
     if found != public.kid:
-        raise KeyFileError(f"{path}: contains another private key (found {found}, expected {public.kid})", copy)
+        raise KeyFileError(f"{path}: contains another private key (found {found}, expected {public.kid})", _COPY)
     return PrivateKey(public.kid, public.algorithm.name, key, public.exp)
 
 
@@ -77,18 +77,15 @@ def unusable_private_keys(
     loaded = set() if loaded is None else loaded
     here = {path.stem for path in private.glob("*.pem") if path.is_file()}
     for key in keyring.keys.values() if here else ():
+        path = private / f"{key.kid}.pem"
         if keyring.state(key, now) not in (KeyState.CURRENT, KeyState.PENDING) or key.kid in loaded & here:
             continue
-        path, cause, fix = private / f"{key.kid}.pem", "", "copy the file from where the key was made"
-        if key.kid not in here:
-            cause = f"{path} is missing"
+        try:
+            if key.kid not in here:
+                raise KeyFileError(f"{path} is missing", _COPY)
+            load_private_key(path, key)
+        except KeyFileError as exc:
+            since, then = (f"signs from {utc(key.nbf)}", " then") if key.nbf > now else ("is the current key", "")
+            yield key, f"{exc}, and {key.kid} {since}: no token can be issued here{then}; {exc.hint}"
         else:
-            try:
-                load_private_key(path, key)
-            except KeyFileError as exc:
-                cause, fix = str(exc), exc.hint
-            else:
-                loaded.add(key.kid)
-                continue
-        since, then = (f"signs from {utc(key.nbf)}", " then") if key.nbf > now else ("is the current key", "")
-        yield key, f"{cause}, and {key.kid} {since}: no token can be issued here{then}; {fix}"
+            loaded.add(key.kid)

@@ -188,10 +188,6 @@ class Directory:
             atomic.unstage(self.history)
         for name in record.removals:
             atomic.remove(self.folder / name)
-        self.close()
-
-    def close(self) -> None:
-        """Remove the journal: the change is complete or undone."""
         atomic.remove(self.journal)
 
     def clean(self) -> None:
