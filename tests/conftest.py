@@ -40,7 +40,7 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 # What waits or works longest begins first, so that no process still has one of these when the others are done.
-LONGEST = ["proxies", "servers", "guarantees", "limits", "hosts", "crash", "docs", "key_branches"]
+LONGEST = ["proxies", "servers", "guarantees", "limits", "hosts", "crash", "docs", "key_branches", "key_actors"]
 LONGEST += ["server", "rotation_load", "rotation_property", "canary", "deploy"]
 
 # A shell starts a background job with SIGINT ignored, which the programs under test would inherit.
