@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,33 @@ def test_import_takes_a_jwks_into_an_empty_folder(run, pairs):
     assert states(NOW) == {pairs["ES256"].kid: "retiring", pairs["RS256"].kid: "current"}
     assert KeyDirectory(PUBLIC).load().find(pairs["ES256"].kid).exp == NOW + 9999
     assert list(PRIVATE.glob("*.pem")) == []
+
+
+def test_import_of_several_keys_into_an_empty_folder_leaves_no_finding_about_their_lead(run, pairs):
+    keys = [public(pairs[alg], nbf=NOW - age, exp=NOW + 9999) for alg, age in (("ES256", 50), ("EdDSA", 40))]
+    keys.append(public(pairs["RS256"]))
+    assert run("keys", "import", "-", stdin=json.dumps({"keys": keys})).status == 0
+    assert run("keys", "audit").status == 0
+
+
+def test_import_of_a_pending_key_alone_says_that_none_is_current(run, pairs):
+    done = run("keys", "import", "-", stdin=json.dumps(public(pairs["ES256"], nbf=NOW + 9)))
+    assert (done.status, done.err) == (
+        0,
+        "verifier: warning: no key is current: every sign-in is rejected; verifier keys audit names the remedy\n",
+    )
+
+
+def test_the_list_says_that_no_private_key_is_here(run, first):
+    (PRIVATE / f"{first}.pem").unlink()
+    done = run("keys", "list")
+    assert (done.status, done.err) == (
+        0,
+        "verifier: warning: keys/private holds no private key: no token can be issued here "
+        "(restore them, or sign elsewhere)\n",
+    )
+    shutil.rmtree(PRIVATE)  # as on a machine that only verifies
+    assert run("keys", "list").err == ""
 
 
 def test_import_schedules_a_pem_key_beside_a_current_one(run, first, pairs, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    pkcs7,
 )
 
 from verifier.core import jwk
@@ -191,6 +193,11 @@ def spki(pair):
     return pair.key.public_key().public_bytes(Encoding.DER, SPKI)
 
 
+def openssh(pair):
+    return pair.key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+PEM = Encoding.PEM
 AZURE = {"key": {"kid": "https://v.vault.azure.net/keys/k/1", "kty": "EC-HSM", "crv": "P-256", "key_ops": ["verify"]}}
 DOCUMENTS = {
     "azure": (lambda p: json.dumps(AZURE).encode(), "a response of Azure Key Vault", "az keyvault key download"),
@@ -198,51 +205,120 @@ DOCUMENTS = {
     "aws": (
         lambda p: json.dumps({"KeyId": "k", "PublicKey": base64.b64encode(spki(p)).decode()}, indent=1).encode(),
         "a response of AWS KMS (GetPublicKey)",
-        "jq -r .PublicKey FILE | base64 -d | openssl pkey -pubin -inform DER -out key.pem",
+        "jq -r .PublicKey FILE | base64 -d | openssl pkey -pubin -inform DER -out public-key.pem",
     ),
     "gcp": (
         lambda p: json.dumps({"pem": text(p), "algorithm": "EC_SIGN_P256_SHA256", "pemCrc32c": "1"}).encode(),
         "a response of Google Cloud KMS",
-        "jq -r .pem FILE > key.pem",
+        "jq -r .pem FILE > public-key.pem",
     ),
     "vault": (
         lambda p: json.dumps({"data": {"latest_version": 1, "keys": {"1": {"public_key": text(p)}}}}).encode(),
         "a response of HashiCorp Vault",
-        "jq -r '.data.keys[.data.latest_version|tostring].public_key' FILE > key.pem",
+        "jq -r '.data.keys[.data.latest_version|tostring].public_key' FILE > public-key.pem",
     ),
-    "der": (spki, "DER, not PEM", "openssl pkey -pubin -inform DER -in FILE -out key.pem"),
+    "escaped": (
+        lambda p: text(p).replace("\n", "\\n").encode(),
+        "PEM with \\n in place of line breaks",
+        "printf '%b\\n' \"$(cat FILE)\" > public-key.pem",
+    ),
+    "openssh": (openssh, "an OpenSSH key", "ssh-keygen -e -m PKCS8 -f FILE > public-key.pem"),
+    "ssh2": (
+        lambda p: subprocess.run(["ssh-keygen", "-ef/dev/stdin"], input=openssh(p), capture_output=True).stdout,
+        "an SSH2 key",
+        "ssh-keygen -i -f FILE > public-key.pub && ssh-keygen -e -m PKCS8 -f public-key.pub > public-key.pem",
+    ),
+    "pkcs7": (
+        lambda p: pkcs7.serialize_certificates([x509.load_pem_x509_certificate(certificate(p.key, PEM))], PEM),
+        "PKCS#7",
+        "openssl pkcs7 -in FILE -print_certs | openssl x509 -noout -pubkey > public-key.pem",
+    ),
+    "der": (spki, "DER, not PEM", "openssl pkey -pubin -inform DER -in FILE -out public-key.pem"),
     "certificate": (
         lambda p: certificate(p.key, Encoding.PEM),
         "a certificate",
-        "openssl x509 -in FILE -noout -pubkey > key.pem",
+        "openssl x509 -in FILE -noout -pubkey > public-key.pem",
     ),
     "der-certificate": (
         lambda p: certificate(p.key, Encoding.DER),
         "a certificate in DER",
-        "openssl x509 -inform DER -in FILE -noout -pubkey > key.pem",
+        "openssl x509 -inform DER -in FILE -noout -pubkey > public-key.pem",
     ),
-    "private": (lambda p: private(p.key), "a private key", "openssl pkey -in FILE -pubout -out key.pem"),
+    "private": (lambda p: private(p.key), "a private key", "openssl pkey -in FILE -pubout -out public-key.pem"),
     "der-private": (
         lambda p: private(p.key, Encoding.DER),
         "a private key in DER",
-        "openssl pkey -inform DER -in FILE -pubout -out key.pem",
+        "openssl pkey -inform DER -in FILE -pubout -out public-key.pem",
     ),
 }
 
 
+@pytest.mark.parametrize("file", ["their-key", "key.pem", "public-key.pem"])
 @pytest.mark.parametrize("kind", DOCUMENTS)
-def test_another_document_is_named_with_the_command_that_converts_it(pairs, kind, tmp_path):
+def test_another_document_is_named_with_the_command_that_converts_it(pairs, kind, tmp_path, file):
     make, name, command = DOCUMENTS[kind]
     pair = pairs["ES256"]
-    path = tmp_path / "their-key"
+    path = tmp_path / file
+    if file == "public-key.pem":
+        command = command.replace("public-key", "public-key-2")
     path.write_bytes(make(pair))
     with pytest.raises(KeyFileError) as caught:
         read_document(path.read_bytes(), str(path))
     assert str(caught.value).startswith(f"{path}: is {name} (expected a public key as PEM, JWK or JWKS)")
     assert caught.value.hint.startswith(f"convert it: {command.replace('FILE', str(path))}")
-    if "openssl" in command and "jq" not in command:  # what the hint says has to work
+    if shutil.which(command.partition(" ")[0]):  # what the hint says has to work, and to keep the file
+        before = path.read_bytes()
         subprocess.run(caught.value.hint.removeprefix("convert it: "), shell=True, cwd=tmp_path, check=True)  # noqa: S602
-        assert members((tmp_path / "key.pem").read_bytes()) == [pair.public]
+        [converted] = tmp_path.glob("public-key*.pem" if file != "public-key.pem" else "public-key-2.pem")
+        assert members(converted.read_bytes()) == [pair.public]
+        assert path.read_bytes() == before
+
+
+def test_a_vault_key_of_ed25519_is_converted_to_a_jwk(pairs, tmp_path):
+    key = pairs["EdDSA"].key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    keys = {"1": {"public_key": base64.b64encode(key).decode()}}
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps({"data": {"type": "ed25519", "latest_version": 1, "keys": keys}}))
+    with pytest.raises(KeyFileError, match="is a response of HashiCorp Vault") as caught:
+        read_document(path.read_bytes(), "key.json")
+    if shutil.which("jq"):
+        subprocess.run(caught.value.hint.removeprefix("convert it: "), shell=True, cwd=tmp_path, check=True)  # noqa: S602
+        assert members((tmp_path / "public-key.json").read_bytes()) == [pairs["EdDSA"].public]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"PublicKey": "MF", "SigningAlgorithms": ["RSASSA_PSS_SHA_256", "RSASSA_PKCS1_V1_5_SHA_512"]},
+        {"PublicKey": "MF", "EncryptionAlgorithms": ["RSAES_OAEP_SHA_256"]},
+        {"PublicKey": "MF", "SigningAlgorithms": "ECDSA_SHA_256"},
+        {"pem": "-----BEGIN", "algorithm": "RSA_SIGN_PSS_2048_SHA256"},
+        {"pem": "-----BEGIN", "algorithm": "RSA_DECRYPT_OAEP_2048_SHA256"},
+        {"pem": "-----BEGIN", "algorithm": "EC_SIGN_P384_SHA384"},
+    ],
+)
+def test_a_key_that_its_service_uses_otherwise_is_not_converted(document):
+    with pytest.raises(KeyFileError, match=r"^file: the key is not for ES256, EdDSA or RS256 \(found ") as caught:
+        read(document)
+    assert caught.value.hint == "make a key for one of these"
+
+
+@pytest.mark.parametrize("algorithm", ["ECDSA_SHA_256", "RSASSA_PKCS1_V1_5_SHA_256"])
+def test_a_key_that_its_service_uses_as_we_do_is_converted(algorithm):
+    with pytest.raises(KeyFileError, match="is a response of AWS KMS"):
+        read({"PublicKey": "MF", "SigningAlgorithms": ["RSASSA_PSS_SHA_256", algorithm]})
+
+
+def test_a_file_with_conflict_markers_is_refused(pairs):
+    ours, theirs = pem(pairs["ES256"]), pem(pairs["RS256"])
+    with pytest.raises(KeyFileError, match=r"^file: has conflict markers$"):
+        read(b"<<<<<<< HEAD\n" + ours + b"=======\n" + theirs + b">>>>>>> other\n")
+
+
+@pytest.mark.parametrize("document", [{"kid-1": "-----BEGIN CERTIFICATE-----"}, {"jwks_uri": "https://a.example"}, {}])
+def test_json_that_is_no_key_is_named(document):
+    with pytest.raises(KeyFileError, match=r"^file: is JSON, but neither a JWK \(no kty\) nor a JWKS \(no keys\)$"):
+        read(document)
 
 
 def test_a_private_key_of_any_kind_is_refused_and_not_shown(pairs):
@@ -279,6 +355,8 @@ def test_a_symmetric_key_is_not_a_private_key_but_one_that_cannot_be_used():
         ('{"kty":"EC"}'.encode("utf-16"), "UTF-16"),
         ('{"kty":"EC"}'.encode("utf-16-le"), "UTF-16"),
         (b"0\x82\x01", "DER, not PEM"),
+        (b"0\x82\x04\x58\x02\x01\x03\x30", "PKCS#12"),
+        (b"\xfe\xed\xfe\xed\0\0\0\2", "a Java key store"),
     ],
 )
 def test_other_formats_are_named(data, name):

@@ -65,6 +65,8 @@ def begin(
             store.assume(last)
         preconditions.require_later_than(content or b"", store.now, store.history, revoking=revoking)
         yield store, keyring, store.now
+        if store.public.keyring.current(store.now) is None:
+            warn(NO_CURRENT_KEY)
         for text in store.notes:
             warn(text)
 

@@ -93,6 +93,9 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
         for key, text in unusable:
             if key.kid in imported:
                 warn(text)
+        current = keyring.current(now)
+        if current and current.kid not in imported and private.is_dir() and not any(private.glob("*.pem")):
+            warn(f"{private} holds no private key: no token can be issued here (restore them, or sign elsewhere)")
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
         if directory.missing_hint:

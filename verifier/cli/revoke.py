@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from verifier.cli.changes import NO_CURRENT_KEY, begin, print_events, text_argument
+from verifier.cli.changes import begin, print_events, text_argument
 from verifier.cli.options import change_options, force_option, option
 from verifier.cli.output import warn
 from verifier.core.keyring import PublicKey
@@ -39,8 +39,6 @@ def revoke(
             warn(f"--replace has no effect: {kid} is {state} and {signs}")
         context = asdict(window) | {"force": force}
         events = store.apply(changes, "revoke", now=now, pem=pem, window=window, context=context)
-        if store.public.keyring.current(now) is None:
-            warn(NO_CURRENT_KEY)
     print_events(store, events, as_json)
 
 

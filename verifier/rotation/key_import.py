@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -15,6 +16,7 @@ from verifier.core.encoding import MAX_FILE_CONTAINERS, loads_object
 from verifier.core.keyring import is_date
 from verifier.core.times import MAX_TIME
 from verifier.errors import KeyFileError
+from verifier.rotation.markers import has_conflict_markers
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----[\s\S]*?-----END \1-----")
 _PEM_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
@@ -37,46 +39,76 @@ class Verdict:
         return f"{name}: {self.problem or 'ok'}"
 
 
-# Documents that are not read, and the command that converts each to one that is; {file} is its name.
+# Documents that are not read, and the command that converts each to one that is: {file} to {out}.
 _FORMATS = {
     "azure": (
         "a response of Azure Key Vault",
-        "az keyvault key download --vault-name VAULT --name KEY --encoding PEM --file key.pem",
+        "az keyvault key download --vault-name VAULT --name KEY --encoding PEM --file {out}.pem",
     ),
     "aws": (
         "a response of AWS KMS (GetPublicKey)",
-        "jq -r .PublicKey {file} | base64 -d | openssl pkey -pubin -inform DER -out key.pem",
+        "jq -r .PublicKey {file} | base64 -d | openssl pkey -pubin -inform DER -out {out}.pem",
     ),
-    "gcp": ("a response of Google Cloud KMS", "jq -r .pem {file} > key.pem"),
+    "gcp": ("a response of Google Cloud KMS", "jq -r .pem {file} > {out}.pem"),
     "vault": (
         "a response of HashiCorp Vault",
-        "jq -r '.data.keys[.data.latest_version|tostring].public_key' {file} > key.pem",
+        "jq -r '.data.keys[.data.latest_version|tostring].public_key' {file} > {out}.pem",
     ),
-    "der": ("DER, not PEM", "openssl pkey -pubin -inform DER -in {file} -out key.pem"),
-    "der-certificate": ("a certificate in DER", "openssl x509 -inform DER -in {file} -noout -pubkey > key.pem"),
-    "der-private": ("a private key in DER", "openssl pkey -inform DER -in {file} -pubout -out key.pem"),
-    "certificate": ("a certificate", "openssl x509 -in {file} -noout -pubkey > key.pem"),
-    "private": ("a private key", "openssl pkey -in {file} -pubout -out key.pem"),
+    "vault-ed25519": (
+        "a response of HashiCorp Vault",
+        'jq \'{kty: "OKP", crv: "Ed25519", x: (.data.keys[.data.latest_version|tostring].public_key | gsub("[+]"; "-") '
+        '| gsub("/"; "_") | rtrimstr("="))}\' {file} > {out}.json',
+    ),
+    "escaped": ("PEM with \\n in place of line breaks", "printf '%b\\n' \"$(cat {file})\" > {out}.pem"),
+    "pkcs7": ("PKCS#7", "openssl pkcs7 -in {file} -print_certs | openssl x509 -noout -pubkey > {out}.pem"),
+    "pkcs12": ("PKCS#12", "openssl pkcs12 -in {file} -nokeys -clcerts | openssl x509 -noout -pubkey > {out}.pem"),
+    "jks": (
+        "a Java key store",
+        "keytool -exportcert -rfc -keystore {file} -alias NAME | openssl x509 -noout -pubkey > {out}.pem",
+    ),
+    "der": ("DER, not PEM", "openssl pkey -pubin -inform DER -in {file} -out {out}.pem"),
+    "der-certificate": ("a certificate in DER", "openssl x509 -inform DER -in {file} -noout -pubkey > {out}.pem"),
+    "der-private": ("a private key in DER", "openssl pkey -inform DER -in {file} -pubout -out {out}.pem"),
+    "certificate": ("a certificate", "openssl x509 -in {file} -noout -pubkey > {out}.pem"),
+    "private": ("a private key", "openssl pkey -in {file} -pubout -out {out}.pem"),
     "private-jwk": (
         "a private key",
-        'jq \'del(.d,.p,.q,.dp,.dq,.qi,.oth,.k, .keys[]?["d","p","q","dp","dq","qi"])\' {file} > key.json',
+        'jq \'del(.d,.p,.q,.dp,.dq,.qi,.oth,.k, .keys[]?["d","p","q","dp","dq","qi"])\' {file} > {out}.json',
     ),
-    "openssh": ("an OpenSSH key", "ssh-keygen -e -m PKCS8 -f {file} > key.pem"),
-    "utf-16": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > key.txt"),
-    "request": ("a certificate request", "openssl req -in {file} -noout -pubkey > key.pem"),
-    "parameters": ("curve parameters without a key", "openssl pkey -in PRIVATE.pem -pubout -out key.pem"),
-    "pgp": ("an OpenPGP key", "gpg --export-ssh-key KEY > key.pub; ssh-keygen -e -m PKCS8 -f key.pub > key.pem"),
+    "openssh": ("an OpenSSH key", "ssh-keygen -e -m PKCS8 -f {file} > {out}.pem"),
+    "ssh2": (
+        "an SSH2 key",
+        "ssh-keygen -i -f {file} > {out}.pub && ssh-keygen -e -m PKCS8 -f {out}.pub > {out}.pem",
+    ),
+    "utf-16": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > {out}.txt"),
+    "request": ("a certificate request", "openssl req -in {file} -noout -pubkey > {out}.pem"),
+    "parameters": ("curve parameters without a key", "openssl pkey -in PRIVATE.pem -pubout -out {out}.pem"),
+    "pgp": (
+        "an OpenPGP key",
+        "gpg --export-ssh-key KEY > {out}.pub && ssh-keygen -e -m PKCS8 -f {out}.pub > {out}.pem",
+    ),
 }
 # The format of a PEM file by a part of a label; the first that fits, because some labels contain another.
 _FORMAT_BY_LABEL = {
     "OPENSSH": "openssh",
-    "SSH2": "openssh",
+    "PKCS7": "pkcs7",
     "PGP": "pgp",
     "PRIVATE KEY": "private",
     "CERTIFICATE REQUEST": "request",
     "CERTIFICATE": "certificate",
     "PARAMETERS": "parameters",
 }
+_BEGINNINGS = {
+    b"ssh-": "openssh",
+    b"ecdsa-sha2": "openssh",
+    b"---- BEGIN SSH2": "ssh2",
+    b"\xfe\xed\xfe\xed": "jks",
+}
+_PKCS12 = re.compile(rb"\A\x30(?:[\x00-\x7f]|\x81.|\x82..|\x83...)\x02\x01\x03", re.DOTALL)  # RFC 7292 §4: version 3
+# Of the keys that can be used here, as AWS KMS (SigningAlgorithms) and Google Cloud KMS (algorithm) name them.
+_SERVICE_ALGORITHMS = re.compile(
+    r"ECDSA_SHA_256|RSASSA_PKCS1_V1_5_SHA_256|ED25519_SHA_512|EC_SIGN_P256_SHA256|EC_SIGN_ED25519|RSA_SIGN_PKCS1_\d+_SHA256"
+)
 
 
 def read_document(data: bytes, name: str) -> list[Verdict]:
@@ -88,6 +120,8 @@ def read_document(data: bytes, name: str) -> list[Verdict]:
         KeyFileError: the document is of another kind; the hint is the command that converts it.
     """
     data = data.removeprefix(b"\xef\xbb\xbf")
+    if has_conflict_markers(data):
+        raise KeyFileError(f"{name}: has conflict markers", hint="resolve the merge, then import the file")
     # JSON first, because the responses of key services contain PEM in a string.
     pem = data.lstrip()[:1] != b"{" and _PEM_BEGIN.search(data)
     verdicts = _read_pem(data, name) if pem else _read_json(data, name)
@@ -98,6 +132,8 @@ def _other(kind: str, name: str) -> KeyFileError:
     description, command = _FORMATS[kind]
     secret = "; a private key must not leave the machine that signs" if "private" in kind else ""
     file = "'" + name.replace("'", "'\\''") + "'" if re.search(r"[^\w./-]", name) else name
+    # A name that no private key is likely to have, and another one than that of the file that is read.
+    command = command.replace("{out}", "public-key" if PurePath(name).stem != "public-key" else "public-key-2")
     return KeyFileError(
         f"{name}: is {description} (expected a public key as PEM, JWK or JWKS){secret}",
         hint=f"convert it: {command.replace('{file}', file if name != '-' else 'FILE')}",
@@ -105,6 +141,8 @@ def _other(kind: str, name: str) -> KeyFileError:
 
 
 def _read_pem(data: bytes, name: str) -> list[Verdict]:
+    if b"\\n" in data:
+        raise _other("escaped", name)
     blocks = [(match[1].decode(), match[0]) for match in _PEM.finditer(data)]
     if len(blocks) != len(_PEM_BEGIN.findall(data)):
         raise KeyFileError(f"{name}: a PEM block is not complete (BEGIN without END)", hint="copy the whole block")
@@ -153,8 +191,9 @@ def _read_json(data: bytes, name: str) -> list[Verdict]:
 def _require_text(data: bytes, name: str) -> None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in data[:4] and data[:1] in b"\0{"):
         raise _other("utf-16", name)
-    if data.startswith((b"ssh-", b"ecdsa-sha2", b"---- BEGIN SSH2")):
-        raise _other("openssh", name)
+    for begins, kind in _BEGINNINGS.items():
+        if data.startswith(begins):
+            raise _other(kind, name)
     if data[:1] == b"\x30":
         raise _other(_kind_of_der(data), name)
 
@@ -170,7 +209,7 @@ def _kind_of_der(data: bytes) -> str:
         with contextlib.suppress(TypeError, ValueError, UnsupportedAlgorithm):
             load()
             return kind
-    return "der"
+    return "pkcs12" if _PKCS12.match(data) else "der"
 
 
 def _require_keys(document: Mapping[str, Any], name: str) -> None:
@@ -178,11 +217,28 @@ def _require_keys(document: Mapping[str, Any], name: str) -> None:
     if isinstance(document.get("key"), dict) or str(document.get("kty", "")).endswith("-HSM"):
         raise _other("azure", name)
     if isinstance(document.get("PublicKey"), str):
+        found = document.get("SigningAlgorithms", document.get("EncryptionAlgorithms", []))
+        _require_service_algorithm(found, name)
         raise _other("aws", name)
     if isinstance(document.get("pem"), str) or "pemCrc32c" in document:
+        _require_service_algorithm([document["algorithm"]] if "algorithm" in document else [], name)
         raise _other("gcp", name)
-    if isinstance(document.get("data"), dict):
-        raise _other("vault", name)
+    data = document.get("data")
+    if isinstance(data, dict):
+        raise _other("vault-ed25519" if data.get("type") == "ed25519" else "vault", name)
+    if not {"kty", "keys"} & document.keys():
+        raise KeyFileError(
+            f"{name}: is JSON, but neither a JWK (no kty) nor a JWKS (no keys)",
+            hint="if it contains PEM, save that; if it names a jwks_uri, save the document there",
+        )
+
+
+def _require_service_algorithm(found: object, name: str) -> None:
+    """Refuse a key that its service uses otherwise, because PEM does not say so."""
+    if found and not (isinstance(found, list) and any(_SERVICE_ALGORITHMS.fullmatch(str(each)) for each in found)):
+        raise KeyFileError(
+            f"{name}: the key is not for ES256, EdDSA or RS256 (found {found})", hint="make a key for one of these"
+        )
 
 
 def _read_jwk(position: int, members: Mapping[str, Any]) -> Verdict:

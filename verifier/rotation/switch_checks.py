@@ -52,7 +52,7 @@ def _short_leads(inventory: Inventory) -> Iterator[tuple[dict[str, Any], str]]:
         event, nbf, lead_s = published.get(row["kid"]), row["nbf"], row["nbf"] - row["made_at"]
         rotated = event is not None and event.nbf == nbf and event.command in ("rotate", "import")
         # The first key has no replicas to wait for, and a revocation must not wait.
-        first = event is not None and event is events[0]
+        first = event is not None and (event.at, event.command) == (events[0].at, events[0].command)
         if first or not (rotated or nbf > inventory.now) or lead_s >= PROPAGATION_S:
             continue
         planned_s = ((event and OverlapPolicy.recorded(event)) or inventory.window).overlap_s
