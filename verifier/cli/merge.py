@@ -8,7 +8,6 @@ import click
 from verifier.cli.changes import NO_CURRENT_KEY, open_keystore, print_events
 from verifier.cli.options import change_options, force_option
 from verifier.cli.output import warn
-from verifier.core.keyring import find_public_key
 from verifier.core.times import utc
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history
@@ -51,7 +50,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
         events = merging.events(branches, members, now=now)
         changes = []
         for name, data in files.items():
-            held, key = members[name.removesuffix(".json")], find_public_key(name, data)
+            held, key = members[name.removesuffix(".json")](name, data)
             before = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
             after = None if held is None else render(held)
             # A file that contains the same already keeps its formatting.

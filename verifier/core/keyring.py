@@ -96,14 +96,6 @@ def parse_public_key(name: str, data: bytes | str) -> PublicKey:
     return PublicKey(expected, algorithm, key, members, iat, nbf, exp, revoked_at, revoked.get("reason", ""))
 
 
-def find_public_key(name: str, data: bytes | str) -> PublicKey | None:
-    """Return the key of a file as `parse_public_key` does; None if it has none that can be used."""
-    try:
-        return parse_public_key(name, data)
-    except KeyFileError:
-        return None
-
-
 def _parse_date(members: Mapping[str, Any], name: str) -> int:
     value = members.get(name)
     if not is_date(value):

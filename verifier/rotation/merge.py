@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from verifier.core.encoding import loads_object
-from verifier.core.keyring import Keyring, PublicKey, find_public_key, parse_public_key
+from verifier.core.keyring import Keyring, PublicKey, parse_public_key
 from verifier.errors import ConfigError, KeyFileError
 from verifier.rotation import history
 from verifier.rotation.events import make_event
 from verifier.rotation.history import ABSENT, REMOVED, Event
 from verifier.rotation.markers import has_conflict_markers, is_marker
 from verifier.rotation.plan import KeyChange, OverlapPolicy
+from verifier.storage.key_directory import find_public_key
 
 
 @dataclass(frozen=True, slots=True)

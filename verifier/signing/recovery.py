@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from verifier.core.keyring import Keyring, KeyState, PublicKey, find_public_key
+from verifier.core.keyring import Keyring, KeyState, PublicKey
 from verifier.core.times import LEAD_S, utc
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
@@ -14,6 +14,7 @@ from verifier.rotation.history import ABSENT, Event
 from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.preconditions import last_time
 from verifier.storage.journal import Applied, Directory, FileChange, Record, digest
+from verifier.storage.key_directory import find_public_key
 
 MAX_LEAD_S = 10**11  # any
 

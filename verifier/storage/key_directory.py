@@ -119,6 +119,12 @@ class KeyDirectory:
         return self.keyring
 
 
+def find_public_key(name: str, data: bytes | str) -> PublicKey | None:
+    """Return the key of a file as `parse_public_key` does; None if it has none that can be used."""
+    found = _parse_file(name, data)
+    return None if isinstance(found, KeyFileError) else found
+
+
 def _parse_file(name: str, data: bytes | str) -> PublicKey | KeyFileError:
     try:
         return parse_public_key(name, data)
