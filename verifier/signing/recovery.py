@@ -1,7 +1,7 @@
 """What becomes of a command that was killed: its change is finished while it is still valid, and undone afterwards."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -36,24 +36,24 @@ def recover(directory: Directory, record: Record, *, now: int, leeway_s: int, un
         UnsafeOperationError: the clock is behind the time at which the command was planned.
         ConfigError: a file that the command changes cannot be used.
     """
-    what = f"the {record.command} of {utc(record.at)}"
+    what, note = f"the {record.command} of {utc(record.at)}", ""
     if directory.history_applied(record) is Applied.YES:
         # Every file was written before the history. What changed since is a later change, a revocation perhaps.
-        directory.finish(replace(record, changes=()))
-        return Recovery(True, f"finished {what}, which was interrupted")
-    if record.revokes:
-        return _finish_revocation(directory, record, what, now)
-    if now < record.at:
-        raise UnsafeOperationError(
-            f"the clock ({utc(now)}) is behind an interrupted change: {what}",
-            hint="correct the clock (NTP), then run the command again",
-        )
-    _require_usable(directory, record, what)
-    stale = "it was undone on request" if undo else _stale(directory, record, now)
-    if not stale:
-        directory.finish(record)
-        return Recovery(True, f"finished {what}, which was interrupted")
-    return _Abandon(directory, record, now, leeway_s).run(what, stale)
+        record = replace(record, changes=())
+    elif record.revokes:
+        if _stale(directory, record, now):
+            record, note = _revise_revocation(directory, record, now)
+    else:
+        if now < record.at:
+            raise UnsafeOperationError(
+                f"the clock ({utc(now)}) is behind an interrupted change: {what}",
+                hint="correct the clock (NTP), then run the command again",
+            )
+        _require_usable(directory, record, what)
+        if stale := "it was undone on request" if undo else _stale(directory, record, now):
+            return _Abandon(directory, record, now, leeway_s).run(what, stale)
+    directory.finish(record)
+    return Recovery(True, f"finished {what}, which was interrupted{note}")
 
 
 def _require_usable(directory: Directory, record: Record, what: str) -> None:
@@ -94,22 +94,20 @@ def render(members: Any) -> str:
     return json.dumps(members, indent=2) + "\n"
 
 
-def _with_lines(directory: Directory, record: Record, events: Iterable[Event]) -> Record:
+def _with_lines(directory: Directory, record: Record, events: Collection[Event], now: int) -> Record:
     """Return the record with these events as its lines, continuing the history as it is now."""
-    before, events = directory.read_history(), list(events)
-    if history.load(before).problems:
-        return replace(record, lines="", history_before=digest(before))
-    at_least = last_time(before)
-    events = [replace(event, at=max(event.at, at_least)) for event in events]
-    lines = history.append(before, events)[len(before) :] if events else b""
+    before, lines = directory.read_history(), b""
+    if events and not history.load(before).problems:
+        at = max(now, last_time(before))
+        lines = history.append(before, [replace(event, at=at) for event in events])[len(before) :]
     return replace(record, lines=lines.decode(), history_before=digest(before))
 
 
-def _finish_revocation(directory: Directory, record: Record, what: str, now: int) -> Recovery:
-    if not _stale(directory, record, now):
-        directory.finish(record)
-        return Recovery(True, f"finished {what}, which was interrupted")
-    # Files changed meanwhile: keep what others wrote, except that a revoked key stays revoked.
+def _revise_revocation(directory: Directory, record: Record, now: int) -> tuple[Record, str]:
+    """Return what is left to be done where files changed meanwhile, and what to say about it.
+
+    What others wrote is kept, except that a revoked key stays revoked.
+    """
     changes = []
     for change in record.changes:
         text, wanted = directory.text(change.path), _parse(change.path, change.after)
@@ -123,13 +121,9 @@ def _finish_revocation(directory: Directory, record: Record, what: str, now: int
             changes.append(replace(change, before=text, after=after))
     record = replace(record, changes=tuple(changes))
     if directory.history_applied(record) is Applied.OTHER:
-        record = _with_lines(
-            directory, record, [replace(e, at=now) for e in history.load(record.lines.encode()).events]
-        )
-    directory.finish(record)
+        record = _with_lines(directory, record, history.load(record.lines.encode()).events, now)
     repair = "; the history is not valid and has no line of it; repair it, then verifier keys merge"
-    lost = "" if record.lines else repair
-    return Recovery(True, f"finished {what}, which was interrupted, on files that changed meanwhile{lost}")
+    return record, f", on files that changed meanwhile{'' if record.lines else repair}"
 
 
 class _Abandon:
@@ -163,7 +157,7 @@ class _Abandon:
             whole=self.record.whole if kept else None,
             others=self.directory.others(changes),
         )
-        record = _with_lines(self.directory, record, events)
+        record = _with_lines(self.directory, record, events, self.now)
         if events:
             # With a journal of its own: this change has a line in the history, too.
             self.directory.commit(record, lambda: None)
@@ -204,17 +198,19 @@ class _Abandon:
         original = next(c.before for c in self.record.changes if c.path == change.path)
         if after is None or (change.after == original and change.kid not in kept):
             return []
-        planned = history.load(self.record.lines.encode()).events
+        planned = [event for event in history.load(self.record.lines.encode()).events if event.kid == after.kid]
         known = self.keyring.find(after.kid)
         old = self.keyring.state(known, self.now) if known else KeyState.CURRENT
         ring = Keyring([*(k for k in self.keyring.keys.values() if k.kid != after.kid), after])
-        members: dict[str, Any] = {
-            "at": self.now,
-            "old": ABSENT if change.kid in kept else str(old),
-            "new": str(ring.state(after, self.now)),
-            "reason": f"interrupted {utc(self.record.at)}",
-            "nbf": after.nbf,
-            "exp": after.exp,
-            "revoked_at": after.revoked_at,
-        }
-        return [replace(event, **members) for event in planned if event.kid == after.kid][:1]
+        return [
+            replace(
+                event,
+                old=ABSENT if change.kid in kept else old,
+                new=ring.state(after, self.now),
+                reason=f"interrupted {utc(self.record.at)}",
+                nbf=after.nbf,
+                exp=after.exp,
+                revoked_at=after.revoked_at,
+            )
+            for event in planned[:1]
+        ]
