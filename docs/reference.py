@@ -99,6 +99,7 @@ def configuration() -> str:
             f"Values: {values}." if values else "",
             "Required." if option.name == "issuer" else "",
             "" if option.in_process_list else "No option.",
+            "" if not option.serve_only else f"No effect if embedded{', but for metrics' * (option.name == 'host')}.",
         ]
         rows.append(f"| `{option.variable}` | {' '.join(note for note in notes if note)} |")
     return "\n".join(["| variable | description |", "| --- | --- |", *rows])

@@ -1,6 +1,7 @@
 """The exceptions: status, code, text and headers of each response, and the table of reasons."""
 
 import re
+import traceback
 
 import pytest
 
@@ -96,3 +97,14 @@ def test_every_exception_of_the_package_has_one_base():
 
 def test_a_token_that_cannot_be_issued_is_a_value_error():
     assert issubclass(IssueError, ValueError)
+
+
+@pytest.mark.parametrize("kind", [ConfigError, KeyFileError, UnsafeOperationError])
+def test_a_traceback_shows_the_hint_of_an_error_and_its_text_does_not(kind):
+    error = kind("keys: no such folder", hint="create it")
+    assert str(error) == "keys: no such folder"
+    assert traceback.format_exception_only(error) == [
+        f"verifier.errors.{kind.__name__}: keys: no such folder\n",
+        "hint: create it\n",
+    ]
+    assert traceback.format_exception_only(kind("no hint")) == [f"verifier.errors.{kind.__name__}: no hint\n"]

@@ -10,7 +10,7 @@ from verifier.server.settings import Settings
 try:
     app = create_app(Settings.from_environment(os.environ))
 except ConfigError as exc:
-    # As on the command line, because servers print a traceback without the hint.
+    # As on the command line, instead of a traceback through the server.
     print(f"verifier: error: {exc}", file=sys.stderr)
     if exc.hint:
         print(f"verifier: hint: {exc.hint}", file=sys.stderr)

@@ -201,6 +201,8 @@ class ConfigError(VerifierError):
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # for a traceback, where an application embeds the endpoint
 
 
 class KeyFileError(ConfigError):

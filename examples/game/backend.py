@@ -99,7 +99,7 @@ CurrentAccount = Annotated[Account | None, Depends(find_account)]
 @app.get("/")
 def page(request: Request, account: CurrentAccount) -> Response:
     """Serve the game to a player who is logged in, and the login to everyone else."""
-    context = {"account": account, "accounts": ACCOUNTS.values(), "escs_origin": ESCS_ORIGIN}
+    context = {"account": account, "accounts": ACCOUNTS.values(), "origin": ORIGIN, "escs_origin": ESCS_ORIGIN}
     return templates.TemplateResponse(request, "page.html", context)
 
 

@@ -102,7 +102,12 @@ def test_no_line_of_a_secret_is_lost(run, tmp_path):
 
 def test_an_empty_secret_is_refused(run, tmp_path):
     done = add(run, "one", "\n", tmp_path / "applications.json")
-    assert done == Done(3, "", "verifier: error: the secret is empty or not UTF-8\n")
+    assert done == Done(
+        3,
+        "",
+        "verifier: error: standard input is empty (expected the secret key)\n"
+        "verifier: hint: verifier applications ... < secret\n",
+    )
 
 
 def test_a_secret_is_prompted_for_on_a_terminal(run, tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def test_check_reads_only_regular_files_of_bounded_size(run, monkeypatch, option
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
 def test_dev_reads_its_secret_only_from_a_regular_file_of_bounded_size(tmp_path, kind):
     says = make(kind, tmp_path / "secret")
-    with pytest.raises(ConfigError, match=f"^{tmp_path}/secret: cannot be read \\({says}\\)$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{tmp_path}/secret: cannot be read \\({says}\\)$"):
         dev._prepare(tmp_path)
 
 

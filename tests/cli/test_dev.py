@@ -51,31 +51,33 @@ def once(folder: Path, *arguments: object, **options: str | Path) -> tuple[int |
         return process.returncode, out, err
 
 
-def pasted(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """A printed command, as a shell without VERIFIER_* variables and without this environment's programs runs it."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+def pasted(command: str, folder: Path = Path("/")) -> "subprocess.CompletedProcess[str]":
+    """A printed command, as another shell runs it: in another folder, without the variables and PATH of this one."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     return subprocess.run(
         ["sh", "-c", command], cwd=folder, env=environment, text=True, capture_output=True, timeout=120
     )
 
 
-def test_dev_prints_six_lines_and_every_command_can_be_pasted(tmp_path):
+@pytest.mark.parametrize("program", ["verifier", PROGRAM], ids=["from PATH", "by its path"])
+def test_dev_prints_six_lines_and_every_command_can_be_pasted_anywhere(tmp_path, monkeypatch, program):
+    monkeypatch.setenv("PATH", f"{PROGRAM.parent}:/usr/bin:/bin")
     port = free_port()
-    with started(tmp_path, "--port", port) as process:
+    with started(tmp_path, "--port", port, program=program) as process:
         lines = dict(process.stdout.readline().rstrip("\n").split(maxsplit=1) for _ in range(6))
         assert list(lines) == ["serving", "request", "response", "token", "next", "stop"]
         assert lines["serving"] == f"http://127.0.0.1:{port}/profile"
         profile = '{"_id":"player-42","email":"ann@example.com","username":"ann"}'
         assert lines["response"] == f"200 {profile}"
         assert lines["stop"] == "Ctrl-C"
-        again = pasted(lines["request"], tmp_path)
+        again = pasted(lines["request"])
         assert (again.returncode, again.stdout, again.stderr) == (0, profile, "")
         token = json.loads(shlex.split(lines["request"])[-1])["code"]
         assert sum(token in line for line in lines.values()) == 1
-        fresh = pasted(lines["token"], tmp_path)
+        fresh = pasted(lines["token"])
         assert (fresh.returncode, fresh.stderr) == (0, "")
         assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", fresh.stdout)
-        check = pasted(f"{lines['next']} --only profile-full", tmp_path)
+        check = pasted(f"{lines['next']} --only profile-full")
         assert (check.returncode, check.stderr) == (0, "")
         assert check.stdout.startswith("must    1 pass, 0 fail, 0 skipped\n")
         process.send_signal(signal.SIGINT)
@@ -114,19 +116,29 @@ def test_dev_quotes_the_path_of_a_program_in_a_folder_with_a_space(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("started_with", "original", "expected"),
+    ("started_with", "original", "expected", "elsewhere"),
     [
-        ("/usr/lib/verifier/__main__.py", "python3", "python3 -m verifier dev"),
-        (str(PROGRAM), str(PROGRAM), "verifier dev"),
-        (".venv/bin/verifier", "", ".venv/bin/verifier dev"),
+        ("/usr/lib/verifier/__main__.py", "python3", "python3 -m verifier", f"{sys.executable} -m verifier"),
+        (str(PROGRAM), str(PROGRAM), "verifier", str(PROGRAM)),
+        (".venv/bin/verifier", "", ".venv/bin/verifier", "{folder}/.venv/bin/verifier"),
+        ("./my verifier", "", "'./my verifier'", "'{folder}/my verifier'"),
     ],
-    ids=["a module", "from PATH", "by its path"],
+    ids=["a module", "from PATH", "by its path", "with a space"],
 )
-def test_a_command_is_printed_with_the_program_it_was_started_with(monkeypatch, started_with, original, expected):
+def test_a_command_is_printed_with_the_program_it_was_started_with(
+    monkeypatch, tmp_path, started_with, original, expected, elsewhere
+):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(PROGRAM.parent))
     monkeypatch.setattr(sys, "argv", [started_with])
     monkeypatch.setattr(sys, "orig_argv", [original])
-    assert program.command("dev") == expected
+    assert program.command("dev") == f"{expected} dev"
+    assert program.command("dev", elsewhere=True) == f"{elsewhere.format(folder=tmp_path)} dev"
+    # A hint is pasted into the same shell; what names no command stays as it is.
+    text = "stop the verifier, then run verifier keys list: see verifier --help, not another verifier process"
+    completed = f"stop the verifier, then run {expected} keys list: see {expected} --help, not another verifier process"
+    assert program.with_files(text, {}) == completed
+    assert program.with_files(completed, {}) == completed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -152,7 +164,7 @@ def test_dev_reports_that_no_port_is_free(monkeypatch):
         raise ConfigError("taken")
 
     monkeypatch.setattr("verifier.server.run.listen", listen)
-    with pytest.raises(ConfigError, match=r"^ports 8000 to 8099 are all in use$"):
+    with pytest.raises(ConfigError, match=r"(?m)^ports 8000 to 8099 are all in use$"):
         dev._free_port(8000)
     assert tried == list(range(8000, 8100))
 

@@ -99,9 +99,15 @@ def test_a_port_where_nothing_listens_is_1(run):
     assert run("healthcheck", "--host", "0.0.0.0", "--port", port) == expected
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("--port", 0), ("--port", 65536), ("--host", "a b"), ("--host", "["), ("--prefix", "a b")]
-)
+@pytest.mark.parametrize("port", [0, 65536])
+def test_a_port_out_of_range_is_named(run, port):
+    text = f"invalid value for '--port' (env var: 'VERIFIER_PORT', 'PORT'): {port} is not in the range 1<=x<=65535"
+    assert run("healthcheck", "--port", port) == Done(
+        2, "", f"verifier: error: {text}\nverifier: hint: verifier healthcheck --help shows the usage and examples\n"
+    )
+
+
+@pytest.mark.parametrize(("option", "value"), [("--host", "a b"), ("--host", "["), ("--prefix", "a b")])
 def test_an_address_that_cannot_be_used_is_named(run, option, value):
     done = run("healthcheck", option, value)
     assert (done.status, "--host, --port or --prefix: expected https://host/path" in done.err) == (2, True)

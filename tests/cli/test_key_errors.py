@@ -69,7 +69,7 @@ def test_standard_input_is_read_up_to_a_limit(monkeypatch):
         if size == MAX_INPUT_BYTES:
             assert read_input("-") == data
         else:
-            with pytest.raises(ConfigError, match=r"^standard input is larger than 1048576 bytes$"):
+            with pytest.raises(ConfigError, match=r"(?m)^standard input is larger than 1048576 bytes$"):
                 read_input("-")
 
 

@@ -150,7 +150,7 @@ def test_a_change_whose_output_cannot_be_written_says_that_it_was_made(tmp_path,
     assert (done.returncode, done.stderr) == (
         3,
         "verifier: error: standard output: cannot be written (No space left on device); the change was made\n"
-        "verifier: hint: verifier keys list shows it\n",
+        f"verifier: hint: {sys.executable} -m verifier keys list shows it\n",
     )
     assert len(list((tmp_path / "keys" / "public").iterdir())) == 1
 

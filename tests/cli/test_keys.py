@@ -307,7 +307,7 @@ def test_a_private_file_is_never_written_over(run, monkeypatch):
     members, pem = store.generate_pair("ES256")
     with store.transaction():
         (PRIVATE / f"{members['kid']}.pem").write_text("precious")
-        with pytest.raises(KeyFileError, match=r"\.pem: exists already; it is never overwritten$"):
+        with pytest.raises(KeyFileError, match=r"(?m)\.pem: exists already; it is never overwritten$"):
             store.apply([activate_first_key(members, now=NOW)], "generate", now=NOW, pem=pem)
     assert (PRIVATE / f"{members['kid']}.pem").read_text() == "precious"
     assert not HISTORY.exists()

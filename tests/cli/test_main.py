@@ -50,11 +50,9 @@ def test_token_refuses_what_the_verifier_would_refuse(run, keys):
 
 def test_token_without_a_key_names_the_fix(run):
     done = run("token", "42", *OPTIONS)
-    assert done.status == 3
-    assert done.err.startswith(
-        "verifier: error: keys/public: no current key (found keys/public: cannot be read (No such"
-    )
-    assert "verifier: hint: " in done.err
+    text = "keys/public: no current key (found keys/public: cannot be read (No such file or directory))"
+    hint = "correct the path, or create it: verifier keys generate --keys keys"
+    assert done == Done(3, "", f"verifier: error: {text}\nverifier: hint: {hint}\n")
 
 
 def test_explain_accepts_a_good_token(run, keys, issue):

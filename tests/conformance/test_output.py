@@ -115,7 +115,7 @@ def failed(name: str = "no-store") -> Result:
 def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
     cause = Cause("the endpoint reports: typ is JWT", "set typ", "typ_is_jwt")
     valid = Result(ALL["profile-full"], FAIL, "must", "rejected with 401", "a request", "401", cause)
-    assert lines(valid)[:8] == [
+    assert lines(valid)[:9] == [
         "FAIL  must    profile-full: a valid token: rejected with 401",
         "      request   a request",
         "      response  401",
@@ -123,6 +123,7 @@ def test_a_cause_replaces_the_fix_and_for_a_valid_request_the_impact():
         "      reason    typ_is_jwt",
         "      impact    no player can sign in until a valid request is accepted",
         "      fix       set typ",
+        "      see       docs/errors.md#typ_is_jwt",
         "must    0 pass, 1 fail, 0 skipped",
     ]
     hostile = Result(ALL["alg-none"], FAIL, "must", "no response", "a request", cause=Cause("timeout", "be fast"))

@@ -208,7 +208,7 @@ def test_one_and_two_secrets_are_a_good_entry(count):
 )
 def test_a_file_that_says_nothing_is_refused(data, says):
     assert ids(parse(b'{"applications": []}')[0]) == []
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$"):
         parse(data)
 
 
@@ -302,7 +302,7 @@ def test_a_start_needs_every_entry_to_be_good(path):
     assert ids(source_of(applications=path).load()) == ["game", "demo"]
     path.write_bytes(json.dumps({"applications": [{}, {}]}).encode())
     first = BAD.replace("2", "1", 1)
-    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: {first}; {path}: {BAD}')}$") as caught:
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(f'{path}: {first}; {path}: {BAD}')}$") as caught:
         source_of(applications=path).load()
     assert caught.value.hint == "repair the file or restore it, or correct the setting that names it"
 
@@ -310,7 +310,7 @@ def test_a_start_needs_every_entry_to_be_good(path):
 def test_a_start_needs_an_application(path):
     assert ids(source_of(applications=path).load()) == ["game", "demo"]
     path.write_bytes(dump(Applications()))
-    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: no application')}$") as caught:
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(f'{path}: no application')}$") as caught:
         source_of(applications=path).load()
     assert caught.value.hint == "add one: verifier applications add ID"
 
@@ -318,7 +318,7 @@ def test_a_start_needs_an_application(path):
 def test_a_start_needs_the_file(tmp_path):
     path = tmp_path / "missing.json"
     says = f"{path}: cannot be read (No such file or directory)"
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$"):
         source_of(applications=path).load()
 
 
@@ -353,7 +353,7 @@ def test_a_secret_file_that_is_empty_or_not_utf_8_is_refused_and_not_shown(tmp_p
     assert source.applications is before
     says = "is not UTF-8" if CANARY.encode() in content else "the secret is empty or not UTF-8"
     assert source.problems == (f"{path}: {says}",)
-    with pytest.raises(ConfigError, match=f"{re.escape(says)}$"):
+    with pytest.raises(ConfigError, match=f"(?m){re.escape(says)}$"):
         source.load()
 
 

@@ -158,7 +158,7 @@ NO_REVOCATION = "revoked is not an object with revoked_at and reason"
 )
 def test_a_bad_key_file_is_refused(parse, changes, says):
     assert parse().nbf == NOW
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         parse(**changes)
 
 
@@ -178,7 +178,7 @@ def test_a_kid_that_is_not_the_thumbprint_is_refused(parse, pairs, kid, shown):
     expected = pairs["ES256"].kid
     assert parse(kid=expected).kid == expected
     says = f"kid does not match the key (found {shown}, expected {expected})"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         parse(kid=kid)
 
 
@@ -186,7 +186,7 @@ def test_a_file_name_that_is_not_the_thumbprint_is_refused(parse, pairs):
     expected = pairs["ES256"].kid
     assert parse(f"{expected}.json").kid == expected
     says = f"file name does not match the key (found key-1, expected {expected})"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         parse("key-1.json")
 
 
@@ -203,7 +203,7 @@ def test_a_file_name_that_is_not_the_thumbprint_is_refused(parse, pairs):
 def test_a_file_that_is_no_json_object_is_refused(key_files, data, says):
     name, good = next(iter(key_files.items()))
     assert parse_public_key(name, good).nbf == NOW - 100
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         parse_public_key(name, data)
 
 
@@ -526,7 +526,7 @@ def test_a_start_names_every_bad_file(public, pairs):
     first.write_bytes(b"")
     change(second, use="enc")
     says = f"{first}: is not valid JSON; {second}: use is not sig"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$") as caught:
         KeyDirectory(public).load()
     assert caught.value.hint == "repair or remove the file; verifier keys list shows the rest"
 
@@ -534,11 +534,11 @@ def test_a_start_names_every_bad_file(public, pairs):
 def test_a_start_needs_the_folder_and_a_key(tmp_path):
     folder = tmp_path / "public"
     says = f"{folder}: cannot be read (No such file or directory)"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         KeyDirectory(folder).load()
     folder.mkdir()
     says = f"{folder}: no key (expected <kid>.json)"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$") as caught:
         KeyDirectory(folder).load()
     assert caught.value.hint == "create one: verifier keys generate"
 
@@ -547,7 +547,7 @@ def test_private_key_material_in_the_public_folder_is_named_and_not_shown(public
     path = file_of(public, pairs, "ES256")
     change(path, d="canary")
     says = f"{path}: private key material in a public key (found member d)"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         KeyDirectory(public).load()
 
 

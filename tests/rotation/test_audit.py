@@ -341,9 +341,9 @@ def test_a_long_lifetime_is_found(audited):
 
 
 def test_what_cannot_be_read_is_an_error_and_not_a_clean_audit(tmp_path, audited):
-    with pytest.raises(ConfigError, match=r"nowhere/public: cannot be read \(No such file or directory\)$"):
+    with pytest.raises(ConfigError, match=r"(?m)nowhere/public: cannot be read \(No such file or directory\)$"):
         Inventory.read(tmp_path / "nowhere", now=NOW, window=OverlapPolicy(), applications=None, cryptoperiod_s=1)
-    with pytest.raises(ConfigError, match=r"missing: cannot be read \(No such file or directory\)$"):
+    with pytest.raises(ConfigError, match=r"(?m)missing: cannot be read \(No such file or directory\)$"):
         audited(applications=Path(tmp_path / "missing"))
 
 

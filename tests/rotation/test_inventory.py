@@ -22,14 +22,14 @@ def test_a_history_that_is_no_file_is_an_error(past, tmp_path):
     past.generate("ES256", NOW)
     (tmp_path / "keys" / "history.jsonl").unlink()
     os.mkfifo(tmp_path / "keys" / "history.jsonl")
-    with pytest.raises(ConfigError, match=r"history\.jsonl: cannot be read \(is a pipe, not a regular file\)$"):
+    with pytest.raises(ConfigError, match=r"(?m)history\.jsonl: cannot be read \(is a pipe, not a regular file\)$"):
         past.state()
 
 
 def test_a_folder_with_too_many_files_is_an_error(past, monkeypatch):
     past.generate("ES256", NOW)
     monkeypatch.setattr(inventory, "MAX_FILES", 2)
-    with pytest.raises(ConfigError, match=r"has more than 2 files and folders$"):
+    with pytest.raises(ConfigError, match=r"(?m)has more than 2 files and folders$"):
         past.state()
 
 

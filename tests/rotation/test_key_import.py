@@ -150,7 +150,7 @@ def test_a_damaged_pem_block_is_named():
     assert problems(b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n") == [
         "key 1: not a valid public key in PEM (found PUBLIC KEY)"
     ]
-    with pytest.raises(KeyFileError, match=r"^file: a PEM block is not complete \(BEGIN without END\)$"):
+    with pytest.raises(KeyFileError, match=r"(?m)^file: a PEM block is not complete \(BEGIN without END\)$"):
         read(b"-----BEGIN PUBLIC KEY-----\nAAAA\n")
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_pem_block_is_named():
     ],
 )
 def test_what_is_no_key_document_is_refused(data, says):
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         read(data)
 
 
@@ -311,13 +311,13 @@ def test_a_key_that_its_service_uses_as_we_do_is_converted(algorithm):
 
 def test_a_file_with_conflict_markers_is_refused(pairs):
     ours, theirs = pem(pairs["ES256"]), pem(pairs["RS256"])
-    with pytest.raises(KeyFileError, match=r"^file: has conflict markers$"):
+    with pytest.raises(KeyFileError, match=r"(?m)^file: has conflict markers$"):
         read(b"<<<<<<< HEAD\n" + ours + b"=======\n" + theirs + b">>>>>>> other\n")
 
 
 @pytest.mark.parametrize("document", [{"kid-1": "-----BEGIN CERTIFICATE-----"}, {"jwks_uri": "https://a.example"}, {}])
 def test_json_that_is_no_key_is_named(document):
-    with pytest.raises(KeyFileError, match=r"^file: is JSON, but neither a JWK \(no kty\) nor a JWKS \(no keys\)$"):
+    with pytest.raises(KeyFileError, match=r"(?m)^file: is JSON, but neither a JWK \(no kty\) nor a JWKS \(no keys\)$"):
         read(document)
 
 

@@ -56,7 +56,7 @@ def conflict(ours: dict[str, Any] | str, theirs: dict[str, Any] | str) -> bytes:
 @pytest.mark.parametrize("content", ["unreadable", b"{", b"{}", conflict("{", "[]")])
 def test_a_file_without_a_usable_version_is_an_error(first, content):
     name = f"{first['kid']}.json"
-    with pytest.raises(KeyFileError, match=rf"^{name}: has no usable version$") as caught:
+    with pytest.raises(KeyFileError, match=rf"(?m)^{name}: has no usable version$") as caught:
         merge.resolve({name: content}, branches([event(first)]), NOW, WINDOW)
     assert caught.value.hint == f"repair public/{name}, then merge again"
 
@@ -138,7 +138,7 @@ def test_a_history_without_lines_has_no_branches():
 
 
 def test_a_line_that_is_no_event_is_an_error(first):
-    with pytest.raises(ConfigError, match=r"^a line is not an event \(found b'\{\}'\)$"):
+    with pytest.raises(ConfigError, match=r"(?m)^a line is not an event \(found b'\{\}'\)$"):
         read_branches(history.append(b"", [event(first)]) + b"{}\n")
 
 

@@ -358,7 +358,7 @@ def test_the_audit_names_a_key_to_which_a_signer_goes_back_after_a_revocation(la
 
 def test_nothing_is_published_that_no_server_would_read(tmp_path):
     store = Keystore(tmp_path)
-    with store.transaction(), pytest.raises(KeyFileError, match=r"^exp is not after nbf$"):
+    with store.transaction(), pytest.raises(KeyFileError, match=r"(?m)^exp is not after nbf$"):
         store.apply([plan.activate_first_key({**POOL[0], "nbf": NOW, "exp": NOW}, now=NOW)], "import", now=NOW)
     assert list(store.public.folder.iterdir()) == []
     assert store.read_history() == b""

@@ -187,15 +187,15 @@ def test_a_replica_whose_system_does_not_tell_its_start_has_none(serve):
 @pytest.mark.parametrize("body", [b'x{a="b} 1\n', b"x y z w\n", b"# TYPE x nonsense\n", b"{} {} {}\n"])
 def test_what_is_no_metrics_page_is_an_error(serve, body):
     url = serve({"/metrics": body})
-    with pytest.raises(ConfigError, match=r"/metrics: not metrics in the Prometheus text format$"):
+    with pytest.raises(ConfigError, match=r"(?m)/metrics: not metrics in the Prometheus text format$"):
         replicas.read_uses(f"{url}/metrics")
 
 
 def test_a_metrics_page_that_is_not_there_is_an_error(serve):
     url = serve({}, status=404)
-    with pytest.raises(ConfigError, match=r"/readyz: no metrics \(status 404, expected 200\)$"):
+    with pytest.raises(ConfigError, match=r"(?m)/readyz: no metrics \(status 404, expected 200\)$"):
         replicas.read_uses(f"{url}/readyz")
     with pytest.raises(ConfigError, match=r"^http://127.0.0.1:9/metrics: no metrics \(connection refused"):
         replicas.read_uses("http://127.0.0.1:9/metrics")
-    with pytest.raises(ConfigError, match=r"^ftp://x: not an http or https URL$"):
+    with pytest.raises(ConfigError, match=r"(?m)^ftp://x: not an http or https URL$"):
         replicas.read_uses("ftp://x")

@@ -73,7 +73,7 @@ def test_a_secret_changes_without_a_refused_player():
 def test_a_secret_that_cannot_be_added_is_refused(application_id, secret, says, hint):
     known = applications(game=[OLD, NEW])
     assert ids(add_secret(known, "demo", Secret.of("third"))) == ["game", "demo"]
-    with pytest.raises(UnsafeOperationError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(UnsafeOperationError, match=f"(?m)^{re.escape(says)}$") as caught:
         add_secret(known, application_id, Secret.of(secret))
     assert caught.value.hint == hint
 
@@ -97,7 +97,7 @@ def test_a_secret_that_cannot_be_added_is_refused(application_id, secret, says, 
 def test_a_secret_that_cannot_be_removed_is_refused(application_id, slot, says, hint):
     known = applications(game=[OLD, NEW], one=[OLD])
     assert ids(remove_secret(known, "game", 1)) == ids(remove_secret(known, "game", 2)) == ["game", "one"]
-    with pytest.raises(UnsafeOperationError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(UnsafeOperationError, match=f"(?m)^{re.escape(says)}$") as caught:
         remove_secret(known, application_id, slot)
     assert caught.value.hint == hint
 

@@ -253,7 +253,7 @@ def test_no_answer_has_a_private_member(ask):
 def test_a_bad_key_file_stops_the_start(environment, keys):
     Settings.from_environment(environment)
     (keys / "public" / "bad.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"public/bad\.json: is not valid JSON$"):
+    with pytest.raises(ConfigError, match=r"(?m)public/bad\.json: is not valid JSON$"):
         create_app(Settings.from_environment(environment))
 
 

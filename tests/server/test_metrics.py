@@ -266,7 +266,7 @@ def test_a_taken_port_stops_the_start(environment):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         says = f"cannot listen on 127.0.0.1 port {port} for metrics (Address already in use)"
-        with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+        with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$"):
             create_app(Settings.from_environment(environment | {"VERIFIER_METRICS_PORT": str(port)}))
 
 

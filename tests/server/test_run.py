@@ -246,7 +246,7 @@ def test_a_worker_that_cannot_start_stops_the_start(environment, monkeypatch, tm
     monkeypatch.setattr(run, "configure_logging", lambda settings: None)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     settings = conftest.Settings.from_environment(environment | {"VERIFIER_WORKERS": "2", "VERIFIER_PORT": "0"})
-    with pytest.raises(run.ConfigError, match=r"^a worker process could not start$"):
+    with pytest.raises(run.ConfigError, match=r"(?m)^a worker process could not start$"):
         run.serve(settings)
 
 
@@ -328,7 +328,7 @@ def test_more_connections_than_the_system_allows_stop_the_start(monkeypatch):
     run.allow_connections(5)
     run.allow_connections(904)
     assert limits == [(101, 1000), (1000, 1000)]
-    with pytest.raises(run.ConfigError, match=r"needs 1001 file descriptors \(found a hard limit of 1000\)$"):
+    with pytest.raises(run.ConfigError, match=r"(?m)needs 1001 file descriptors \(found a hard limit of 1000\)$"):
         run.allow_connections(905)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     run.allow_connections(100_000)

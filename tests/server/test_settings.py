@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from verifier.cli.serve import serve
 from verifier.core.applications import Secret, secret_of_file
 from verifier.errors import ConfigError
+from verifier.server import settings as settings_module
 from verifier.server.settings import Settings
 
 CANARY = "canary-canary-canary"
@@ -272,9 +273,9 @@ def test_visible_characters_of_any_language_are_taken():
 
 
 def test_settings_that_are_written_in_code_are_checked_too():
-    with pytest.raises(ConfigError, match=r"^issuer begins or ends with a space$"):
+    with pytest.raises(ConfigError, match=r"(?m)^issuer begins or ends with a space$"):
         Settings(issuer=" x", application_id="a", secret_key=Secret.of(SECRET))
-    with pytest.raises(ConfigError, match=r"^keys contains an unprintable character \(U\+000D at position 5\)$"):
+    with pytest.raises(ConfigError, match=r"(?m)^keys contains an unprintable character \(U\+000D at position 5\)$"):
         Settings(issuer="x", keys=Path("keys\r"))
 
 
@@ -506,7 +507,7 @@ def test_a_secret_file_in_another_encoding_is_named(data, says):
 @pytest.mark.parametrize("text", ["", "\ud800" + CANARY, CANARY + "\udcff"], ids=["empty", "half-a-pair", "not-utf-8"])
 def test_an_empty_secret_or_one_that_is_not_utf_8_is_refused(text):
     assert Secret.of(CANARY).weakness == ""
-    with pytest.raises(ConfigError, match=f"^{re.escape('the secret is empty or not UTF-8')}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape('the secret is empty or not UTF-8')}$"):
         Secret.of(text)
 
 
@@ -525,6 +526,22 @@ def test_what_is_shown_at_the_start_has_no_secret():
     assert Settings.from_environment(LEAST).to_log().keys() == {
         field.name for field in fields(Settings) if getattr(Settings.from_environment(LEAST), field.name)
     } - {"secret_key", "warnings"}
+
+
+def test_what_an_embedded_endpoint_shows_at_the_start_has_an_effect_there():
+    """Only the server of `verifier serve` reads the others; the metrics have an address, too."""
+    server = {"run.py", "connection.py", "settings.py"}
+    sources = [p.read_text() for p in Path(settings_module.__file__).parent.glob("*.py") if p.name not in server]
+    used = {
+        option.name
+        for option in Settings.options()
+        if option.kind is not Secret and any(f"settings.{option.name}" in source for source in sources)
+    }
+    every = replace(Settings.from_environment(LEAST | {"VERIFIER_METRICS_PORT": "9000"}), log_format="json")
+    every = replace(every, applications=Path("a"), application_id="a", secret_key_file=Path("s"))
+    assert every.to_log(embedded=True).keys() == used
+    without_metrics = replace(every, metrics_port=0)
+    assert without_metrics.to_log(embedded=True).keys() == used - {"host", "metrics_port"}
 
 
 @pytest.mark.parametrize("level", ["INFO", "info", "Info"])

@@ -82,7 +82,7 @@ def test_without_a_current_key_nothing_signs(current_key, pairs):
     assert current_key.signer(NOW).alg == "ES256"
     dates = f"pending until {utc(NOW - 300)}: is this clock behind ({utc(NOW - 301)})?"
     says = f"{current_key.public.folder}: no current key (found {pairs['RS256'].kid}, {dates})"
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$") as caught:
         current_key.signer(NOW - 301)
     assert caught.value.hint == "verifier keys list"
 
@@ -92,12 +92,12 @@ def test_without_a_current_key_what_is_wrong_with_the_files_is_said(current_key,
     path = current_key.public.folder / f"{pairs['RS256'].kid}.json"
     path.write_bytes(b"")
     says = f"{current_key.public.folder}: no current key (found {path}: is not valid JSON)"
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$"):
         current_key.signer(NOW - 202)
     empty = CurrentKey(tmp_path / "new" / "keys")
     folder = empty.public.folder
     says = f"{folder}: no current key (found {folder}: cannot be read (No such file or directory))"
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$"):
         empty.signer(NOW)
 
 
@@ -106,7 +106,7 @@ def test_a_current_key_without_its_private_key_does_not_let_an_older_one_sign(cu
     path = current_key.private / f"{pairs['ES256'].kid}.pem"
     path.unlink()
     says = f"{path}: cannot be read (No such file or directory)"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         current_key.signer(NOW)
 
 

@@ -283,7 +283,7 @@ def test_a_directory_that_loses_its_keys_stops_minting_and_goes_on_when_they_ret
     aside = (keys / "public").rename(keys / "aside")
     clock.move_to(utc(NOW + 1))
     says = f"{keys / 'public'}: no current key (found {keys / 'public'}: cannot be read (No such file or directory))"
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(says)}$"):
         directory.issue("42")
     aside.rename(keys / "public")
     clock.move_to(utc(NOW + 2))
@@ -295,7 +295,7 @@ def test_a_directory_without_a_private_key_is_refused_at_once(keys, pairs):
     assert TokenIssuer.from_directory(str(keys), issuer=ISSUER, application_id=APPLICATION_ID).issue("42")
     shutil.rmtree(keys / "private")
     path = keys / "private" / f"{pairs['ES256'].kid}.pem"
-    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: cannot be read (No such file or directory)')}$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{re.escape(f'{path}: cannot be read (No such file or directory)')}$"):
         TokenIssuer.from_directory(keys, issuer=ISSUER, application_id=APPLICATION_ID)
 
 

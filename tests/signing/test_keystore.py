@@ -121,7 +121,7 @@ def test_another_key_leaves_every_file_as_it_is(store, keys):
 def test_a_private_key_is_never_overwritten(store, keys, pairs, monkeypatch):
     monkeypatch.setattr(keystore, "generate", lambda alg: pairs[alg].key)
     before = tree(keys)
-    with pytest.raises(KeyFileError, match=r"\.pem: exists already; it is never overwritten$"):
+    with pytest.raises(KeyFileError, match=r"(?m)\.pem: exists already; it is never overwritten$"):
         create(store, "ES256", nbf=NOW + 3600)
     after = tree(keys)
     assert {after.pop(name) is not None for name in ("private/.gitignore",)} == {True}

@@ -81,7 +81,7 @@ def test_another_kind_of_file_is_refused_and_not_shown(store, load, public, pair
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.write_bytes(content(pairs["ES256"].key))
     says = f"{path}: not an unencrypted PKCS#8 private key of a supported kind"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$") as caught:
         load(public("ES256"))
     assert "canary" not in str(caught.value) + caught.value.hint
 
@@ -93,7 +93,7 @@ def test_the_private_key_of_another_key_is_refused(store, load, public, pairs, o
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.write_bytes(pem(key))
     says = f"{path}: contains another private key (found {found}, expected {pairs['ES256'].kid})"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$"):
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$"):
         load(public("ES256"))
 
 
@@ -101,7 +101,7 @@ def test_a_missing_private_key_is_named_with_the_fix(store, load, public, pairs)
     path = store.private / f"{pairs['ES256'].kid}.pem"
     path.unlink()
     says = f"{path}: cannot be read (No such file or directory)"
-    with pytest.raises(KeyFileError, match=f"^{re.escape(says)}$") as caught:
+    with pytest.raises(KeyFileError, match=f"(?m)^{re.escape(says)}$") as caught:
         load(public("ES256"))
     assert caught.value.hint == "sign where the key was made, or copy its file here with mode 0600"
 

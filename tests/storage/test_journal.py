@@ -111,7 +111,7 @@ def test_a_change_that_ceases_to_be_valid_before_its_journal_leaves_nothing(dire
     def check():
         raise UnsafeOperationError("late")
 
-    with pytest.raises(UnsafeOperationError, match=r"^late$"):
+    with pytest.raises(UnsafeOperationError, match=r"(?m)^late$"):
         directory.commit(record, check)
     assert files(directory) == before
 

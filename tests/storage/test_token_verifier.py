@@ -108,5 +108,5 @@ def forge_key():
 @pytest.mark.parametrize("name", ["issuer", "application_id"])
 def test_a_name_in_quotes_fails_in_the_constructor(keys, name):
     arguments = {"issuer": ISSUER, "application_id": APPLICATION_ID} | {name: '"x"'}
-    with pytest.raises(ConfigError, match=f"^{name} is in quotes$"):
+    with pytest.raises(ConfigError, match=f"(?m)^{name} is in quotes$"):
         TokenVerifier.from_directory(keys, **arguments)

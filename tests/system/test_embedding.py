@@ -94,6 +94,13 @@ def test_a_revoked_key_is_rejected_within_two_seconds(host, composed, endpoint, 
     assert asyncio.run(sign_in_until_rejected()) < REVOCATION_S
 
 
+def test_the_start_line_shows_no_setting_of_a_server_that_is_not_used(endpoint, game_request, told):
+    assert asyncio.run(post(endpoint, "/profile", game_request)) == PROFILE
+    start = next(line for line in told() if line["event"] == "start")
+    assert start["settings"]["issuer"] == "https://game.example"
+    assert start["settings"].keys() & {"host", "port", "workers", "max_connections", "keep_alive_s"} == set()
+
+
 def test_what_changed_before_the_first_request_holds_for_it(endpoint, game, game_request):
     revoke(game)
     assert asyncio.run(post(endpoint, "/profile", game_request)) == REVOKED

@@ -104,6 +104,10 @@ def _read_secret() -> Secret:
     if sys.stdin.isatty():
         return Secret.of(click.prompt("Secret key", hide_input=True, confirmation_prompt=True))
     data = sys.stdin.buffer.read(MAX_SECRET_BYTES + 1)
+    if not data.strip():
+        raise ConfigError(
+            "standard input is empty (expected the secret key)", hint="verifier applications ... < secret"
+        )
     if len(data) > MAX_SECRET_BYTES:
         raise ConfigError(f"the secret is longer than {MAX_SECRET_BYTES} bytes")
     return Secret.of(secret_of_file(data))
@@ -142,7 +146,11 @@ def _read(path: Path, *, missing_ok: bool = False) -> Applications:
         hint = "repair or restore the file"
         if isinstance(exc, FileNotFoundError):
             linked = path.is_symlink()
-            hint = "mount what its link leads to" if linked else "create it: verifier applications add ID"
+            hint = (
+                "mount what its link leads to"
+                if linked
+                else "correct the path, or create it: verifier applications add ID"
+            )
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint=hint) from exc
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}", hint="repair the file, or restore it from version control") from exc

@@ -1,5 +1,6 @@
 """The first profile in a minute: throwaway keys, the real server, one request as escs sends it."""
 
+import functools
 import json
 import os
 import secrets
@@ -142,14 +143,16 @@ def _show(folder: Path, port: int, secret: str, *, taken: int | None, once: bool
     url = f"http://127.0.0.1:{port}/profile"
     response = send(Url.parse(url), Request(body.encode()), timeout_s=10)
     curl = shlex.join(["curl", "-sS", url, "-H", "Content-Type: application/json", "-d", body])
+    # While it serves, commands are pasted into another shell.
+    folder, shown = (folder, command) if once else (folder.absolute(), functools.partial(command, elsewhere=True))
     options = ["--keys", folder / "keys", "--issuer", ISSUER, "--application-id", APPLICATION_ID]
     echo(f"serving   {url}" + (f" (port {taken} is in use)" if taken else ""))
     # With --once the server is about to stop: a command that needs it could not be pasted.
     echo(f"request   {f'POST {url} {body}' if once else curl}")
     echo(f"response  {response.status} {response.body.decode()}")
-    echo(f"token     {command('token', 'player-42', *options)}")
+    echo(f"token     {shown('token', 'player-42', *options)}")
     if once:
-        echo(f"next      {command('dev', '--folder', folder)}")
+        echo(f"next      {shown('dev', '--folder', folder)}")
         return
-    echo(f"next      {command('check', url, '--secret-file', folder / 'secret', *options)}")
+    echo(f"next      {shown('check', url, '--secret-file', folder / 'secret', *options)}")
     echo("stop      Ctrl-C")

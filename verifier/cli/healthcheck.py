@@ -18,7 +18,9 @@ _MAX_READ_AGE_S = 10
 
 @click.command()
 @option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", help="Address the server listens on.")
-@option("--port", type=Number(), envvar=["VERIFIER_PORT", "PORT"], default=8000, help="Port the server listens on.")
+@option(
+    "--port", type=Number(1, 65535), envvar=["VERIFIER_PORT", "PORT"], default=8000, help="Port the server listens on."
+)
 @option("--prefix", help="Path under which your application mounts the endpoint, such as /escs.")
 @key_directory_option(
     "Folder of the server: one that trusts none of these keys is another server. Not compared if there is none."

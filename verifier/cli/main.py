@@ -11,7 +11,7 @@ import click
 from verifier._version import __version__
 from verifier.cli.exit_codes import EXIT_CONFIG_ERROR, EXIT_REFUSED
 from verifier.cli.help import CommandGroup, add_examples
-from verifier.cli.program import with_files
+from verifier.cli.program import COMMANDS, with_files
 from verifier.conformance import NoResponseError
 from verifier.core.encoding import printable
 from verifier.errors import ConfigError, IssueError, UnsafeOperationError
@@ -39,8 +39,7 @@ def cli() -> None:
 
 
 add_examples(cli)
-MODULES = ("applications", "check", "completion", "dev", "healthcheck", "keys", "serve", "token")
-cli.commands = Commands({name: name for name in MODULES} | {"explain": "token"})
+cli.commands = Commands({name: name for name in COMMANDS} | {"explain": "token"})
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except click.UsageError as exc:
         command = exc.ctx.command_path if exc.ctx else "verifier"
-        _fail(_sentence(exc), f"{command} --help shows the usage and examples", exc.exit_code)
+        _fail(_sentence(exc), with_files(f"{command} --help shows the usage and examples", {}), exc.exit_code)
     except click.ClickException as exc:
         _fail(_sentence(exc), "", EXIT_CONFIG_ERROR)
     except click.Abort:

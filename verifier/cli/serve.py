@@ -55,7 +55,7 @@ def serve(**options: Any) -> None:
         raise ConfigError(text, hint=f"correct the path, or create what is missing: {' && '.join(missing.values())}")
     from verifier.server import run
 
-    next_step(f"test it from another terminal ({command('check', '--help')}); Ctrl-C stops it")
+    next_step(f"test it from another terminal ({command('check', '--help', elsewhere=True)}); Ctrl-C stops it")
     run.serve(settings)
 
 

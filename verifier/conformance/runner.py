@@ -41,7 +41,7 @@ class Result:
     duration_s: float = 0.0
 
     def details(self) -> dict[str, str]:
-        """Return the request, the response, the impact and the fix of a failure, by name."""
+        """Return the request, the response, the impact, the fix and the documentation of a failure, by name."""
         if self.outcome != FAIL:
             return {}
         impact, fix = self.item.advice
@@ -56,6 +56,7 @@ class Result:
             "reason": self.cause.reason,
             "impact": impact,
             "fix": fix,
+            "see": self.cause.reason and f"docs/errors.md#{self.cause.reason}",
         }
         return {name: text for name, text in texts.items() if text}
 

@@ -55,13 +55,13 @@ def jwks_document(keyring: Keyring, now: int) -> bytes:
 class Service:
     """What the endpoints share: the settings, the loaded keys and applications, and the telemetry."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, embedded: bool = False) -> None:
         """Read everything.
 
         Raises:
             ConfigError: a file is missing or invalid, or the metrics port cannot be bound.
         """
-        self.settings = settings
+        self.settings, self._embedded = settings, embedded
         self.telemetry = Telemetry(settings)
         self.files = Reloader(settings, self.telemetry, self._log_start)
         self._close_metrics = self._listen_for_metrics() if settings.metrics_port else lambda: None
@@ -176,7 +176,7 @@ class Service:
             "start",
             version=__version__,
             pid=os.getpid(),
-            settings=self.settings.to_log(),
+            settings=self.settings.to_log(embedded=self._embedded),
             applications={a.id: len(a.secrets) for a in applications.by_id.values()},
             keys=keyring.states(now),
             key_set_digest=keyring.digest,
@@ -194,7 +194,11 @@ def create_app(settings: Settings) -> Router:
     Raises:
         ConfigError: the keys or applications cannot be used.
     """
-    service = Service(settings)
+    return create_router(Service(settings, embedded=True))
+
+
+def create_router(service: Service) -> Router:
+    """Return the router of the five endpoints."""
     telemetry, reading = service.telemetry, ("GET", "HEAD")
     endpoints = [
         Endpoint("/profile", ("POST",), service.profile, telemetry),

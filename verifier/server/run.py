@@ -18,7 +18,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from verifier.errors import ConfigError
 from verifier.server.connection import MAX_LINGERING, HttpConnection
-from verifier.server.endpoints import create_app
+from verifier.server.endpoints import Service, create_router
 from verifier.server.log import configure_logging
 from verifier.server.settings import Settings
 
@@ -162,7 +162,7 @@ def app_from_environment() -> Router:
     try:
         settings = Settings.from_environment(os.environ)
         configure_logging(settings)
-        return create_app(settings)
+        return create_router(Service(settings))
     except ConfigError as exc:
         # A file became invalid after start-up: the supervisor retries this worker, the others keep serving.
         print(f"verifier: error: {exc}", file=sys.stderr)
@@ -183,7 +183,7 @@ def serve(settings: Settings) -> None:
         # Where a free port was asked for (0), the log of this process and of the workers names the actual one.
         settings = replace(settings, port=sockets[0].getsockname()[1])
         os.environ["VERIFIER_PORT"] = str(settings.port)
-        app = create_app(settings)
+        app = create_router(Service(settings))
         config = Config(
             app if settings.workers == 1 else "verifier.server.run:app_from_environment",
             factory=settings.workers > 1,

@@ -26,6 +26,7 @@ class Option:
     choices: tuple[str, ...] = ()
     unset: str = ""  # what an empty value means
     in_process_list: bool = True  # False: a variable only, because other users can read the options of a process
+    serve_only: bool = False  # of the server, which is another one where the endpoint is embedded
     # Those of the field, from Settings.options.
     name: str = ""
     kind: type = str
@@ -109,21 +110,27 @@ class Settings:
         MAX_LIFETIME_S, "Maximum lifetime of a token (exp - iat) in seconds.", low=1, high=3600
     )
     leeway_s: int = _setting(LEEWAY_S, "Clock skew tolerance in seconds.", low=0, high=60)
-    host: str = _setting("127.0.0.1", f"Address to listen on; {ALL_ADDRESSES} where only PORT is set.")
-    port: int = _setting(8000, "Port to listen on; the value of PORT where only that is set.", low=0, high=65535)
-    workers: int = _setting(1, "Number of processes.", low=1, high=64)
+    host: str = _setting("127.0.0.1", f"Address to listen on; {ALL_ADDRESSES} where only PORT is set.", serve_only=True)
+    port: int = _setting(
+        8000, "Port to listen on; the value of PORT where only that is set.", low=0, high=65535, serve_only=True
+    )
+    workers: int = _setting(1, "Number of processes.", low=1, high=64, serve_only=True)
     # Below the 4,096 descriptors that Linux allows a process by default.
-    max_connections: int = _setting(4000, "Maximum concurrent connections per worker.", low=1, high=100_000)
+    max_connections: int = _setting(
+        4000, "Maximum concurrent connections per worker.", low=1, high=100_000, serve_only=True
+    )
     # Slow clients are requests too: below this, 2,000 of them leave room for sign-ins.
     max_requests: int = _setting(
         2500, "Maximum concurrent requests per worker, including slow clients.", low=1, high=100_000
     )
     max_body_bytes: int = _setting(MAX_BODY_BYTES, "Maximum body size in bytes.", low=1024, high=1_048_576)
     body_timeout_s: int = _setting(5, "Timeout in seconds for a request body, after the headers.", low=1, high=60)
-    header_timeout_s: int = _setting(5, "Timeout in seconds for request headers.", low=1, high=60)
+    header_timeout_s: int = _setting(5, "Timeout in seconds for request headers.", low=1, high=60, serve_only=True)
     # Longer than a proxy keeps a connection, so that it is the proxy that closes it.
-    keep_alive_s: int = _setting(75, "Timeout in seconds for an idle connection.", low=1, high=3600)
-    graceful_shutdown_s: int = _setting(GRACEFUL_SHUTDOWN_S, "Shutdown grace period in seconds.", low=1, high=300)
+    keep_alive_s: int = _setting(75, "Timeout in seconds for an idle connection.", low=1, high=3600, serve_only=True)
+    graceful_shutdown_s: int = _setting(
+        GRACEFUL_SHUTDOWN_S, "Shutdown grace period in seconds.", low=1, high=300, serve_only=True
+    )
     # Long enough to repair a disk, short enough for a revocation that cannot arrive.
     max_staleness_s: int = _setting(
         300,
@@ -191,9 +198,13 @@ class Settings:
             )
         return cls(**values, warnings=tuple(warnings))
 
-    def to_log(self) -> dict[str, str | int]:
-        """Return the settings that are set, without the secret."""
-        values = {option.name: getattr(self, option.name) for option in self.options() if option.kind is not Secret}
+    def to_log(self, *, embedded: bool = False) -> dict[str, str | int]:
+        """Return the settings that are set, without the secret; those that have no effect if embedded are left out."""
+        shown = [option for option in self.options() if option.kind is not Secret]
+        if embedded:
+            # The metrics have a port of their own, on the same address.
+            shown = [each for each in shown if not each.serve_only or (each.name == "host" and self.metrics_port)]
+        values = {option.name: getattr(self, option.name) for option in shown}
         return {name: value if isinstance(value, int) else str(value) for name, value in values.items() if value}
 
 

@@ -36,7 +36,8 @@ class CurrentKey:
         current = self.public.keyring.current(now)
         if current is None:
             found = self._describe_found(now)
-            raise ConfigError(f"{self.public.folder}: no current key (found {found})", "verifier keys list")
+            hint = self.public.missing_hint or "verifier keys list"
+            raise ConfigError(f"{self.public.folder}: no current key (found {found})", hint)
         signer = self._signer
         if signer is None or (signer.kid, signer.exp) != (current.kid, current.exp):
             signer = self._signer = load_private_key(self.private / f"{current.kid}.pem", current)

@@ -1,5 +1,9 @@
 "use strict";
 
+// The backend accepts requests of one origin: leave any other name of its host, such as localhost.
+const canonical = document.querySelector("link[rel=canonical]").href;
+if (new URL(canonical).origin !== location.origin) location.replace(canonical);
+
 /** Post JSON to the game's own backend. The browser adds the session cookie, which no script can read. */
 async function post(path, body = {}) {
   const response = await fetch(path, {
