@@ -19,6 +19,7 @@ from verifier.signing.keystore import Keystore
 from verifier.signing.private_key import unusable_private_keys
 from verifier.signing.recovery import render
 from verifier.storage.journal import FileChange
+from verifier.storage.key_directory import find_public_key
 from verifier.storage.snapshot import snapshot
 
 
@@ -50,7 +51,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
         events = merging.events(branches, members, now=now)
         changes = []
         for name, data in files.items():
-            held, key = members[name.removesuffix(".json")](name, data)
+            held, key = members[name.removesuffix(".json")], find_public_key(name, data)
             before = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
             after = None if held is None else render(held)
             # A file that contains the same already keeps its formatting.
