@@ -1,10 +1,12 @@
 """Shapes of JSON text, good and bad: each a function from a size in bytes to a text of about that size."""
 
 from collections.abc import Callable
+from decimal import Decimal, localcontext
 
 from bench.kinds import fill
 
 Shape = Callable[[int], bytes]
+HALVES = (-64, -1050, 250, 950)
 
 
 def _numbered(form: bytes, before: bytes, after: bytes, separator: bytes = b",") -> Shape:
@@ -32,6 +34,14 @@ def _nested(opening: bytes, closing: bytes, inner: bytes = b"1", most: int = 10*
 def _wide_and_deep(depth: int) -> Shape:
     """A list of lists, each as deep as may be."""
     return lambda size: fill(b"[" * depth + b"]" * depth + b",", size, b"[", b"1]")
+
+
+def _halves(exponent: int, before: bytes = b"") -> Shape:
+    """Numbers in the middle between two floats, which are only decided by all of their digits."""
+    with localcontext() as context:
+        context.prec = 2_000
+        number = str(Decimal(2**54 + 1) * Decimal(2) ** exponent).replace("E", "e").encode()
+    return _repeated(number + b",", b"[" + before, b"1]")
 
 
 SHAPES: dict[str, Shape] = {
@@ -88,6 +98,8 @@ SHAPES: dict[str, Shape] = {
     "exponents below a float": _repeated(b"1e-999,", b"[", b"1]"),
     "an exponent of all digits": _repeated(b"9", b"[1e", b"]"),
     "halves of floats": _repeated(b"9007199254740993.0,", b"[", b"1]"),
+    "halves of small floats": _halves(-1050),
+    **{f"a surrogate, halves of floats, 2^{exponent}": _halves(exponent, b'"\\ud83d",') for exponent in HALVES},
     "subnormal numbers": _repeated(b"2.2250738585072011e-308,", b"[", b"1]"),
     "negative zeros": _repeated(b"-0,", b"[", b"1]"),
     "minus signs": _repeated(b"-", b"[", b"1]"),

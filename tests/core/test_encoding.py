@@ -7,6 +7,7 @@ import re
 import string
 import time
 from contextlib import suppress
+from decimal import Decimal, localcontext
 
 import pytest
 from hypothesis import example, given, settings
@@ -336,6 +337,34 @@ def test_no_document_takes_long_to_refuse_or_to_read():
     normal = b'{"a":[' + b'"abcdefg",' * (size // 10) + b"1]}"
     cost = {name: least_time(data) for name, data in (shapes | {"normal": normal}).items()}
     assert max(cost.values()) < 10 * cost["normal"], cost
+
+
+@pytest.mark.parametrize("exponent", [-1050, -500, 950])
+def test_a_number_that_only_its_last_digit_decides_takes_no_longer_than_another(exponent):
+    with localcontext() as context:
+        context.prec = 2_000
+        half = str(Decimal(2**54 + 1) * Decimal(2) ** exponent)  # in the middle between two floats
+    digits = half.partition("E")[0]
+    other = half.replace(digits, digits[:20] + "7" * (len(digits) - 20))
+
+    def cost(number: str) -> float:
+        return least_time(('{"a":["\\ud800"' + f",{number}" * (16_000 // len(number)) + "]}").encode())
+
+    assert loads_object(b'{"a":["\\ud800",%b]}' % half.encode())["a"][1] == pytest.approx(float(half), rel=1e-15)
+    assert cost(half) < 4 * cost(other)
+
+
+@given(st.from_regex(r"-?[1-9][0-9]{0,200}(\.[0-9]{0,150}[1-9])?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
+def test_a_number_has_the_same_value_for_both_parsers(number):
+    expected = float(number)
+    assert as_float(loads_object(b'{"a":["\\ud800",%b]}' % number.encode())["a"][1]) == expected
+    if math.isfinite(expected):
+        assert as_float(loads_object(b'{"a":%b}' % number.encode())["a"]) == expected
+
+
+def as_float(number: object) -> float:
+    assert isinstance(number, int | float)
+    return float(number)
 
 
 def least_time(data: bytes) -> float:

@@ -1,5 +1,6 @@
 """Strict JSON and base64url: the encodings of requests, tokens and key files."""
 
+import decimal
 import json
 import re
 from typing import Any
@@ -39,6 +40,9 @@ _SQUARE = bytes.maketrans(b"{}", b"[]")
 _JSON_BUT_NOT_ORJSON = re.compile(r"\\u[dD][89a-fA-F]|-?[0-9]")
 
 
+_FORTY_DIGITS = decimal.Context(prec=40, traps=[])  # beyond its exponents: zero or infinite
+
+
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -53,11 +57,16 @@ def _reject_constant(_: str) -> None:
 def _parse_int(digits: str) -> int | float:
     # As orjson does. int() takes quadratic time; as a float, a very long number becomes inf, which every rule rejects.
     value = int(digits) if len(digits) <= 20 else 2**64
-    return value if -(2**63) <= value < 2**64 else float(digits)
+    return value if -(2**63) <= value < 2**64 else _parse_float(digits)
+
+
+def _parse_float(text: str) -> float:
+    # 40 digits decide: float() takes 50 µs to compare 700 of them where the number is halfway between two floats.
+    return float(text if len(text) <= 64 else _FORTY_DIGITS.create_decimal(text))
 
 
 _decode = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_constant=_reject_constant, parse_int=_parse_int
+    object_pairs_hook=_unique_members, parse_constant=_reject_constant, parse_int=_parse_int, parse_float=_parse_float
 ).raw_decode
 
 
