@@ -19,7 +19,7 @@ from verifier.signing.current_key import CurrentKey
 
 @click.command()
 @click.argument("url", required=False)
-@name_option("--application-id", "From the escs dashboard.")
+@name_option("application_id", "From the escs dashboard.")
 @option(
     "--secret-file",
     type=click.Path(),
@@ -36,7 +36,7 @@ from verifier.signing.current_key import CurrentKey
 @option("--keys", type=PATH, help="Sign with the current key of this folder.")
 @option("--private-key", type=click.Path(), metavar="FILENAME", help="Sign with this PEM file.")
 @option("--kid", help="Key ID of --private-key.")
-@name_option("--issuer", "iss of the signed tokens.")
+@name_option("issuer", "iss of the signed tokens.")
 @option("--only", multiple=True, help="Run only this case or group; repeatable.")
 @option("--list", "listing", is_flag=True, help="List test cases and exit.")
 @option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, help="Seconds per request.")

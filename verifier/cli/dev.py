@@ -19,7 +19,7 @@ from threading import Thread
 import click
 
 from verifier.cli.changes import read_secret
-from verifier.cli.options import PATH, Number, option
+from verifier.cli.options import PATH, Number, option, setting_option
 from verifier.cli.output import echo
 from verifier.cli.program import command
 from verifier.conformance import NoResponseError, Request, Url, get, send
@@ -38,7 +38,7 @@ _MAX_LINE_BYTES = 65_536
 
 @click.command()
 @option("--folder", type=PATH, default=".verifier-dev", help="Folder for the throwaway keys and secret.")
-@option("--port", type=Number(1, 65535), envvar="VERIFIER_PORT", default=8000, help="First port to try.")
+@setting_option("port", type=Number(1, 65535), help="First port to try.")
 @option("--once", is_flag=True, help="Stop after the first response.")
 @option("--verbose", is_flag=True, help="Show the log of the server.")
 def dev(folder: Path, port: int, once: bool, verbose: bool) -> None:

@@ -22,6 +22,7 @@ from verifier.cli.options import (
     keys_option,
     option,
     print_json,
+    setting_option,
     window_options,
 )
 from verifier.cli.output import echo, next_step, show_progress
@@ -100,12 +101,7 @@ def _record(folder: Path, state: Inventory) -> None:
 def state_options(function: Command) -> Command:
     """Add the options that say what is audited, and by which rules."""
     for add in (
-        option(
-            "--applications",
-            type=PATH,
-            envvar="VERIFIER_APPLICATIONS",
-            help="File with the applications, to audit their secrets.",
-        ),
+        setting_option("applications", help="File with the applications, to audit their secrets."),
         cryptoperiod_option,
         option(
             "--since",

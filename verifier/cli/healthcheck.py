@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
-from verifier.cli.options import Number, key_directory_option, option
+from verifier.cli.options import Number, option, setting_option
 from verifier.conformance import get_json
 from verifier.errors import UnsafeOperationError
 
@@ -17,13 +17,12 @@ _MAX_READ_AGE_S = 10
 
 
 @click.command()
-@option("--host", envvar="VERIFIER_HOST", default="127.0.0.1", help="Address the server listens on.")
-@option(
-    "--port", type=Number(1, 65535), envvar=["VERIFIER_PORT", "PORT"], default=8000, help="Port the server listens on."
-)
+@setting_option("host", help="Address the server listens on.")
+@setting_option("port", type=Number(1, 65535), envvar=["VERIFIER_PORT", "PORT"], help="Port the server listens on.")
 @option("--prefix", help="Path under which your application mounts the endpoint, such as /escs.")
-@key_directory_option(
-    "Folder of the server: one that trusts none of these keys is another server. Not compared if there is none."
+@setting_option(
+    "keys",
+    help="Folder of the server: one that trusts none of these keys is another server. Not compared if there is none.",
 )
 def healthcheck(host: str, port: int, prefix: str | None, keys: Path) -> None:
     """Query whether the server on this machine is ready; for containers.

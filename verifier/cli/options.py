@@ -97,41 +97,35 @@ DURATION = Parsed("duration", _parse_duration)
 PATH = click.Path(path_type=Path, readable=False)  # what reads the file says why it cannot
 
 
-def key_directory_option(help: str) -> Callable[[Command], Command]:  # noqa: A002 - click's own word
-    """Add `--keys`, the key directory, for a command with a use of its own for it."""
-    return option("--keys", type=PATH, envvar="VERIFIER_KEYS", default="keys", help=help)
+def setting_option(word: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Add an option for a setting of the server; `attributes` take the place of what it says, and None removes it."""
+    setting = next(each for each in Settings.options() if each.word == word)
+    if setting.kind is int:
+        kind: click.ParamType[Any] = Number(setting.low, setting.high)
+    elif setting.choices:
+        kind = click.Choice(setting.choices, case_sensitive=False)
+    else:
+        kind = PATH if setting.kind is Path else click.STRING
+    known = {"type": kind, "envvar": setting.variable, "default": setting.default, "help": setting.help}
+    attributes = {name: value for name, value in (known | attributes).items() if value is not None}
+    return option(f"--{word.replace('_', '-')}", **attributes)
 
 
-keys_option = key_directory_option("Folder that holds public/ and, where tokens are signed, private/.")
+keys_option = setting_option("keys", help="Folder that holds public/ and, where tokens are signed, private/.")
+max_lifetime_option = setting_option("max_lifetime")
+leeway_option = setting_option("leeway")
 
 
 def name_option(word: str, help: str, *, required: bool = False) -> Callable[[Command], Command]:  # noqa: A002
     """Add an option for an issuer or application id, without characters that make it look like another one."""
-    variable = f"VERIFIER_{word.removeprefix('--').replace('-', '_').upper()}"
-    return option(word, type=Parsed("text", _parse_name), envvar=variable, required=required, help=help)
+    return setting_option(word, type=Parsed("text", _parse_name), default=None, required=required, help=help)
 
 
 def token_options(function: Command) -> Command:
     """Add the options for the issuer and the application of a token, and for the keys."""
-    issuer = name_option("--issuer", "iss of the token.", required=True)
+    issuer = name_option("issuer", "iss of the token.", required=True)
     text = "aud of the token: the applicationId of the escs dashboard."
-    return keys_option(name_option("--application-id", text, required=True)(issuer(function)))
-
-
-def setting_option(word: str) -> Callable[[Command], Command]:
-    """Add an option for a setting of the server that a command needs to know."""
-    setting = next(each for each in Settings.options() if each.word == word)
-    return option(
-        f"--{word.replace('_', '-')}",
-        type=Number(setting.low, setting.high),
-        envvar=setting.variable,
-        default=setting.default,
-        help=setting.help,
-    )
-
-
-max_lifetime_option = setting_option("max_lifetime")
-leeway_option = setting_option("leeway")
+    return keys_option(name_option("application_id", text, required=True)(issuer(function)))
 
 
 def window_options(function: Command) -> Command:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from verifier.cli.options import PATH, Command, Number, option
+from verifier.cli.options import Command, setting_option
 from verifier.cli.output import next_step
 from verifier.cli.program import command
 from verifier.errors import ConfigError
-from verifier.server.settings import Option, Settings
+from verifier.server.settings import Settings
 
 
 def settings_options(function: Command) -> Command:
@@ -19,16 +19,8 @@ def settings_options(function: Command) -> Command:
         default = setting.unset or setting.default
         note = f"env: {setting.variable}" + (f"; default: {default}" if default else "")
         text = f"{setting.help} [{note}]"
-        function = option(f"--{setting.word.replace('_', '-')}", type=_click_type(setting), help=text)(function)
+        function = setting_option(setting.word, envvar=None, default=None, help=text)(function)
     return function
-
-
-def _click_type(setting: Option) -> "click.ParamType[Any]":
-    if setting.choices:
-        return click.Choice(setting.choices, case_sensitive=False)
-    if setting.kind is int:
-        return Number(setting.low, setting.high)
-    return PATH if setting.kind is Path else click.STRING
 
 
 @click.command()
