@@ -2,13 +2,13 @@
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import NOW, Done
+from tests.rotation.test_tampering import git
 from tests.support import forge
 from verifier.cli.changes import MAX_INPUT_BYTES, read_input
 from verifier.errors import ConfigError
@@ -172,10 +172,9 @@ def test_merge_finishes_a_change_that_was_interrupted(run, first, monkeypatch):
 
 
 def test_audit_in_a_checkout_names_its_commit(run, first):
-    identity = ("-c", "user.name=ann", "-c", "user.email=ann@game.example")
-    for command in (("init", "-q"), ("add", "keys"), (*identity, "commit", "-q", "-m", "keys: the first key")):
-        subprocess.run(["git", *command], check=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for command in (("init", "-q"), ("add", "keys"), ("commit", "-q", "-m", "keys: the first key")):
+        git(Path.cwd(), *command)
+    commit = git(Path.cwd(), "rev-parse", "HEAD").strip()
     anchor = Anchor.of(HISTORY.read_bytes())
     assert run("keys", "audit") == Done(0, f"anchor  {anchor}\ncommit  {commit} clean\n0 finding(s)\n")
 

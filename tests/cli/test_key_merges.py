@@ -149,3 +149,22 @@ def test_a_cancellation_that_is_merged_too_late_without_a_conflict_is_found_befo
         assert done.status == status
     assert f"high      late-change: {pending} signs since " in done.out
     assert run("keys", "audit", now=LATE).status == 0
+
+
+def test_secrets_and_confirmations_of_another_branch_are_kept(run, repository, first, pending):
+    git(repository, "checkout", "-qb", "side")
+    secret = "the-secret-of-the-dashboard"
+    assert run("applications", "add", "my-application", stdin=secret, now=NOW + 60).status == 0
+    commit(repository)
+    line = HISTORY.read_bytes().splitlines()[-1]
+    git(repository, "checkout", "-q", "main")
+    assert run("keys", "cancel", now=NOW + 60).status == 0
+    commit(repository)
+    subprocess.run(["git", *AUTHOR, "merge", "-q", "side"], cwd=repository, capture_output=True, check=False)
+    assert run("keys", "merge", now=NOW + 70).status == 0
+    commit(repository)
+    recorded = history.load(HISTORY.read_bytes())
+    assert line.decode() in [text for event in recorded.events for text in event.merged]
+    assert [event.application for event in recorded.secrets] == ["my-application"]
+    audited = run("keys", "audit", "--json", "--applications", "applications.json", now=NOW + 70)
+    assert json.loads(audited.out)["findings"] == []

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.conftest import APPLICATION_ID, NOW
+from tests.rotation.test_tampering import git
 from tests.support import forge
 from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import KeyState
@@ -64,11 +65,8 @@ def audited(store):
 
 def commit(folder: Path, *options: str) -> None:
     """Commit everything that is not ignored."""
-    for command in (
-        ["add", "-A", "."],
-        ["-c", "user.name=Ann", "-c", "user.email=ann@x", "commit", "-qm", "x", *options],
-    ):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    git(folder, "add", "-A", ".")
+    git(folder, "commit", "-qm", "x", *options)
 
 
 def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -> None:

@@ -28,7 +28,11 @@ AUTHOR = ("-c", "user.name=Ann", "-c", "user.email=ann@game.example", "-c", "com
 
 
 def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *AUTHOR, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+    # Because a line is not newer than the commit that adds it, and the time of the tests is not that of the machine.
+    environment = {"GIT_COMMITTER_DATE": f"{NOW + DAY} +0000"} | os.environ
+    return subprocess.run(
+        ["git", *AUTHOR, *arguments], cwd=folder, check=True, capture_output=True, text=True, env=environment
+    ).stdout
 
 
 def commit(folder: Path) -> None:

@@ -108,6 +108,20 @@ def is_date(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TIME
 
 
+def digest_of(keys: Iterable[tuple[str, int, int | None, int | None]]) -> str:
+    """Return the digest of keys by kid, nbf, exp and revocation.
+
+    Replicas with the same digest accept and reject the same keys at every moment.
+    """
+    known = sorted(keys, key=lambda key: _order(*key[:3]))
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def _order(kid: str, nbf: int, exp: int | None) -> tuple[int, float, str]:
+    # Of two keys with the same nbf, the newer one ends later, because a rotation ends the older one.
+    return nbf, math.inf if exp is None else exp, kid
+
+
 def _state(key: PublicKey, now: float, current: PublicKey | None) -> KeyState:
     if key.revoked_at is not None:
         return KeyState.REVOKED
@@ -122,12 +136,9 @@ class Keyring:
     """An immutable set of keys and its schedule."""
 
     def __init__(self, keys: Iterable[PublicKey] = ()) -> None:
-        # Of two keys with the same nbf, the newer one ends later, because a rotation ends the older one.
-        in_order = sorted(keys, key=lambda key: (key.nbf, math.inf if key.exp is None else key.exp, key.kid))
+        in_order = sorted(keys, key=lambda key: _order(key.kid, key.nbf, key.exp))
         self.keys: Mapping[str, PublicKey] = {key.kid: key for key in in_order}
-        known = [[k.kid, k.nbf, k.exp, k.revoked_at] for k in self.keys.values()]
-        # Replicas with the same digest accept and reject the same keys at every moment.
-        self.digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        self.digest = digest_of((k.kid, k.nbf, k.exp, k.revoked_at) for k in self.keys.values())
 
     def find(self, kid: object) -> PublicKey | None:
         """Return the key with this key ID, in any state, or None."""

@@ -182,7 +182,7 @@ RULES = (
     Rule("weak-secret", "medium", "secrets have 16 characters or more and no outer white space", "RFC 6749 §10.10",
          "verifier applications rotate-secret with a random one", file_checks.weak_secrets,
          needs="--applications FILE"),
-    Rule("shared-secret", "medium", "no two applications have the same secret", "RFC 6749 §2.3.1",
+    Rule("shared-secret", "medium", "no secret is that of two applications, or in use again", "RFC 6749 §2.3.1",
          "verifier applications rotate-secret for one of them", file_checks.shared_secrets,
          needs="--applications FILE"),
     Rule("lifetime", "medium", f"tokens live {MAX_LIFETIME_S} s at most", "RFC 6819 §5.1.5.3",

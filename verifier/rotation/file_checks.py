@@ -20,6 +20,13 @@ MEMBERS = frozenset({"kty", "crv", "x", "y", "n", "e", "alg", "use", "kid", "iat
 _READ = re.compile(r"public/(?:[^/.][^/]*\.json\Z|\.\.|\.[^/]+\.json\.tmp\Z)")
 
 
+_REPLACE_SECRET = "replace it by a new random one: verifier applications rotate-secret "
+_REMOVE_APPLICATION = (
+    "if the application is not yours, remove it from the file; otherwise replace the secret: "
+    "verifier applications rotate-secret, then remove-secret --slot 1, of "
+)
+
+
 def private_in_public(inventory: Inventory) -> Violations:
     """Find private key material among the public keys."""
     for file in inventory.files:
@@ -132,27 +139,32 @@ def weak_secrets(inventory: Inventory) -> Violations:
 
 
 def shared_secrets(inventory: Inventory) -> Violations:
-    """Find secrets that two applications share."""
+    """Find secrets that two applications share, and those that were removed and are in use again."""
     owners: dict[bytes, str] = {}
+    removed = {event.sha256: event for event in inventory.history.secrets if event.new == history.REMOVED}
     for application in inventory.applications.by_id.values() if inventory.applications else ():
         for secret in application.secrets:
             other = owners.setdefault(secret.digest, application.id)
             if other != application.id:
                 yield f"applications {other} and {application.id} have the same secret"
+            if (event := removed.get(secret.digest.hex()[:12])) is not None:
+                found = f"application {application.id} has a secret that {event.application} gave up {utc(event.at)}"
+                yield Violation(f"{found} ({event.sha256}...)", _REPLACE_SECRET + application.id)
 
 
 def secrets_agree(inventory: Inventory) -> Violations:
-    """Find secrets that no command set, of applications that the history covers."""
+    """Find secrets that no command set, where the history records any."""
     if inventory.applications is None:
         return
     recorded: dict[str, dict[str, str]] = {}  # the state of each secret, by application and digest
     for event in inventory.history.secrets:
         recorded.setdefault(event.application, {})[event.sha256] = event.new
-    for application_id, states in recorded.items():
-        digests = {digest for digest, state in states.items() if state == "active"}
+    for application_id in dict.fromkeys([*recorded, *inventory.applications.by_id] if recorded else []):
+        digests = {digest for digest, state in recorded.get(application_id, {}).items() if state == "active"}
         application = inventory.applications.by_id.get(application_id)
         held = {secret.digest.hex()[:12] for secret in application.secrets} if application else set()
         for digest in sorted(digests - held):
             yield f"application {application_id} has lost the secret {digest}..., which the history records"
         for digest in sorted(held - digests):
-            yield f"application {application_id} has the secret {digest}..., which no command added"
+            found = f"application {application_id} has the secret {digest}..., which no command added"
+            yield found if application_id in recorded else Violation(found, _REMOVE_APPLICATION + application_id)

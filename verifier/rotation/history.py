@@ -148,13 +148,13 @@ class History:
 
     @property
     def secrets(self) -> tuple[SecretEvent, ...]:
-        """The changes of secrets."""
-        return tuple(line for line in self.lines if isinstance(line, SecretEvent))
+        """The changes of secrets, also on branches that were merged."""
+        return tuple(line for line in merged_in(self.lines) if isinstance(line, SecretEvent))
 
     @property
     def confirmations(self) -> tuple[Confirmation, ...]:
-        """What replicas reported."""
-        return tuple(line for line in self.lines if isinstance(line, Confirmation))
+        """What replicas reported, also on branches that were merged."""
+        return tuple(line for line in merged_in(self.lines) if isinstance(line, Confirmation))
 
 
 def append(log: bytes, events: Iterable[Line]) -> bytes:
@@ -206,12 +206,18 @@ def _parse(members: dict[str, Any]) -> Line:
     return line
 
 
+def merged_in(lines: Iterable[Line | None]) -> Iterator[Line]:
+    """Yield each line after those that it merged, which another branch wrote."""
+    for line in lines:
+        for text in line.merged if isinstance(line, Event) else ():
+            yield from merged_in(load(text.encode()).lines)
+        if line is not None:
+            yield line
+
+
 def merged_events(events: Iterable[Event]) -> Iterator[Event]:
-    """Yield each event after those of the lines that it merged, which another branch wrote."""
-    for event in events:
-        for text in event.merged:
-            yield from merged_events(load(text.encode()).events)
-        yield event
+    """Yield each event after those of the lines that it merged."""
+    return (line for line in merged_in(events) if isinstance(line, Event))
 
 
 def first_events(events: Iterable[Event]) -> dict[str, Event]:

@@ -4,19 +4,31 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from verifier.core.keyring import KeyState, PublicKey
+from verifier.core.applications import MAX_SECRETS
+from verifier.core.keyring import KeyState, PublicKey, digest_of
 from verifier.core.times import utc
-from verifier.rotation.history import ABSENT, REMOVED, Event, first_events, merged_events, replay
+from verifier.rotation.history import (
+    ABSENT,
+    REMOVED,
+    Confirmation,
+    Event,
+    SecretEvent,
+    first_events,
+    merged_events,
+    merged_in,
+    replay,
+)
 from verifier.rotation.inventory import JOURNAL, Inventory
 from verifier.rotation.plan import OverlapPolicy
-from verifier.rotation.violation import Violations
+from verifier.rotation.violation import Violation, Violations
 
 CREATING = ("generate", "rotate", "import", "revoke")  # the commands that publish a key
+_FIND = "find the line in version control"
 MAX_CLOCK_DIFFERENCE_S = 60  # of the machine that wrote a line from the auditor's
 
 
 def times(inventory: Inventory) -> Violations:
-    """Find lines that are older than the one before, or in the future."""
+    """Find lines that are older than the one before, in the future, or newer than the commit that added them."""
     latest = 0
     for number, line in enumerate(inventory.history.lines, start=1):
         if line is not None:
@@ -25,10 +37,22 @@ def times(inventory: Inventory) -> Violations:
             if line.at > inventory.now + MAX_CLOCK_DIFFERENCE_S:
                 yield f"line {number} is of {utc(line.at)}, in the future"
             latest = max(latest, line.at)
+    lines = itertools.zip_longest(inventory.history.lines, inventory.witness.lines)
+    for number, (line, commit) in enumerate(lines, start=1):
+        if line is None or commit is None or not inventory.is_new(number):
+            continue
+        if line.at > commit.time + MAX_CLOCK_DIFFERENCE_S:
+            yield f"line {number} is of {utc(line.at)}, after the commit {commit.id[:12]} that added it ({commit.at})"
 
 
 def transitions(inventory: Inventory) -> Violations:
-    """Find changes of keys that no command makes, such as a revocation that is taken back, in a chain that is valid."""
+    """Find lines that no command writes, such as a revocation that is taken back, in a chain that is valid."""
+    yield from _key_transitions(inventory)
+    yield from _secret_transitions(inventory)
+    yield from _false_confirmations(inventory)
+
+
+def _key_transitions(inventory: Inventory) -> Violations:
     numbered = [(n, line) for n, line in enumerate(inventory.history.lines, start=1) if isinstance(line, Event)]
     recorded: dict[str, Event] = {}
     revoked: set[str] = set()
@@ -46,14 +70,76 @@ def transitions(inventory: Inventory) -> Violations:
             revoked |= {e.kid for e in merged_events([event]) if e.revokes}
 
 
+def _secret_transitions(inventory: Inventory) -> Violations:
+    """Find changes of secrets that no command makes; of an application from the line that adds its first secret on."""
+    held: dict[str, list[str]] = {}
+    for number, line in enumerate(inventory.history.lines, start=1):
+        for event in merged_in([line]):
+            if not isinstance(event, SecretEvent):
+                continue
+            if event is not line:  # of another branch, which had other slots
+                held.pop(event.application, None)
+                continue
+            if event.command == "add" and event.slot == 1 and event.old == ABSENT:
+                held.setdefault(event.application, [])
+            if event.application in held:
+                for found in _impossible_secret(event, held[event.application]):
+                    secret = f"the secret {event.sha256}... of application {event.application}"
+                    replace = f"verifier applications rotate-secret {event.application}"
+                    yield Violation(f"line {number}: {secret} {found}", f"{_FIND}; replace the secret: {replace}")
+
+
+def _impossible_secret(event: SecretEvent, held: list[str]) -> Iterator[str]:
+    """Yield what no command changes, and apply the change to the secrets that the application holds, by slot."""
+    if (event.old, event.new) == (ABSENT, "active"):
+        if event.command not in ("add", "rotate-secret") or event.sha256 in held:
+            yield f"is added by {event.command}{' a second time' if event.sha256 in held else ''}"
+        elif event.slot != len(held) + 1 or event.slot > MAX_SECRETS:
+            yield f"is added in slot {event.slot}, expected {len(held) + 1} of {MAX_SECRETS}"
+        held.append(event.sha256)
+    elif (event.command, event.old, event.new) == ("remove-secret", "active", REMOVED):
+        if held[event.slot - 1 : event.slot] != [event.sha256]:
+            yield f"is removed from slot {event.slot}, which does not have it"
+        held[:] = [digest for digest in held if digest != event.sha256]
+    else:
+        yield f"goes from {event.old} to {event.new} by {event.command}"
+
+
+def _false_confirmations(inventory: Inventory) -> Violations:
+    """Find replicas that are recorded as confirmed with other keys than the history had then."""
+    first = first_events(inventory.history.events)
+    if inventory.keyring.keys.keys() - first.keys():
+        return  # because the history began with keys that it does not record
+    # Before the line that first records a key of an older history, the keys of the moment are not known either.
+    later = {kid for kid, event in first.items() if event.old != ABSENT}
+    events: list[Event] = []
+    for number, line in enumerate(inventory.history.lines, start=1):
+        if isinstance(line, Event):
+            events.append(line)
+            later.discard(line.kid)
+        elif isinstance(line, Confirmation) and line.confirmed and not later and inventory.is_new(number):
+            expected = digest_of((e.kid, e.nbf or 0, e.exp, e.revoked_at) for e in replay(events).values())
+            if line.key_set_digest != expected:
+                found = (
+                    f"line {number} confirms that {line.replica} had the keys {line.key_set_digest[:12]}..., the "
+                    f"history had {expected[:12]}... then"
+                )
+                yield Violation(found, "disregard the line; record what replicas have: verifier keys confirm --record")
+
+
 def _impossible(event: Event, before: Mapping[str, Event], batch: list[Event]) -> Iterator[str]:
     """Yield what no command changes.
 
     `before` is the last line before the command of each key that was not removed, `batch` are the lines of the command.
     """
     known = before.get(event.kid)
-    if known is None or event.new == REMOVED or event.command == "merge":
+    if known is None or event.command == "merge":
         return  # a merge computes the dates of both branches again
+    if event.new == REMOVED:
+        trusted = known.revoked_at is None and (known.exp is None or known.exp > event.at)
+        if trusted and not event.revokes and (event.command != "cancel" or (known.nbf or 0) <= event.at):
+            yield f"is removed by {event.command}, although it verified"
+        return
     if event.old == ABSENT:
         yield "is published a second time"
     if None not in (known.iat, event.iat) and event.iat != known.iat:

@@ -183,6 +183,8 @@ def events(branches: Branches, members: Mapping[str, Any], *, now: int) -> list[
     found: list[Event] = []
     touched = {event.kid for branch in others for event in branch.events}
     merged = tuple(line.decode() for branch in others for line in branch.lines)
+    if merged and not touched:
+        touched = set([*ring.keys][-1:])  # because a line of some key has to record their secrets and confirmations
     for kid in dict.fromkeys([*members, *sorted(touched)]):
         key, known = ring.find(kid), recorded.get(kid)
         if kid in touched or _dates(key) != _dates(known):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from verifier.rotation import leaks
@@ -40,6 +41,14 @@ class Commit:
     at: str  # when it was committed, as ISO 8601
     author: str
     signer: str
+
+    @property
+    def time(self) -> float:
+        """When it was committed, in seconds since 1970; 0 for a date that no clock shows."""
+        try:
+            return datetime.fromisoformat(self.at).timestamp()
+        except (ValueError, OverflowError):
+            return 0.0
 
     @property
     def signature_words(self) -> str:
