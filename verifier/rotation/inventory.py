@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -113,13 +114,16 @@ class Inventory:
             raise ConfigError(directory.problems[0], hint=directory.missing_hint)
         log = _read(folder / LOG, MAX_LOG_BYTES, optional=True)
         known, problems = _parse_applications(applications) if applications else (None, [])
+        files = tuple(itertools.islice(_walk(folder), MAX_FILES + 1))
+        if len(files) > MAX_FILES:
+            raise ConfigError(f"{folder}: has more than {MAX_FILES} files and folders")
         return cls(
             folder=folder,
             now=now,
             window=window,
             keyring=directory.keyring,
             problems=directory.problems,
-            files=tuple(_walk(folder)),
+            files=files,
             history=load(log),
             anchor=Anchor.of(log),
             witness=witness.query(folder, log),
@@ -192,25 +196,15 @@ def _parse_applications(path: Path) -> tuple[Applications, list[str]]:
 
 def _walk(folder: Path) -> Iterator[File]:
     """Yield the directory and everything below it; symbolic links to folders are not followed."""
-    count = 0
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != ".git")
         for path in (Path(parent), *(Path(parent, name) for name in sorted(names))):
-            file = _file(folder, path)
-            if file is None:
-                continue
-            count += 1
-            if count > MAX_FILES:
-                raise ConfigError(f"{folder}: has more than {MAX_FILES} files and folders")
-            yield file
+            with contextlib.suppress(OSError):  # removed in the meantime, or a link to nothing or in a loop
+                yield _file(path, path.relative_to(folder).as_posix())
 
 
-def _file(folder: Path, path: Path) -> File | None:
-    name = path.relative_to(folder).as_posix()
-    try:
-        status = path.stat()
-    except OSError:  # removed in the meantime, or a link to nothing or in a loop
-        return None
+def _file(path: Path, name: str) -> File:
+    status = path.stat()
     # A private key that a signer loads is not opened, and the journal of an interrupted command holds one.
     signers = name.startswith("private/") and name.count("/") == 1 and (name.endswith(".pem") or JOURNAL in name)
     content, mode, is_regular = None, stat.S_IMODE(status.st_mode), stat.S_ISREG(status.st_mode)
