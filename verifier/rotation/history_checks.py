@@ -136,8 +136,8 @@ def _impossible(event: Event, before: Mapping[str, Event], batch: list[Event]) -
     if known is None or event.command == "merge":
         return  # a merge computes the dates of both branches again
     if event.new == REMOVED:
-        trusted = known.revoked_at is None and (known.exp is None or known.exp > event.at)
-        if trusted and not event.revokes and (event.command != "cancel" or (known.nbf or 0) <= event.at):
+        cancelled = event.command == "cancel" and (known.nbf or 0) > event.at
+        if not (known.has_ended(event.at) or event.revokes or cancelled):
             yield f"is removed by {event.command}, although it verified"
         return
     if event.old == ABSENT:
