@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 import urllib.request
 from contextlib import suppress
 from dataclasses import replace
@@ -213,6 +214,24 @@ def test_a_slow_client_cannot_extend_its_time_byte_by_byte(port):
             sock.sendall(b"x")
             time.sleep(0.05)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET /metrics HTTP/1.1\r\n" + (b"a: " + b"y" * 65_000 + b"\r\n") * 99, b"GET /metrics?" + b"y" * 65_000],
+    ids=["headers", "target"],
+)
+def test_of_a_request_for_metrics_only_so_many_bytes_are_kept(port, sent):
+    tracemalloc.start()
+    try:
+        with connect(port) as sock, suppress(OSError):
+            sock.sendall(sent)
+            while sock.recv(65_536):
+                pass
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert "verifier_keys_usable" in scrape(port)
 
 
 def test_idle_connections_do_not_stop_a_scrape_and_hold_few_threads(port, monkeypatch):

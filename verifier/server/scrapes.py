@@ -1,6 +1,7 @@
-"""The HTTP server of the metrics port, in threads: bounded in connections and in seconds per connection."""
+"""The HTTP server of the metrics port, in threads: bounded in connections, and in bytes and seconds per connection."""
 
 import contextlib
+import io
 import socket
 import socketserver
 import threading
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from verifier.errors import ConfigError
 
 MAX_SCRAPES = 8  # connections at once, each with a thread
+MAX_REQUEST_BYTES = 16_384
 SCRAPE_TIMEOUT_S = 5.0  # from the connection to the end of the response
 
 
@@ -68,8 +70,25 @@ class ScrapeServer(socketserver.ThreadingMixIn, WSGIServer):
         """Write nothing about connections that fail."""
 
 
+class RequestReader(io.BufferedReader):
+    """Ends at a number of bytes: the standard library reads up to 6 MB of headers."""
+
+    left = MAX_REQUEST_BYTES
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Read a line of at most so many bytes."""
+        line = super().readline(self.left if size is None or size < 0 else min(size, self.left))
+        self.left -= len(line)
+        return line
+
+
 class QuietHandler(WSGIRequestHandler):
     """Writes no access log."""
+
+    def setup(self) -> None:
+        """Bound what is read."""
+        super().setup()
+        self.rfile = RequestReader(self.rfile.detach())
 
     def log_message(self, *_: Any) -> None:
         """Do nothing."""
