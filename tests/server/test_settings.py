@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from verifier.cli.serve import serve
-from verifier.core.applications import Secret, secret_of_file
+from verifier.core.applications import Secret
 from verifier.errors import ConfigError
 from verifier.server import settings as settings_module
 from verifier.server.settings import Settings
+from verifier.storage.snapshot import secret_of_file
 
 CANARY = "canary-canary-canary"
 SECRET = "secret-of-application-1"

@@ -14,7 +14,7 @@ from verifier._version import __version__
 from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Number, file_option, json_option, keys_option, option, print_json
 from verifier.cli.output import echo, warn
-from verifier.core.applications import Application, Applications, Secret, parse, secret_of_file
+from verifier.core.applications import Application, Applications, Secret, parse
 from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import secret_changes
@@ -23,7 +23,7 @@ from verifier.rotation.history import SecretEvent
 from verifier.rotation.replicas import Uses, read_uses
 from verifier.signing.keystore import Keystore
 from verifier.storage import atomic
-from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, read_file
+from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, read_file, secret_of_file
 
 metrics_option = option(
     "--metrics",

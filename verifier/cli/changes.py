@@ -10,7 +10,6 @@ import click
 
 from verifier.cli.options import print_json
 from verifier.cli.output import echo, warn
-from verifier.core.applications import secret_of_file
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.keyring import Keyring
 from verifier.core.times import utc, when
@@ -19,7 +18,7 @@ from verifier.rotation import preconditions
 from verifier.rotation.history import Event
 from verifier.rotation.violation import Violation
 from verifier.signing.keystore import Keystore
-from verifier.storage.snapshot import read_file
+from verifier.storage.snapshot import read_file, secret_of_file
 
 NO_CURRENT_KEY = "no key is current: every sign-in is rejected; verifier keys audit names the remedy"
 MAX_INPUT_BYTES = 1_048_576

@@ -40,22 +40,6 @@ class Secret:
         return cls(hashlib.sha256(text.encode()).digest(), weakness)
 
 
-def secret_of_file(data: bytes) -> str:
-    """Return the secret that a file holds: without a byte order mark and one newline at the end.
-
-    Editors and `echo` write these, and they are not part of the secret.
-
-    Raises:
-        ConfigError: the file is not UTF-8.
-    """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        raise ConfigError(f"is {'UTF-16, not' if utf16 else 'not'} UTF-8", hint="save the file as UTF-8") from exc
-    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
-
-
 @dataclass(frozen=True, slots=True)
 class Application:
     """An application of the escs dashboard and its active secrets, oldest first."""

@@ -38,8 +38,6 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 # Where orjson refuses what JSON allows: an unpaired surrogate, or a number beyond the range of a float.
 _JSON_BUT_NOT_ORJSON = re.compile(r"\\u[dD][89a-fA-F]|-?[0-9]")
-
-
 _FORTY_DIGITS = decimal.Context(prec=40, traps=[])  # beyond its exponents: zero or infinite
 
 

@@ -109,10 +109,7 @@ def is_date(value: object) -> TypeGuard[int]:
 
 
 def digest_of(keys: Iterable[tuple[str, int, int | None, int | None]]) -> str:
-    """Return the digest of keys by kid, nbf, exp and revocation.
-
-    Replicas with the same digest accept and reject the same keys at every moment.
-    """
+    """Return the digest of kid, nbf, exp and revoked_at. Replicas with the same one always accept the same keys."""
     known = sorted(keys, key=lambda key: _order(*key[:3]))
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

@@ -3,10 +3,16 @@
 import os
 from pathlib import Path
 
-from verifier.core.applications import Application, Applications, Secret, parse, secret_of_file
+from verifier.core.applications import Application, Applications, Secret, parse
 from verifier.errors import ConfigError
 from verifier.server.settings import Settings
-from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_SECRET_BYTES, RESOURCE_EXHAUSTED, read_file
+from verifier.storage.snapshot import (
+    MAX_APPLICATIONS_BYTES,
+    MAX_SECRET_BYTES,
+    RESOURCE_EXHAUSTED,
+    read_file,
+    secret_of_file,
+)
 
 
 class ApplicationsFile:

@@ -7,6 +7,8 @@ import stat
 import time
 from pathlib import Path
 
+from verifier.errors import ConfigError
+
 MAX_KEY_FILE_BYTES = 65_536  # an RSA key of 8,192 bits has 1,500
 MAX_APPLICATIONS_BYTES = 4_194_304  # 20,000 applications with two secrets each
 MAX_SECRET_BYTES = 16_384  # as much as a request can carry
@@ -63,6 +65,22 @@ def read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def secret_of_file(data: bytes) -> str:
+    """Return the secret that a file holds: without a byte order mark and one newline at the end.
+
+    Editors and `echo` write these, and they are not part of the secret.
+
+    Raises:
+        ConfigError: the file is not UTF-8.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        raise ConfigError(f"is {'UTF-16, not' if utf16 else 'not'} UTF-8", hint="save the file as UTF-8") from exc
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 class FileCache:
