@@ -12,7 +12,7 @@ from tests.cli.test_key_safety import first as first  # a fixture
 from tests.cli.test_key_safety import pending as pending  # a fixture
 from tests.conftest import Done
 from verifier.rotation import history
-from verifier.storage import journal
+from verifier.storage import atomic
 
 
 def give_up(run, kid: str, *options: str, now: int = NOW) -> Done:
@@ -186,10 +186,10 @@ def test_a_merge_names_a_missing_key_that_it_leaves_to_be_decided(run, first, pe
 
 
 def test_a_rotation_that_died_after_its_line_is_complete_also_while_the_history_is_damaged(run, first, monkeypatch):
-    close = journal.Directory.close
-    monkeypatch.setattr(journal.Directory, "close", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    remove = atomic.remove
+    monkeypatch.setattr(atomic, "remove", lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert run("keys", "rotate").status != 0
-    monkeypatch.setattr(journal.Directory, "close", close)
+    monkeypatch.setattr(atomic, "remove", remove)
     log, files = HISTORY.read_bytes(), sorted(path.name for path in PUBLIC.iterdir())
     HISTORY.write_bytes(b"<<<<<<< HEAD\n" + log + b"=======\n")
     done = run("keys", "rotate", now=NOW + 9)

@@ -55,8 +55,9 @@ def begin(
             warn(store.notes.pop(0))
         content, found = _read_history(store, revoking)
         found += preconditions.obstacles(store.public, store.history, content, store.now)
-        if not revoking:
-            preconditions.require_none(found)
+        if found and not revoking:
+            hints = list(dict.fromkeys(obstacle.remediation for obstacle in found))
+            raise ConfigError("; ".join(o.found for o in found) + "; nothing was changed", hint="; ".join(hints))
         for obstacle in found:
             warn(f"{obstacle.found}; not taken into account ({obstacle.remediation})")
         if revoking and force and store.now < (last := preconditions.last_time(content or b"")):

@@ -143,10 +143,6 @@ class Inventory:
         """Return the keys in one of these states."""
         return [key for key in self.keyring.keys.values() if self.keyring.state(key, self.now) in states]
 
-    def state(self, kid: str) -> KeyState:
-        """Return the state of one of the keys."""
-        return self.keyring.state(self.keyring.keys[kid], self.now)
-
     def is_new(self, number: int) -> bool:
         """Return whether a line of the history is after those that the anchor covers."""
         return self.since is None or number > self.since.lines

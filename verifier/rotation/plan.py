@@ -247,13 +247,9 @@ class Planner:
 
     def _without(self, leaving: PublicKey) -> Plan:
         """Give the key before a leaving pending key the end that the next remaining key requires."""
-        before, after = self._around(leaving)
-        return self._reschedule(before[-1], after) if before else []
-
-    def _around(self, key: PublicKey) -> tuple[list[PublicKey], list[PublicKey]]:
-        """Return the live keys before a live key, and those after it."""
         live = live_keys(self.keyring, self.now)
-        return live[: live.index(key)], live[live.index(key) + 1 :]
+        index = live.index(leaving)
+        return self._reschedule(live[index - 1], live[index + 1 :]) if index else []
 
     def _reschedule(self, key: PublicKey, after: list[PublicKey]) -> Plan:
         """Give a key the end that the next key requires; the end that it had before if there is none."""
@@ -280,13 +276,13 @@ class Planner:
 
     def _replace_pending(self, key: PublicKey, replacement: Mapping[str, Any]) -> Plan:
         """Publish another pending key, not before every replica can have it; without a current key, a current one."""
-        earlier, _ = self._around(key)
-        if not earlier:
+        live = live_keys(self.keyring, self.now)
+        if live[0] is key:
             return [activate_first_key({**replacement, "nbf": self.now - self.window.leeway_s}, now=self.now)]
         nbf = max(key.nbf, self.now + LEAD_S)
         members = {**replacement, "iat": self.now, "nbf": nbf}
         plan = [KeyChange(replacement["kid"], members, ABSENT, KeyState.PENDING)]
-        before = earlier[-1]
+        before = live[live.index(key) - 1]
         if before.exp is not None:
             plan.append(self._move_end(before, max(before.exp, nbf + self.window.overlap_s)))
         return plan

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from verifier.core.keyring import PublicKey
 from verifier.core.times import utc
-from verifier.errors import ConfigError, UnsafeOperationError
+from verifier.errors import UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import Event
 from verifier.rotation.markers import has_conflict_markers
@@ -72,17 +72,6 @@ def _extended(key: PublicKey, last: Event) -> str:
     if last.nbf is not None and key.nbf != last.nbf:
         return f"nbf is {utc(key.nbf)}, but the history records {utc(last.nbf)}"
     return ""
-
-
-def require_none(found: list[Violation]) -> None:
-    """Refuse to plan.
-
-    Raises:
-        ConfigError: there is an obstacle.
-    """
-    if found:
-        hints = list(dict.fromkeys(obstacle.remediation for obstacle in found))
-        raise ConfigError("; ".join(o.found for o in found) + "; nothing was changed", hint="; ".join(hints))
 
 
 def require_later_than(content: bytes, now: int, path: Path, *, revoking: bool = False) -> None:

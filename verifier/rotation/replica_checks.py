@@ -39,10 +39,11 @@ def unreachable(inventory: Inventory) -> Violations:
 
 def differs(inventory: Inventory) -> Violations:
     """Find replicas with other keys, and those that do not serve."""
+    states = inventory.keyring.states(inventory.now)
     for replica in inventory.replicas:
         if replica.problem or same(inventory, replica):
             continue
-        found = [f"lacks {inventory.state(kid)} {kid}" for kid in lacking(inventory, replica)]
+        found = [f"lacks {states[kid]} {kid}" for kid in lacking(inventory, replica)]
         found += [f"still has {kid}" for kid in trusted_without_reason(inventory, replica)]
         if not found and replica.digest != inventory.keyring.digest:
             found.append("has the same keys with other dates")
