@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -39,71 +39,56 @@ class Verdict:
         return f"{name}: {self.problem or 'ok'}"
 
 
-# Documents that are not read, and the command that converts each to one that is: {file} to {out}.
+class _Format(NamedTuple):
+    """A document that is not read, the command that converts it to one that is ({file} to {out}), and its marks."""
+
+    description: str
+    command: str
+    label: str = ""  # a part of the label of its PEM blocks
+    begins: tuple[bytes, ...] = ()
+
+
+# With the more particular label first, because some contain another.
 _FORMATS = {
-    "azure": (
-        "a response of Azure Key Vault",
-        "az keyvault key download --vault-name VAULT --name KEY --encoding PEM --file {out}.pem",
-    ),
-    "aws": (
-        "a response of AWS KMS (GetPublicKey)",
-        "jq -r .PublicKey {file} | base64 -d | openssl pkey -pubin -inform DER -out {out}.pem",
-    ),
-    "gcp": ("a response of Google Cloud KMS", "jq -r .pem {file} > {out}.pem"),
-    "vault": (
-        "a response of HashiCorp Vault",
-        "jq -r '.data.keys[.data.latest_version|tostring].public_key' {file} > {out}.pem",
-    ),
-    "vault-ed25519": (
-        "a response of HashiCorp Vault",
-        'jq \'{kty: "OKP", crv: "Ed25519", x: (.data.keys[.data.latest_version|tostring].public_key | gsub("[+]"; "-") '
-        '| gsub("/"; "_") | rtrimstr("="))}\' {file} > {out}.json',
-    ),
-    "escaped": ("PEM with \\n in place of line breaks", "printf '%b\\n' \"$(cat {file})\" > {out}.pem"),
-    "pkcs7": ("PKCS#7", "openssl pkcs7 -in {file} -print_certs | openssl x509 -noout -pubkey > {out}.pem"),
-    "pkcs12": ("PKCS#12", "openssl pkcs12 -in {file} -nokeys -clcerts | openssl x509 -noout -pubkey > {out}.pem"),
-    "jks": (
-        "a Java key store",
-        "keytool -exportcert -rfc -keystore {file} -alias NAME | openssl x509 -noout -pubkey > {out}.pem",
-    ),
-    "der": ("DER, not PEM", "openssl pkey -pubin -inform DER -in {file} -out {out}.pem"),
-    "der-certificate": ("a certificate in DER", "openssl x509 -inform DER -in {file} -noout -pubkey > {out}.pem"),
-    "der-private": ("a private key in DER", "openssl pkey -inform DER -in {file} -pubout -out {out}.pem"),
-    "certificate": ("a certificate", "openssl x509 -in {file} -noout -pubkey > {out}.pem"),
-    "private": ("a private key", "openssl pkey -in {file} -pubout -out {out}.pem"),
-    "private-jwk": (
-        "a private key",
-        'jq \'del(.d,.p,.q,.dp,.dq,.qi,.oth,.k, .keys[]?["d","p","q","dp","dq","qi"])\' {file} > {out}.json',
-    ),
-    "openssh": ("an OpenSSH key", "ssh-keygen -e -m PKCS8 -f {file} > {out}.pem"),
-    "ssh2": (
-        "an SSH2 key",
-        "ssh-keygen -i -f {file} > {out}.pub && ssh-keygen -e -m PKCS8 -f {out}.pub > {out}.pem",
-    ),
-    "utf-16": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > {out}.txt"),
-    "request": ("a certificate request", "openssl req -in {file} -noout -pubkey > {out}.pem"),
-    "parameters": ("curve parameters without a key", "openssl pkey -in PRIVATE.pem -pubout -out {out}.pem"),
-    "pgp": (
-        "an OpenPGP key",
-        "gpg --export-ssh-key KEY > {out}.pub && ssh-keygen -e -m PKCS8 -f {out}.pub > {out}.pem",
-    ),
-}
-# The format of a PEM file by a part of a label; the first that fits, because some labels contain another.
-_FORMAT_BY_LABEL = {
-    "OPENSSH": "openssh",
-    "PKCS7": "pkcs7",
-    "PGP": "pgp",
-    "PRIVATE KEY": "private",
-    "CERTIFICATE REQUEST": "request",
-    "CERTIFICATE": "certificate",
-    "PARAMETERS": "parameters",
-}
-_BEGINNINGS = {
-    b"ssh-": "openssh",
-    b"ecdsa-sha2": "openssh",
-    b"---- BEGIN SSH2": "ssh2",
-    b"\xfe\xed\xfe\xed": "jks",
-}
+    "openssh": _Format("an OpenSSH key", "ssh-keygen -e -m PKCS8 -f {file} > {out}.pem",
+                       "OPENSSH", (b"ssh-", b"ecdsa-sha2")),
+    "ssh2": _Format("an SSH2 key",
+                    "ssh-keygen -i -f {file} > {out}.pub && ssh-keygen -e -m PKCS8 -f {out}.pub > {out}.pem",
+                    begins=(b"---- BEGIN SSH2",)),
+    "pkcs7": _Format("PKCS#7", "openssl pkcs7 -in {file} -print_certs | openssl x509 -noout -pubkey > {out}.pem",
+                     "PKCS7"),
+    "pgp": _Format("an OpenPGP key",
+                   "gpg --export-ssh-key KEY > {out}.pub && ssh-keygen -e -m PKCS8 -f {out}.pub > {out}.pem", "PGP"),
+    "private": _Format("a private key", "openssl pkey -in {file} -pubout -out {out}.pem", "PRIVATE KEY"),
+    "request": _Format("a certificate request", "openssl req -in {file} -noout -pubkey > {out}.pem",
+                       "CERTIFICATE REQUEST"),
+    "certificate": _Format("a certificate", "openssl x509 -in {file} -noout -pubkey > {out}.pem", "CERTIFICATE"),
+    "parameters": _Format("curve parameters without a key", "openssl pkey -in PRIVATE.pem -pubout -out {out}.pem",
+                          "PARAMETERS"),
+    "escaped": _Format("PEM with \\n in place of line breaks", "printf '%b\\n' \"$(cat {file})\" > {out}.pem"),
+    "utf-16": _Format("UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > {out}.txt"),
+    "der": _Format("DER, not PEM", "openssl pkey -pubin -inform DER -in {file} -out {out}.pem"),
+    "der-certificate": _Format("a certificate in DER",
+                               "openssl x509 -inform DER -in {file} -noout -pubkey > {out}.pem"),
+    "der-private": _Format("a private key in DER", "openssl pkey -inform DER -in {file} -pubout -out {out}.pem"),
+    "pkcs12": _Format("PKCS#12",
+                      "openssl pkcs12 -in {file} -nokeys -clcerts | openssl x509 -noout -pubkey > {out}.pem"),
+    "jks": _Format("a Java key store",
+                   "keytool -exportcert -rfc -keystore {file} -alias NAME | openssl x509 -noout -pubkey > {out}.pem",
+                   begins=(b"\xfe\xed\xfe\xed",)),
+    "private-jwk": _Format("a private key", "jq 'del(.d,.p,.q,.dp,.dq,.qi,.oth,.k, "
+                           '.keys[]?["d","p","q","dp","dq","qi"])\' {file} > {out}.json'),
+    "azure": _Format("a response of Azure Key Vault",
+                     "az keyvault key download --vault-name VAULT --name KEY --encoding PEM --file {out}.pem"),
+    "aws": _Format("a response of AWS KMS (GetPublicKey)",
+                   "jq -r .PublicKey {file} | base64 -d | openssl pkey -pubin -inform DER -out {out}.pem"),
+    "gcp": _Format("a response of Google Cloud KMS", "jq -r .pem {file} > {out}.pem"),
+    "vault": _Format("a response of HashiCorp Vault",
+                     "jq -r '.data.keys[.data.latest_version|tostring].public_key' {file} > {out}.pem"),
+    "vault-ed25519": _Format("a response of HashiCorp Vault",
+                             'jq \'{kty: "OKP", crv: "Ed25519", x: (.data.keys[.data.latest_version|tostring]'
+                             '.public_key | gsub("[+]"; "-") | gsub("/"; "_") | rtrimstr("="))}\' {file} > {out}.json'),
+}  # fmt: skip
 _PKCS12 = re.compile(rb"\A\x30(?:[\x00-\x7f]|\x81.|\x82..|\x83...)\x02\x01\x03", re.DOTALL)  # RFC 7292 §4: version 3
 # Of the keys that can be used here, as AWS KMS (SigningAlgorithms) and Google Cloud KMS (algorithm) name them.
 _SERVICE_ALGORITHMS = re.compile(
@@ -129,13 +114,13 @@ def read_document(data: bytes, name: str) -> list[Verdict]:
 
 
 def _other(kind: str, name: str) -> KeyFileError:
-    description, command = _FORMATS[kind]
+    found = _FORMATS[kind]
     secret = "; a private key must not leave the machine that signs" if "private" in kind else ""
     file = "'" + name.replace("'", "'\\''") + "'" if re.search(r"[^\w./-]", name) else name
     # A name that no private key is likely to have, and another one than that of the file that is read.
-    command = command.replace("{out}", "public-key" if PurePath(name).stem != "public-key" else "public-key-2")
+    command = found.command.replace("{out}", "public-key" if PurePath(name).stem != "public-key" else "public-key-2")
     return KeyFileError(
-        f"{name}: is {description} (expected a public key as PEM, JWK or JWKS){secret}",
+        f"{name}: is {found.description} (expected a public key as PEM, JWK or JWKS){secret}",
         hint=f"convert it: {command.replace('{file}', file if name != '-' else 'FILE')}",
     )
 
@@ -146,8 +131,8 @@ def _read_pem(data: bytes, name: str) -> list[Verdict]:
     blocks = [(match[1].decode(), match[0]) for match in _PEM.finditer(data)]
     if len(blocks) != len(_PEM_BEGIN.findall(data)):
         raise KeyFileError(f"{name}: a PEM block is not complete (BEGIN without END)", hint="copy the whole block")
-    for part, kind in _FORMAT_BY_LABEL.items():
-        if any(part in label for label, _ in blocks):
+    for kind, found in _FORMATS.items():
+        if found.label and any(found.label in label for label, _ in blocks):
             raise _other(kind, name)
     return [_read_block(position, label, pem) for position, (label, pem) in enumerate(blocks, start=1)]
 
@@ -191,8 +176,8 @@ def _read_json(data: bytes, name: str) -> list[Verdict]:
 def _require_text(data: bytes, name: str) -> None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in data[:4] and data[:1] in b"\0{"):
         raise _other("utf-16", name)
-    for begins, kind in _BEGINNINGS.items():
-        if data.startswith(begins):
+    for kind, found in _FORMATS.items():
+        if data.startswith(found.begins):
             raise _other(kind, name)
     if data[:1] == b"\x30":
         raise _other(_kind_of_der(data), name)
