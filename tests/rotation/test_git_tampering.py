@@ -18,6 +18,7 @@ from tests.rotation.test_tampering import DAY, LONG, commit, drop_last_line, edi
 from tests.rotation.test_tampering import committed_keys as committed_keys  # a fixture
 from tests.rotation.test_tampering import repository as repository  # a fixture
 from verifier.rotation import history
+from verifier.rotation.audit import findings
 from verifier.rotation.history import Anchor
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import OverlapPolicy
@@ -477,3 +478,54 @@ def test_a_directory_that_is_named_through_a_link_and_dots_is_the_same(repositor
         state = Inventory.read(Path(name), now=NOW - 60 * DAY, window=OverlapPolicy())
         assert (state.witness.problems, state.witness.clean, len(state.witness.commit)) == ((), True, 40)
         assert json.loads(public(repository, repository.current).read_text())["kid"] in state.keyring.keys
+
+
+@pytest.mark.parametrize("name", ["public/{current}.json", "public", "history.jsonl"])
+def test_a_link_out_of_the_key_directory_is_not_committed_by_its_commit(repository, tmp_path, name):
+    path = repository.keys / name.format(current=repository.current)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    commit(repository.top)
+    state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=OverlapPolicy())
+    link = path.relative_to(repository.keys).as_posix() + " (a link: commit what it leads to in its place)"
+    assert link in state.witness.uncommitted
+    assert "uncommitted" in repository.audit()
+
+
+def test_a_private_key_behind_a_link_to_a_folder_is_found(repository, tmp_path):
+    folder = tmp_path / "backup"
+    shutil.copytree(repository.keys / "private", folder)
+    (folder / "again").symlink_to(repository.keys)  # in a loop
+    (repository.keys / "notes").symlink_to(folder)
+    assert "private-elsewhere" in repository.audit()
+
+
+def test_another_repository_in_the_key_directory_is_not_read(repository):
+    git(repository.keys, "init", "-q", "other")
+    git(repository.keys / "other", "commit", "-q", "--allow-empty", "-m", "x")
+    commit(repository.top)
+    assert repository.audit() == []
+
+
+def test_a_clone_without_objects_says_how_to_get_them(repository, tmp_path):
+    git(repository.top, "config", "uploadpack.allowFilter", "true")
+    for option, text, remedy in (
+        ("--filter=blob:none", "is missing", "audit a clone that was made without --filter"),
+        ("--filter=tree:0", "unable to read", "audit a clone that was made without --filter"),
+        (
+            "--depth=1",
+            "is shallow",
+            "fetch the other commits: git fetch --unshallow; in CI, check out with fetch-depth: 0",
+        ),
+    ):
+        folder = tmp_path / option[2:7].strip("=:")
+        git(tmp_path, "clone", "-q", option, repository.top.as_uri(), str(folder))
+        state = Inventory.read(folder / "keys", now=NOW - 60 * DAY, window=OverlapPolicy())
+        (found,) = [finding for finding in findings(state) if finding.rule == "git"]
+        assert (text in found.found, found.remediation) == (True, remedy)
+        shutil.rmtree(folder)
+
+
+def test_objects_are_read_in_parts(repository, monkeypatch):
+    monkeypatch.setattr("verifier.rotation.git.BATCH_BYTES", 1)
+    assert repository.audit() == []

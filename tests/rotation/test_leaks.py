@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
+    pkcs12,
 )
 
 from tests.rotation.test_tampering import commit, git
 from tests.rotation.test_tampering import committed_keys as committed_keys  # a fixture
 from tests.rotation.test_tampering import repository as repository  # a fixture
+from verifier.core.encoding import b64url_encode
 from verifier.rotation import leaks, witness
 from verifier.signing import private_key
 
@@ -90,14 +92,86 @@ def test_keys_of_other_programs_are_none_of_this_directory(repository, monkeypat
 def test_a_search_that_does_not_end_in_time_is_not_reported_as_one_that_found_nothing(repository, monkeypatch):
     monkeypatch.setattr(leaks, "TIMEOUT_S", 0)
     queried = witness.query(repository.keys, repository.log.read_bytes())
-    assert (queried.private, queried.unsearched) == ((), "git log did not end in time")
+    assert (queried.private, queried.unsearched) == ((), "git cat-file did not end in time")
     assert repository.audit() == []
 
 
 @pytest.mark.parametrize("write", [lambda der: der, base64.b64encode, base64.encodebytes], ids=["der", "line", "lines"])
 def test_a_private_key_without_the_lines_of_pem_is_found_in_the_key_directory(repository, write):
     leak(repository, write(pem(repository, Encoding.DER)), "keys/old")
-    assert repository.audit() == ["private-elsewhere"]
+    assert repository.audit() == ["private-tracked", "private-elsewhere"]
+    (repository.keys / "old").unlink()
+    commit(repository.top)
+    assert repository.audit() == ["private-tracked"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda key: key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")),
+        lambda key: pkcs12.serialize_key_and_certificates(b"k", key, None, None, BestAvailableEncryption(b"secret")),
+        lambda key: pkcs12.serialize_key_and_certificates(b"k", key, None, None, NoEncryption()),
+        lambda key: key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),
+    ],
+    ids=["pkcs8", "pkcs12", "open-pkcs12", "openssh"],
+)
+def test_an_encrypted_private_key_is_found_in_the_key_directory_and_its_commits(repository, write):
+    key = load_pem_private_key(pem(repository), None)
+    added = leak(repository, write(key), "keys/notes")
+    assert repository.audit() == ["private-tracked", "private-elsewhere"]
+    (repository.keys / "notes").unlink()
+    commit(repository.top)
+    assert found(repository) == (f"commit {added[:12]} contains notes",)
+
+
+def members(repository: Any) -> dict[str, str]:
+    """The private key as a JWK."""
+    numbers = load_pem_private_key(pem(repository), None).private_numbers()
+    public = json.loads((repository.keys / "public" / f"{repository.current}.json").read_text())
+    return {name: public[name] for name in ("kty", "crv", "x", "y")} | {
+        "d": b64url_encode(numbers.private_value.to_bytes(32, "big"))
+    }
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda repository: pem(repository, Encoding.DER),
+        lambda repository: base64.encodebytes(pem(repository, Encoding.DER)),
+        lambda repository: json.dumps(members(repository)),
+        lambda repository: json.dumps({"keys": [{"kty": "oct", "d": 1}, {"d": "x"}, members(repository)]}, indent=2),
+        lambda repository: json.dumps({"jwk": json.dumps(members(repository))}),
+        lambda repository: load_pem_private_key(pem(repository), None).private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        ),
+    ],
+    ids=["der", "base64", "jwk", "jwks", "text", "openssh"],
+)
+def test_every_common_form_of_a_private_key_is_found_elsewhere(repository, write):
+    added = leak(repository, write(repository), "deploy/notes")
+    assert found(repository) == expected(repository, added, "deploy/notes")
+
+
+def test_a_private_key_in_the_message_of_a_commit_or_tag_is_found(repository):
+    text, kid = pem(repository).decode(), repository.current
+    git(repository.top, "commit", "-q", "--allow-empty", "-m", text)
+    amended = git(repository.top, "rev-parse", "HEAD").strip()
+    assert found(repository) == (f"commit {amended[:12]} contains the private key of {kid} in its message",)
+    git(repository.top, "commit", "-q", "--amend", "--allow-empty", "-m", "nothing")
+    assert found(repository) == ()  # no branch or tag contains it
+    git(repository.top, "tag", "-a", "release", "-m", text)
+    tag = git(repository.top, "rev-parse", "release").strip()
+    assert found(repository) == (f"tag object {tag[:12]} contains the private key of {kid} in its message",)
+
+
+@pytest.mark.parametrize("options", [(), ("-a", "-m", "the file")])
+def test_a_private_key_that_only_a_tag_names_is_found(repository, options):
+    (repository.top / ".git" / "k").write_bytes(pem(repository))
+    blob = git(repository.top, "hash-object", "-w", ".git/k").strip()
+    assert found(repository) == ()
+    git(repository.top, "tag", *options, "release", blob)
+    where = f"in the file {blob[:12]} that it names"
+    assert found(repository) == (f"a tag contains the private key of {repository.current} {where}",)
 
 
 def test_a_key_directory_that_is_the_whole_repository_has_nothing_around_it(repository):

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import NOW
 from verifier.core.applications import Applications, Secret
-from verifier.rotation import history, plan
+from verifier.rotation import history, plan, witness
 from verifier.rotation.audit import findings
 from verifier.rotation.history import Anchor
 from verifier.rotation.inventory import Inventory
@@ -487,3 +487,5 @@ def test_signed_lines_are_accepted(repository, tmp_path, monkeypatch):
     assert repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG) == []
     (home / "allowed").write_text("")
     assert set(repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG)) == {"signature"}
+    (home / ".gitconfig").write_text("")  # without signers, git itself says that the commit is not signed
+    assert {line.signature for line in witness.query(repository.keys, repository.log.read_bytes()).lines} == {"E"}

@@ -117,7 +117,7 @@ RULES = (
          history_checks.unfinished),
     Rule("git", "high", "git can be queried", _LOGS,
          "run git status in the key directory as this account, and repair what it reports (another owner: "
-         "git config --global --add safe.directory FOLDER)", lambda inventory: inventory.witness.problems),
+         "git config --global --add safe.directory FOLDER)", history_checks.git_problems),
     Rule("kid", "high", "kid and file name are the key's thumbprint", "RFC 7638 §3",
          "restore the file from version control", file_checks.problems(*file_checks.KID)),
     Rule("strength", "high", "keys are P-256, Ed25519, or RSA of 2048 to 8192 bits", f"RFC 7518 §3.3, {_NIST} §5.6.1",

@@ -125,10 +125,14 @@ def private_missing(inventory: Inventory, *, imported: bool = False) -> Violatio
             when, instead = "now", "or replace it: verifier keys revoke --replace --reason '...'"
             if key.nbf > inventory.now:
                 when, instead = f"from {utc(key.nbf)}", "or, before the switch: verifier keys cancel"
-            yield Violation(
-                f"{inventory.folder}/private/{key.kid}.pem is missing: no token can be issued {when}",
-                f"copy the file here with mode 0600, {instead} --kid {key.kid[:8]}",
-            )
+            path = f"{inventory.folder}/private/{key.kid}.pem"
+            if imported:
+                yield f"{path} is not here: only a KMS, an HSM or another machine signs {when}"
+            else:
+                yield Violation(
+                    f"{path} is missing: no token can be issued {when}",
+                    f"copy the file here with mode 0600, {instead} --kid {key.kid[:8]}",
+                )
 
 
 def weak_secrets(inventory: Inventory) -> Violations:

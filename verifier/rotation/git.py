@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from verifier.storage.snapshot import read_file
 
 TIMEOUT_S = 60.0  # of all queries of one audit together
 MAX_OUTPUT_BYTES = 67_108_864
+BATCH_BYTES = 16_777_216  # of objects that are read at once
 _OPTIONS = (
     "--no-pager", "--no-optional-locks", "--literal-pathspecs",
     "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "core.quotePath=false",
@@ -132,7 +133,9 @@ class Git:
             if token.startswith("\x01"):
                 commit = token[1:]
             elif token:  # the path follows, whatever it looks like
-                yield commit, token.split(" ")[3], next(tokens)
+                path, (_, mode, _, blob, _) = next(tokens), token.split(" ")
+                if mode != "160000":  # a commit of another repository
+                    yield commit, blob, path
 
     def _collect(self, process: "subprocess.Popen[bytes]") -> tuple[bytes, str]:
         """Return the output, and why the process was ended, or ""."""
@@ -168,26 +171,49 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         process.kill()
 
 
-def blob_name(content: bytes, digits: int) -> str:
+def blob_name(content: bytes, digits: int, kind: str = "blob") -> str:
     """Return the name that git gives to a file's content: SHA-1, or SHA-256 where the repository uses it."""
-    kind = hashlib.sha1 if digits == 40 else hashlib.sha256
-    return kind(b"blob %d\0" % len(content) + content).hexdigest()
+    algorithm = hashlib.sha1 if digits == 40 else hashlib.sha256
+    return algorithm(f"{kind} {len(content)}\0".encode() + content).hexdigest()
 
 
-def read_blobs(git: Git, names: list[str]) -> dict[str, bytes]:
-    """Return the content of blobs by their names.
+def list_objects(git: Git, names: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
+    """Return the kind and the size of these objects, or of all that the repository has, also in no commit.
 
     Raises:
-        GitError: as `Git.run`, or a blob has another content than its name says.
+        GitError: as `Git.run`, or an object is missing.
     """
-    output = git.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
-    found, position = {}, 0
-    for name in names:
-        header, _, _ = output[position : position + 200].partition(b"\n")
-        start = position + len(header) + 1
-        size = int(header.split(b" ")[2])
-        found[name] = output[start : start + size]
-        if blob_name(found[name], len(name)) != name:
-            raise GitError(f"object {name[:12]} has another content than its name says (expected: git fsck)")
-        position = start + size + 1
+    arguments = ("--batch-all-objects", "--unordered") if names is None else ()
+    stdin = "".join(f"{name}\n" for name in names or ()).encode()
+    output = git.text("cat-file", *arguments, "--batch-check=%(objectname) %(objecttype) %(objectsize)", stdin=stdin)
+    found = {}
+    for line in output.splitlines():
+        name, kind, *size = line.split(" ")
+        if not size:
+            raise GitError(f"object {name[:12]} is {kind}")
+        found[name] = kind, int(size[0])
     return found
+
+
+def read_objects(git: Git, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of objects of these sizes.
+
+    Raises:
+        GitError: as `Git.run`, or an object has another content than its name says.
+    """
+    remaining = list(sizes)
+    while remaining:
+        batch: list[str] = []
+        size = 0
+        while remaining and (not batch or size + sizes[remaining[-1]] <= BATCH_BYTES):
+            batch.append(remaining.pop())
+            size += sizes[batch[-1]] + 100  # and the line before it
+        output, position = git.run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in batch).encode()), 0
+        for name in batch:
+            header, _, _ = output[position : position + 200].partition(b"\n")
+            start = position + len(header) + 1
+            content = output[start : start + sizes[name]]
+            if blob_name(content, len(name), header.split(b" ")[1].decode()) != name:
+                raise GitError(f"object {name[:12]} has another content than its name says")
+            yield name, content
+            position = start + sizes[name] + 1

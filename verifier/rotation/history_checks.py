@@ -24,6 +24,14 @@ from verifier.rotation.violation import Violation, Violations
 
 CREATING = ("generate", "rotate", "import", "revoke")  # the commands that publish a key
 _FIND = "find the line in version control"
+_GIT_REMEDIES = {
+    "is shallow": "fetch the other commits: git fetch --unshallow; in CI, check out with fetch-depth: 0",
+    "is missing": "audit a clone that was made without --filter",
+    "unable to read": "audit a clone that was made without --filter",
+    "another content": "audit a fresh clone; git fsck names every damaged object",
+    "of this directory too": "audit a clone in which the key directory is a plain folder of one repository",
+    "replaces the program": "remove the setting from the repository: git config --unset; audit a fresh clone",
+}
 MAX_CLOCK_DIFFERENCE_S = 60  # of the machine that wrote a line from the auditor's
 
 
@@ -228,6 +236,13 @@ def unfinished(inventory: Inventory) -> Violations:
     """Find a command that was interrupted."""
     if any(file.name == f"private/{JOURNAL}" for file in inventory.files):
         yield "a command was interrupted; its change is written down and not carried out"
+
+
+def git_problems(inventory: Inventory) -> Violations:
+    """Find what git could not be queried for, with the command that repairs it where git itself does not say it."""
+    for problem in inventory.witness.problems:
+        remedies = (remedy for words, remedy in _GIT_REMEDIES.items() if words in problem)
+        yield Violation(problem, next(remedies, ""))
 
 
 def uncommitted(inventory: Inventory) -> Violations:

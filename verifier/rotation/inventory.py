@@ -1,6 +1,5 @@
 """Everything that the rules of the audit are applied to, read once."""
 
-import base64
 import contextlib
 import itertools
 import json
@@ -14,11 +13,10 @@ from typing import Any
 
 from verifier.core import applications as apps
 from verifier.core.applications import Applications
-from verifier.core.jwk import PRIVATE_MEMBERS
 from verifier.core.keyring import Keyring, KeyState, PublicKey
 from verifier.core.times import CRYPTOPERIOD_S
 from verifier.errors import ConfigError
-from verifier.rotation import witness
+from verifier.rotation import leaks, witness
 from verifier.rotation.history import Anchor, History, load
 from verifier.rotation.plan import OverlapPolicy, live_keys
 from verifier.rotation.replicas import Replica
@@ -27,19 +25,7 @@ from verifier.storage.key_directory import KeyDirectory
 from verifier.storage.snapshot import MAX_APPLICATIONS_BYTES, MAX_KEY_FILE_BYTES, read_file
 
 MAX_FILES = 20_000
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----")
-_MEMBER = re.compile(rb'"(?:' + "|".join(sorted(PRIVATE_MEMBERS)).encode() + rb')"\s*:')
-# PKCS#8, SEC 1 and PKCS#1 in DER: a sequence that begins with the version and what follows it in a private key.
-_DER = re.compile(rb"\A\x30(?:[^\x80-\xff]|\x81.|\x82..)\x02\x01[\x00\x01][\x30\x04\x02]", re.DOTALL)
 JOURNAL = ".commit.json"  # in private/, while a command is not complete
-
-
-def _from_base64(content: bytes) -> bytes:
-    """Return what a text consists of if it is base64 only, as the lines of a PEM file without the first and last."""
-    try:
-        return base64.b64decode(b"".join(content.split()), validate=True)
-    except ValueError:
-        return b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +44,8 @@ class File:
         """Whether it is, or contains, a private key."""
         if not self.is_regular:
             return False
-        content = self.content or b""
-        text = content.replace(b"\0", b"")  # so that UTF-16 is recognized
-        members = self.name != LOG and _MEMBER.search(text)
-        found = _PEM.search(text) or members or _DER.match(content) or _DER.match(_from_base64(content))
-        return bool(found) or self.path.suffix.lower() in witness.PRIVATE_SUFFIXES
+        found = leaks.is_private_key(self.content or b"", members=self.name != LOG)
+        return found or self.path.suffix.lower() in witness.PRIVATE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +174,14 @@ def _parse_applications(path: Path) -> tuple[Applications, list[str]]:
 
 
 def _walk(folder: Path) -> Iterator[File]:
-    """Yield the directory and everything below it; symbolic links to folders are not followed."""
-    for parent, folders, names in os.walk(folder):
+    """Yield the directory and everything below it, once each; also behind links to folders."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if name != ".git")
         for path in (Path(parent), *(Path(parent, name) for name in sorted(names))):
             with contextlib.suppress(OSError):  # removed in the meantime, or a link to nothing or in a loop

@@ -8,7 +8,12 @@ from verifier.rotation import confirmations, timeline
 from verifier.rotation.history import ABSENT
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S, OverlapPolicy
-from verifier.rotation.violation import Violations
+from verifier.rotation.violation import Violation, Violations
+
+_AFTER_SWITCH = (
+    "it signs already: prove that every replica has it by now (--replica URL), and find out what players saw; "
+    "after the review, audit from its anchor on: --since N:DIGEST"
+)
 
 
 def keys(inventory: Inventory) -> list[dict[str, Any]]:
@@ -41,8 +46,9 @@ def short_lead(inventory: Inventory) -> Violations:
     """Find keys that sign, or signed, before every replica was known to have them."""
     live = {key.kid for key in inventory.live_keys()}
     for row, found in _short_leads(inventory):
-        if row["kid"] in live:
-            yield f"{row['kid']} was {found}"
+        signs = row["nbf"] <= inventory.now
+        if row["kid"] in live and (not signs or inventory.in_period(row["nbf"])):
+            yield Violation(f"{row['kid']} was {found}", _AFTER_SWITCH if signs else "")
 
 
 def _short_leads(inventory: Inventory) -> Iterator[tuple[dict[str, Any], str]]:

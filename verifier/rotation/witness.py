@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from verifier.rotation import leaks
-from verifier.rotation.git import Git, GitError, blob_name, find_repositories, read_blobs
+from verifier.rotation.git import Git, GitError, blob_name, find_repositories, list_objects, read_objects
 from verifier.rotation.history import digest, load, merged_events
 from verifier.rotation.markers import is_marker
 from verifier.storage.snapshot import read_file
@@ -17,7 +17,6 @@ MAX_LOG_BYTES = 33_554_432
 LOG = "history.jsonl"
 # File names of private keys; a public key of this directory is a .json file.
 PRIVATE_SUFFIXES = (".pem", ".key", ".p8", ".pk8", ".p12", ".pfx", ".der")
-PRIVATE_TEXT = r'-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----|"(d|p|q|dp|dq|qi|oth|k)"[[:space:]]*:'
 HARMLESS = frozenset({".gitignore", ".lock", "README.md"})  # files of private/ that contain no key
 SIGNATURES = {
     "G": "signed by a key that is trusted here",
@@ -29,6 +28,7 @@ SIGNATURES = {
     "R": "signed by a key that was revoked",
     "E": "signed by a key that is not known here, so that the signature cannot be checked",
 }
+_LINK = " (a link: commit what it leads to in its place)"
 _GPG = r"^gpg\.(.*\.)?program$"
 
 
@@ -114,7 +114,7 @@ def _entries(output: str, prefix: str) -> list[tuple[str, list[str]]]:
 
 def _blind_spots(git: Git) -> Iterator[str]:
     if git.text("rev-parse", "--is-shallow-repository").strip() == "true":
-        yield "the clone is shallow, so that earlier commits are missing (expected: git fetch --unshallow)"
+        yield "the clone is shallow, so that earlier commits are missing"
     settings = git.text("config", "--show-scope", "--includes", "--name-only", "--get-regexp", _GPG, expected=(0, 1))
     for scope, name in (line.split("\t", 1) for line in settings.splitlines()):
         if scope in ("local", "worktree"):
@@ -141,16 +141,20 @@ def _others(folder: Path, top: Path | None) -> Iterator[str]:
 def _private(git: Git, prefix: str, tracked: list[str]) -> tuple[str, ...]:
     """Return where a private key is tracked, or was committed on any branch."""
     found = [f"{name} is tracked" for name in tracked if _is_private(name)]
-    committed = git.changes("--", prefix or ".")
-    by_content = git.changes("--text", "-G", PRIVATE_TEXT, "--", prefix or ".")
-    named = [(commit, name.removeprefix(prefix)) for commit, _, name in committed]
-    commits = {name: commit for commit, name in named if _is_private(name)}
-    commits |= {name.removeprefix(prefix): commit for commit, _, name in by_content}
+    versions: dict[str, dict[str, str]] = {}  # the first commit of each path, by blob
+    for commit, blob, name in git.changes("--", prefix or "."):
+        versions.setdefault(blob, {})[name.removeprefix(prefix)] = commit
+    commits = {name: commit for places in versions.values() for name, commit in places.items() if _is_private(name)}
+    # The history is in `_elsewhere`, because each of its versions contains those before it.
+    sizes = {blob: size for blob, (_, size) in list_objects(git, versions).items() if size <= leaks.MAX_BYTES}
+    for blob, content in read_objects(git, {b: size for b, size in sizes.items() if LOG not in versions[b]}):
+        if leaks.is_private_key(content):
+            commits |= versions[blob]
     return (*found, *(f"commit {commit[:12]} contains {name}" for name, commit in sorted(commits.items())))
 
 
 def _elsewhere(git: Git, prefix: str, folder: Path, log: bytes) -> tuple[tuple[str, ...], str]:
-    """Return where private keys of this directory were committed outside of it, and why that is not known."""
+    """Return where else private keys of this directory were committed, and why that is not known."""
     kids = {event.kid for event in merged_events(load(log).events)}
     kids |= {path.stem for path in (folder / "public").glob("*.json")}
     try:
@@ -174,6 +178,11 @@ def _commits(git: Git, prefix: str) -> list[Commit]:
     found = [Commit(*entry.split("\n", 4)) for entry in output.split("\0") if entry]
     if len(found) > MAX_COMMITS:
         raise GitError(f"more than {MAX_COMMITS} commits changed the history")
+    # Without a list of signers, git takes a commit that is signed with SSH for one that is not signed.
+    unsigned = list_objects(git, [commit.id for commit in found if commit.signature == "N"])
+    for id_, content in read_objects(git, {id_: size for id_, (_, size) in unsigned.items()}):
+        if b"\ngpgsig" in content.partition(b"\n\n")[0]:
+            found = [replace(commit, signature="E") if commit.id == id_ else commit for commit in found]
     return found
 
 
@@ -213,7 +222,7 @@ def _versions(git: Git, prefix: str, commits: list[Commit], here: list[bytes]) -
             name, _, size = answer.rsplit(" ", 2)
             blobs.append((commit, name, int(size)))
     prefixes = _prefixes(here, {(name, size) for _, name, size in blobs})
-    content = read_blobs(git, list(dict.fromkeys(name for _, name, _ in blobs if name not in prefixes)))
+    content = dict(read_objects(git, {name: size for _, name, size in blobs if name not in prefixes}))
     for commit, name, _ in blobs:
         yield commit, here[: prefixes[name]] if name in prefixes else content[name].splitlines()
 
@@ -245,6 +254,9 @@ def _uncommitted(
     entries = _entries(clean.text("ls-tree", "-r", "-z", "HEAD", "--", prefix or "."), prefix)
     tree = {name: (mode, blob) for name, (mode, _, blob) in entries}
     found = {name for name, (mode, blob) in tree.items() if not _is_committed(folder / name, mode, blob)}
+    found |= {
+        name + _LINK for name, (mode, _) in tree.items() if mode == "120000" and _leads_away(folder, folder / name)
+    }
     found |= {name for name, _ in _files(folder) if name not in tree}
     # The index, because the next commit is made of it.
     found |= {name for name, (mode, blob, stage) in index if (mode, blob) != tree.get(name) or stage != "0"}
@@ -252,6 +264,12 @@ def _uncommitted(
     others = git.text("ls-files", "-z", "--others", "--exclude-standard", "--", prefix or ".").split("\0")
     found |= {name.removeprefix(prefix) for name in others if name}
     return tuple(sorted(name for name in found if not name.startswith("private/")))
+
+
+def _leads_away(folder: Path, path: Path) -> bool:
+    """Return whether a link leads to a folder, or out of the key directory, so that what is read is not committed."""
+    target = path.resolve()
+    return path.is_dir() or not target.is_relative_to(folder.resolve())
 
 
 def _is_committed(path: Path, mode: str, blob: str) -> bool:
