@@ -26,7 +26,7 @@ GROUPS = [path for path, command in COMMANDS.items() if isinstance(command, clic
 # The last table of the terms: words that a reader would have to learn.
 HOME_MADE = (
     r"\b(mint\w*|half|halves|stranger\w*|nobody|whoever|mend\w*|at work|to no end|hands? in|handed out"
-    r"|ask(s|ed)? once|ask nothing|makes of|end in|hears?|told)\b"
+    r"|ask(s|ed)? once|ask nothing|makes of|end in|hears?|told|somebody|learns? of)\b"
 )
 
 

@@ -221,7 +221,7 @@ def test_a_module_of_the_extra_that_is_missing_is_named(run, keys, monkeypatch):
         3,
         "",
         "verifier: error: this command needs the module jinja2, which is not installed\n"
-        "verifier: hint: pip install 'escs-verifier[server]'\n",
+        f"verifier: hint: {sys.executable} -m pip install 'escs-verifier[server]'\n",
     )
 
 

@@ -43,7 +43,7 @@ def test_a_command_that_needs_the_extra_names_it(environment, keys, arguments):
     assert (done.returncode, done.stdout) == (3, "")
     assert re.fullmatch(
         r"verifier: error: this command needs the module \w+, which is not installed\n"
-        r"verifier: hint: pip install 'escs-verifier\[server\]'\n",
+        rf"verifier: hint: {re.escape(sys.executable)} -m pip install 'escs-verifier\[server\]'\n",
         done.stderr,
     )
 

@@ -118,7 +118,7 @@ def test_cancel_changes_nothing_of_a_current_key_without_an_end(first, jwks):
 def test_a_key_that_becomes_active_soon_is_not_cancelled_without_force(rotated):
     now = NOW + 3600 - PROPAGATION_S
     assert Planner(rotated, now).cancel()[-1].new == "gone"
-    says = "the key becomes active too soon for every signer to learn of this (found 599 s, expected 600 s or more)"
+    says = "the key becomes active too soon for every signer to read this (found 599 s, expected 600 s or more)"
     refuse(says, Planner(rotated, now + 1).cancel)
     forced = Planner(rotated, now + 1, force=True).cancel()
     assert (forced[-1].members, forced[-1].new) == (None, "gone")

@@ -297,7 +297,8 @@ def test_a_key_is_not_cancelled_when_a_signer_may_use_it_before_it_hears_of_that
     late = SWITCH - PROPAGATION_S + 1
     assert Planner(rotated, late - 1).cancel()
     with pytest.raises(
-        UnsafeOperationError, match=r"^the key becomes active too soon for every signer to learn of this \(found 599 s"
+        UnsafeOperationError,
+        match=r"^the key becomes active too soon for every signer to read this \(found 599 s",
     ):
         Planner(rotated, late).cancel()
     assert Planner(rotated, late, force=True).cancel()

@@ -398,7 +398,7 @@ def test_every_alert_has_a_section_with_its_severity():
 # Words that a native engineer would not write, or that readers would have to learn.
 HOME_MADE = (
     r"\b(mint(s|ed|ing)?|halves|private half|public half|strangers?|nobody|whoever|mends?|cure|trickl\w+|"
-    r"hands? in|live secrets?|take[ns]? in)\b"
+    r"hands? in|live secrets?|take[ns]? in|somebody|told|say so|learns? of)\b"
 )
 
 

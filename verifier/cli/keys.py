@@ -161,7 +161,7 @@ def _warn_of_settings(store: Keystore, now: int, lead: int, window: OverlapPolic
 
 @keys.command("cancel")
 @option("--kid", "prefix", metavar="PREFIX", help="Key ID or unique prefix; required if several keys are pending.")
-@force_option("Cancel also if a signer may start to use the key before it learns of this: its tokens are rejected.")
+@force_option("Cancel also if a signer may start to use the key before it reads the change: its tokens are rejected.")
 @change_options
 def cancel(prefix: str | None, force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None:
     """Withdraw a pending key; the end of the key before it is recomputed from the keys that remain."""

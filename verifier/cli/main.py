@@ -1,6 +1,7 @@
 """The command group, and the one place where errors become messages and exit statuses."""
 
 import io
+import shlex
 import sys
 from collections import UserDict
 from importlib import import_module
@@ -66,7 +67,8 @@ def main() -> None:
         if module not in SERVER_MODULES:
             raise
         text = f"this command needs the module {module}, which is not installed"
-        _fail(text, "pip install 'escs-verifier[server]'", EXIT_CONFIG_ERROR)
+        install = shlex.join([sys.executable, "-m", "pip", "install", "escs-verifier[server]"])  # into this environment
+        _fail(text, install, EXIT_CONFIG_ERROR)
     except (OSError, UnicodeError) as exc:
         where = f"{exc.filename}: " if isinstance(exc, OSError) and exc.filename else ""
         _fail(f"{where}{getattr(exc, 'strerror', None) or 'not UTF-8'}", "", EXIT_CONFIG_ERROR)

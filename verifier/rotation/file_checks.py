@@ -76,7 +76,7 @@ def members(inventory: Inventory) -> Violations:
             if unknown:
                 yield f"{file.path} has members that are not registered here ({', '.join(unknown)})"
             if found and "use" not in found:
-                yield f"{file.path} does not say that the key is for signatures (expected: use is sig)"
+                yield f"{file.path} does not state that the key is for signatures (expected: use is sig)"
 
 
 def private_mode(inventory: Inventory) -> Violations:

@@ -153,7 +153,7 @@ class Planner:
         pending = self._choose_pending(prefix)
         if pending.nbf - self.now < PROPAGATION_S and not self.force:
             raise UnsafeOperationError(
-                f"the key becomes active too soon for every signer to learn of this (found {pending.nbf - self.now} s, "
+                f"the key becomes active too soon for every signer to read this (found {pending.nbf - self.now} s, "
                 f"expected {PROPAGATION_S} s or more)",
                 hint="let it become active and rotate again; --force if every signer reads this folder directly",
             )

@@ -204,7 +204,7 @@ def serve(settings: Settings) -> None:
             supervisor = Supervisor(config, sockets)
             supervisor.run()
             if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-                raise ConfigError("a worker process could not start", hint="its own lines above say why")
+                raise ConfigError("a worker process could not start", hint="its log lines above name the cause")
             return
         # uvicorn raises the signal again after it has drained; the default would end in 143, not 0.
         for number in (signal.SIGTERM, signal.SIGINT):
