@@ -178,7 +178,7 @@ def test_a_confirmation_of_other_keys_than_the_history_had_is_found(past):
     assert found(replace(state, since=Anchor(4, "")), forged) == []
 
 
-def test_a_confirmation_is_not_judged_where_the_keys_of_its_time_are_not_recorded(past):
+def test_a_confirmation_is_not_compared_where_the_keys_of_its_time_are_not_recorded(past):
     past.generate("ES256", NOW)
     state = past.state()
     (event,) = state.history.events
