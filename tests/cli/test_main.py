@@ -39,7 +39,8 @@ def test_token_prints_a_token_and_nothing_else(run, keys, verify):
 
 def test_a_longer_lifetime_is_for_a_verifier_that_allows_it(run, keys):
     long = ("token", "42", "--lifetime", 600, "--keys", keys, *OPTIONS)
-    assert run(*long).err == "verifier: error: lifetime_s must be from 1 to max_lifetime_s (found 600, max 300)\n"
+    text = "the lifetime must be from 1 s to the maximum (found 600 s, maximum 300 s)"
+    assert run(*long) == Done(1, "", f"verifier: error: {text}\n")
     assert run(*long, "--max-lifetime", 600).status == 0
 
 
@@ -161,6 +162,17 @@ def test_the_first_serve_prints_the_commands_that_create_keys_and_applications(r
         "verifier: error: applications.json: no such file or directory\n"
         "verifier: hint: correct the path, or create what is missing: "
         "verifier applications add my-application --file applications.json\n",
+    )
+
+
+@pytest.mark.parametrize("folder", ["public", "private"])
+def test_serve_names_the_key_directory_where_a_folder_in_it_was_given(run, folder):
+    assert run("keys", "generate").status == 0
+    assert run("serve", "--issuer", ISSUER, "--applications", "applications.json", "--keys", f"keys/{folder}") == Done(
+        3,
+        "",
+        f"verifier: error: keys/{folder}/public and applications.json: no such file or directory\n"
+        f"verifier: hint: name the folder that holds {folder}/: keys\n",
     )
 
 

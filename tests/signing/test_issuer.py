@@ -152,7 +152,7 @@ def test_a_token_that_the_verifier_would_reject_is_not_issued(hsm, verify, chang
 
 @pytest.mark.parametrize("lifetime_s", [-1, 0, 301])
 def test_a_lifetime_that_the_verifier_would_reject_is_refused_at_once(hsm, keys, clock, lifetime_s):
-    says = f"^lifetime_s must be from 1 to max_lifetime_s \\(found {lifetime_s}, max 300\\)$"
+    says = f"^the lifetime must be from 1 s to the maximum \\(found {lifetime_s} s, maximum 300 s\\)$"
     with pytest.raises(IssueError, match=says):
         hsm(lifetime_s=lifetime_s)
     with pytest.raises(IssueError, match=says):

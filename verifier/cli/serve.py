@@ -11,6 +11,7 @@ from verifier.cli.output import next_step
 from verifier.cli.program import command
 from verifier.errors import ConfigError
 from verifier.server.settings import Settings
+from verifier.storage.key_directory import KeyDirectory
 
 
 def settings_options(function: Command) -> Command:
@@ -44,7 +45,9 @@ def serve(**options: Any) -> None:
         raise ConfigError(str(exc), hint=" && ".join([*missing.values(), start])) from exc
     if missing := _missing(settings.keys, settings.applications):
         text = f"{' and '.join(map(str, missing))}: no such file or directory"
-        raise ConfigError(text, hint=f"correct the path, or create what is missing: {' && '.join(missing.values())}")
+        keys = KeyDirectory(settings.keys / "public")
+        create = f"correct the path, or create what is missing: {' && '.join(missing.values())}"
+        raise ConfigError(text, hint=keys.missing_hint if keys.is_nested else create)
     from verifier.server import run
 
     next_step(f"test it from another terminal ({command('check', '--help', elsewhere=True)}); Ctrl-C stops it")

@@ -65,7 +65,9 @@ class TokenIssuer:
         if lifetime_s is None:
             lifetime_s = min(DEFAULT_LIFETIME_S, max_lifetime_s)
         if not 1 <= lifetime_s <= max_lifetime_s:
-            raise IssueError(f"lifetime_s must be from 1 to max_lifetime_s (found {lifetime_s}, max {max_lifetime_s})")
+            raise IssueError(
+                f"the lifetime must be from 1 s to the maximum (found {lifetime_s} s, maximum {max_lifetime_s} s)"
+            )
         self._signer_at: Callable[[int], Signer] = lambda _: signer
         self._lifetime_s = lifetime_s
         self._policy = Policy(issuer, application_id, Keyring(), now=0, leeway_s=0, max_lifetime_s=max_lifetime_s)
