@@ -214,6 +214,6 @@ def read_objects(git: Git, sizes: Mapping[str, int]) -> Iterator[tuple[str, byte
             start = position + len(header) + 1
             content = output[start : start + sizes[name]]
             if blob_name(content, len(name), header.split(b" ")[1].decode()) != name:
-                raise GitError(f"object {name[:12]} has another content than its name says")
+                raise GitError(f"object {name[:12]} does not match its name")
             yield name, content
             position = start + sizes[name] + 1
