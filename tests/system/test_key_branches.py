@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +32,14 @@ STEP = st.tuples(
 # What a merge leaves to be decided, and what only the next `prune` removes. And `key-origin`, because a revocation that
 # was finished beside a damaged history has no line of its own: `merge` records its new key.
 TOLERATED = {"one-pending", "private-kept", "no-current", "successor", "key-origin"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def committed_later() -> Iterator[None]:
+    """Commits are later than every line: they have no time of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_COMMITTER_DATE", f"{NOW + 10**8} +0000")
+        yield
 
 
 class Clone:
