@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import threading
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +14,7 @@ import pytest
 from tests.conftest import NOW, SECRET, Done, free_port
 from verifier.core.applications import parse
 from verifier.rotation import history
+from verifier.storage import journal
 
 
 def digest(secret: str) -> str:
@@ -339,3 +341,26 @@ def test_a_secret_on_standard_input_has_an_end(run, tmp_path):
     assert add(run, "one", "x" * 20_000, tmp_path / "applications.json") == Done(
         3, "", "verifier: error: the secret is longer than 16384 bytes\n"
     )
+
+
+@pytest.mark.parametrize(
+    "after", [("rotate-secret", "game"), ("add", "third"), ("remove-secret", "game", "--slot", "1")]
+)
+@pytest.mark.parametrize("before", [("rotate-secret", "game"), ("add", "other")])
+def test_a_change_keeps_what_the_change_before_it_had_begun(run, monkeypatch, before, after):
+    assert run("keys", "generate", now=NOW - 9).status == 0
+    assert run("applications", "add", "game", stdin="the-first-secret-of-the-game", now=NOW - 8).status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Directory, "_apply", lambda *_: sys.exit(9))  # it dies when the journal is written
+        assert run("applications", *before, stdin="the-second-secret-of-the-game").status == 9
+    done = run("applications", *after, stdin="the-third-secret-of-the-game", now=NOW + 1)
+    assert f"finished the applications {before[0]} of " in done.err
+    assert run("keys", "audit", "--applications", "applications.json", now=NOW + 2).status == 0
+
+
+def test_a_change_by_a_clock_that_is_behind_is_recorded_as_of_the_last_line(run):
+    assert run("keys", "generate").status == 0
+    done = run("applications", "add", "game", stdin="the-first-secret-of-the-game", now=NOW - 60)
+    assert done.status == 0
+    assert done.err.startswith("verifier: warning: the clock (2027-01-15 07:59:00 UTC) is behind the history; recorded")
+    assert run("keys", "audit", "--applications", "applications.json").status == 0

@@ -184,6 +184,13 @@ def test_a_replica_whose_system_does_not_tell_its_start_has_none(serve):
     assert replicas.read_uses(f"{url}/metrics").started_at is None
 
 
+@pytest.mark.parametrize("body", [b"", b"go_goroutines 7\n", b"process_start_time_seconds 1.7e9\n"])
+def test_the_metrics_page_of_another_program_is_an_error(serve, body):
+    url = serve({"/metrics": body})
+    with pytest.raises(ConfigError, match=r"/metrics: has no metrics of a verifier\nhint: "):
+        replicas.read_uses(f"{url}/metrics")
+
+
 @pytest.mark.parametrize("body", [b'x{a="b} 1\n', b"x y z w\n", b"# TYPE x nonsense\n", b"{} {} {}\n"])
 def test_what_is_no_metrics_page_is_an_error(serve, body):
     url = serve({"/metrics": body})

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from verifier._version import __version__
+from verifier.cli.changes import assume_last_time, read_history, warn_of_notes
 from verifier.cli.help import CommandGroup
 from verifier.cli.options import Command, Number, file_option, json_option, keys_option, option, print_json
-from verifier.cli.output import echo, warn
+from verifier.cli.output import echo
 from verifier.core.applications import Application, Applications, Secret, parse
 from verifier.core.times import when
 from verifier.errors import ConfigError, UnsafeOperationError
@@ -47,9 +48,9 @@ def change_options(function: Command) -> Command:
 def add(application_id: str, as_json: bool, path: Path, keys: Path) -> None:
     """Add APPLICATION_ID, or a second secret to it. The secret is prompted for, or read from standard input."""
     secret = _read_secret()
-    with _locked(path, missing_ok=True) as before:
+    with _locked(path, keys, missing_ok=True) as (before, store):
         changed = secret_changes.add_secret(before, application_id, secret)
-        _write(path, keys, "add", before, changed, application_id)
+        _write(path, store, "add", before, changed, application_id)
     _print_change(path, changed, application_id, as_json)
 
 
@@ -62,12 +63,11 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
     Then enter it in the escs dashboard, and remove the old one when it is no longer used.
     """
     _find(_read(path), application_id)
-    secret = _read_secret()
-    with _locked(path) as before:
+    secret, uses = _read_secret(), read_uses(metrics) if metrics else None
+    with _locked(path, keys) as (before, store):
         _find(before, application_id)
         changed = secret_changes.add_secret(before, application_id, secret)
-        uses = read_uses(metrics) if metrics else None
-        _write(path, keys, "rotate-secret", before, changed, application_id)
+        _write(path, store, "rotate-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json, uses)
     if not as_json:
         click.echo(
@@ -82,9 +82,9 @@ def rotate_secret(application_id: str, metrics: str | None, as_json: bool, path:
 def remove_secret(application_id: str, slot: int, as_json: bool, path: Path, keys: Path) -> None:
     """Remove one of two active secrets of APPLICATION_ID."""
     _read(path)  # because a lock file must not appear beside a file that does not exist
-    with _locked(path) as before:
+    with _locked(path, keys) as (before, store):
         changed = secret_changes.remove_secret(before, application_id, slot)
-        _write(path, keys, "remove-secret", before, changed, application_id)
+        _write(path, store, "remove-secret", before, changed, application_id)
     _print_change(path, changed, application_id, as_json)
 
 
@@ -121,15 +121,27 @@ def _find(known: Applications, application_id: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path, *, missing_ok: bool = False) -> Iterator[Applications]:
-    """Lock the file that a path leads to (another link to it must have the same lock); yield its applications."""
+def _locked(path: Path, keys: Path, *, missing_ok: bool = False) -> Iterator[tuple[Applications, Keystore | None]]:
+    """Lock the file that a path leads to, because another link to it must have the same lock, and the key directory.
+
+    Yields the applications of the file, and the key directory if there is one.
+    """
     target = atomic.resolve(path)
     if path.is_symlink() and not target.parent.is_dir():
         raise ConfigError(f"{path}: its link leads to no folder ({target.parent})", "mount it, or correct the link")
     atomic.make_folder(target.parent, 0o755)
+    store = Keystore(keys) if (keys / "public").is_dir() else None
+    # As a revocation: a secret that leaked is removed whatever the state of the keys is.
+    directory = store.transaction(revoking=True) if store else nullcontext()
     # Beside the file, which itself is replaced by every change.
-    with atomic.locked(target.with_name(f".{target.name}.lock")):
-        yield _read(path, missing_ok=missing_ok)
+    with atomic.locked(target.with_name(f".{target.name}.lock")), directory:
+        if store:
+            warn_of_notes(store)
+            assume_last_time(store, read_history(store, revoking=True)[0])
+        # Only now, because an interrupted change of the file may have been finished just before.
+        yield _read(path, missing_ok=missing_ok), store
+    if store:
+        warn_of_notes(store)
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> Applications:
@@ -163,21 +175,21 @@ def _read(path: Path, *, missing_ok: bool = False) -> Applications:
 
 
 def _write(
-    path: Path, keys: Path, command: str, before: Applications, changed: Applications, application_id: str
+    path: Path,
+    store: Keystore | None,
+    command: str,
+    before: Applications,
+    changed: Applications,
+    application_id: str,
 ) -> None:
     """Write the file and, where the key directory is, the line of the change in the history."""
     # The mode stays as it was set for the user of the server.
     mode, content = path.stat().st_mode & 0o777 if path.exists() else 0o640, secret_changes.dump(changed)
-    if not (keys / "public").is_dir():
+    if store is None:
         atomic.write_atomic(path, content, mode)
-        return
-    store = Keystore(keys)
-    # As a revocation: a secret that leaked is removed whatever the state of the keys is.
-    with store.transaction(revoking=True):
+    else:
         events = _events(command, application_id, before, changed, store.now)
         store.record(path, content, mode, events, f"applications {command}")
-    for text in store.notes:
-        warn(text)
 
 
 def _events(

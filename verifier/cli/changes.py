@@ -51,27 +51,39 @@ def begin(
     """
     store = open_keystore(folder, create=create)
     with store.transaction(revoking=revoking) as keyring:
-        while store.notes:
-            warn(store.notes.pop(0))
-        content, found = _read_history(store, revoking)
+        warn_of_notes(store)
+        content, found = read_history(store, revoking=revoking)
         found += preconditions.obstacles(store.public, store.history, content, store.now)
         if found and not revoking:
             hints = list(dict.fromkeys(obstacle.remediation for obstacle in found))
             raise ConfigError("; ".join(o.found for o in found) + "; nothing was changed", hint="; ".join(hints))
         for obstacle in found:
             warn(f"{obstacle.found}; not taken into account ({obstacle.remediation})")
-        if revoking and force and store.now < (last := preconditions.last_time(content or b"")):
-            warn(f"the clock ({utc(store.now)}) is behind the history; revoked as of its last line ({utc(last)})")
-            store.assume(last)
+        if revoking and force:
+            assume_last_time(store, content)
         preconditions.require_later_than(content or b"", store.now, store.history, revoking=revoking)
         yield store, keyring, store.now
         if store.public.keyring.current(store.now) is None:
             warn(NO_CURRENT_KEY)
-        for text in store.notes:
-            warn(text)
+        warn_of_notes(store)
 
 
-def _read_history(store: Keystore, revoking: bool) -> tuple[bytes | None, list[Violation]]:
+def warn_of_notes(store: Keystore) -> None:
+    """Print, once, what the transaction found: at once, because the command may fail afterwards."""
+    while store.notes:
+        warn(store.notes.pop(0))
+
+
+def assume_last_time(store: Keystore, content: bytes | None) -> None:
+    """Go on as of the last line of a history that the clock is behind, because time does not run backwards there."""
+    last = preconditions.last_time(content or b"")
+    if store.now < last:
+        warn(f"the clock ({utc(store.now)}) is behind the history; recorded as of its last line ({utc(last)})")
+        store.assume(last)
+
+
+def read_history(store: Keystore, *, revoking: bool) -> tuple[bytes | None, list[Violation]]:
+    """Return the history; during a revocation None and the cause if it cannot be read."""
     try:
         return store.read_history(), []
     except ConfigError as exc:

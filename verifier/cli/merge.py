@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from verifier.cli.changes import NO_CURRENT_KEY, open_keystore, print_events
+from verifier.cli.changes import NO_CURRENT_KEY, open_keystore, print_events, warn_of_notes
 from verifier.cli.options import change_options, force_option
 from verifier.cli.output import warn
 from verifier.core.times import utc
@@ -33,8 +33,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
     """
     store = open_keystore(keys)
     with store.transaction():
-        while store.notes:
-            warn(store.notes.pop(0))
+        warn_of_notes(store)
         content, now = store.read_history(), store.now
         try:
             branches = merging.read_branches(content)

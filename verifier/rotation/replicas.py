@@ -147,4 +147,9 @@ def _samples(url: str) -> list[tuple[str, Mapping[str, str], float]]:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
         # The parser raises whatever its steps do.
         raise ConfigError(f"{url}: not metrics in the Prometheus text format") from exc
-    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
+    samples: list[tuple[str, Mapping[str, str], float]] = [
+        (sample.name, sample.labels, sample.value) for family in families for sample in family.samples
+    ]
+    if not any(name.startswith("verifier_") for name, *_ in samples):
+        raise ConfigError(f"{url}: has no metrics of a verifier", hint="http://host:port/metrics")
+    return samples
