@@ -319,6 +319,17 @@ def test_a_path_is_decoded(raw, path):
     assert decode_path(raw) == path
 
 
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t  "])
+def test_white_space_around_a_value_is_no_part_of_it(space):
+    fields = [b"Host", b"x", b"Content-Type", b"application/json", b"Content-Encoding", b"identity"]
+    fields += [b"Content-Length", b"2", b"Expect", b"100-continue"]
+    lines = [name + b":" + space + value + space for name, value in zip(fields[::2], fields[1::2], strict=True)]
+    parser = RequestParser(MAX_BODY)
+    parser.feed(b"\r\n".join([b"POST /profile HTTP/1.1", *lines, b"", b"{}"]))
+    check_headers(parser.scope["headers"])
+    assert (parser.complete, bytes(parser.body), parser.expects_continue) == (True, b"{}", True)
+
+
 @pytest.mark.parametrize("size", [MAX_TARGET_BYTES, MAX_TARGET_BYTES + 1])
 @pytest.mark.parametrize("form", [b"/%b", b"/%b?%b", b"http://x/%b?%b", b"/?%b", b"//%b#%b"])
 def test_no_more_is_kept_of_a_target_than_tells_it_from_ours(form, size):

@@ -36,6 +36,7 @@ ASGI = {"version": "3.0", "spec_version": "2.3"}
 # The fields that the application reads; no others are kept, because many short fields take several times their size.
 KEPT_FIELDS = {name: name for name in (b"content-type", b"content-length", b"content-encoding", b"transfer-encoding")}
 HOST_CHARACTERS = (string.ascii_letters + string.digits + "-._~!$&'()*+,;=%:[]").encode()  # RFC 3986 §3.2.2
+WHITE_SPACE = b" \t"  # behind a value, of which it is no part (RFC 9110 §5.5); httptools removes it before the value
 PROFILE = b"/profile"
 VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
 
@@ -122,8 +123,9 @@ class RequestParser:
             return  # a trailer field is never merged into the headers (RFC 9110 §6.5.1)
         name = name.lower()
         if name == b"host":
-            self._hosts += 2 if value.translate(None, HOST_CHARACTERS) else 1
+            self._hosts += 2 if value.rstrip(WHITE_SPACE).translate(None, HOST_CHARACTERS) else 1
         elif name in KEPT_FIELDS:
+            value = value.rstrip(WHITE_SPACE)
             if len(value) > MAX_VALUE_BYTES and name == b"content-type":
                 value = value.partition(b";")[0]
             self.kept_bytes += len(value) + FIELD_BYTES
@@ -135,7 +137,7 @@ class RequestParser:
             elif name == b"transfer-encoding":
                 self.chunked = True  # httptools requires that chunked is the last coding
         elif name == b"expect":
-            self.expects_continue = value.lower() == b"100-continue"
+            self.expects_continue = value.rstrip(WHITE_SPACE).lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         self.headers_complete, self.keep_alive = True, self._parser.should_keep_alive()
