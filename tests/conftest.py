@@ -351,6 +351,17 @@ class Done:
 
 
 @pytest.fixture
+def terminal(monkeypatch):
+    """Let `run` read from a terminal."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
+
+
+@pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Run `verifier` in process, in an empty folder, at NOW, without VERIFIER_* variables."""
     for name in [name for name in os.environ if name.startswith("VERIFIER_")]:

@@ -1,7 +1,6 @@
 """The commands about applications: what each does, says and refuses."""
 
 import hashlib
-import io
 import json
 import os
 import sys
@@ -112,12 +111,8 @@ def test_an_empty_secret_is_refused(run, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_secret_is_prompted_for_on_a_terminal(run, tmp_path, monkeypatch):
-    class Terminal(io.TextIOWrapper):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
     monkeypatch.setattr("click.prompt", lambda text, **options: SECRET if options["hide_input"] else "")
     assert add(run, "one", "", tmp_path / "applications.json").status == 0
     applications, _ = parse((tmp_path / "applications.json").read_bytes())

@@ -56,6 +56,14 @@ def test_token_without_a_key_names_the_fix(run):
     assert done == Done(3, "", f"verifier: error: {text}\nverifier: hint: {hint}\n")
 
 
+@pytest.mark.usefixtures("terminal")
+def test_a_command_that_reads_a_terminal_states_what_it_waits_for(run, keys, issue):
+    done = run("explain", "--keys", keys, *OPTIONS, stdin=f"{issue()}\n")
+    assert (done.status, done.err) == (0, "Paste the token, then press Enter and Ctrl-D.\n")
+    done = run("keys", "import", "-", stdin="{}")
+    assert (done.status, done.err.splitlines()[0]) == (3, "Paste the input, then press Enter and Ctrl-D.")
+
+
 def test_explain_accepts_a_good_token(run, keys, issue):
     done = run("explain", "--keys", keys, *OPTIONS, stdin=f"{issue()}\n")
     assert (done.status, done.err) == (0, "")

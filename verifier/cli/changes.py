@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from verifier.cli.options import print_json
-from verifier.cli.output import echo, warn
+from verifier.cli.output import echo, expect_input, warn
 from verifier.core.encoding import is_utf8_encodable
 from verifier.core.keyring import Keyring
 from verifier.core.times import utc, when
@@ -116,6 +116,7 @@ def read_input(file: str) -> bytes:
     """
     name = "standard input" if file == "-" else file
     if file == "-":
+        expect_input("the input")
         data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
         if len(data) > MAX_INPUT_BYTES:
             raise ConfigError(f"{name} is larger than {MAX_INPUT_BYTES} bytes")

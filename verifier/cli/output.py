@@ -50,3 +50,9 @@ def next_step(text: str) -> None:
     """State on a terminal what to do next; elsewhere print nothing, because the reader is a program."""
     if sys.stderr.isatty():
         echo(f"next    {text}", err=True)
+
+
+def expect_input(what: str) -> None:
+    """State on a terminal what is read from it, and how it ends; elsewhere print nothing."""
+    if sys.stdin.isatty():
+        echo(f"Paste {what}, then press Enter and Ctrl-D.", err=True)

@@ -9,6 +9,7 @@ import click
 
 from verifier.cli.exit_codes import EXIT_REFUSED
 from verifier.cli.options import json_option, leeway_option, max_lifetime_option, option, print_json, token_options
+from verifier.cli.output import expect_input
 from verifier.core import explain as explanation
 from verifier.core.rules import Policy
 from verifier.core.times import DEFAULT_LIFETIME_S
@@ -54,6 +55,7 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
 
     The token is read from standard input. Never prints the token, the player ID, the e-mail or the username.
     """
+    expect_input("the token")
     # A shell ends its output with a newline that is not part of the token; any other white space is reported.
     text = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     if not text.strip():
