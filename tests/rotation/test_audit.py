@@ -13,7 +13,7 @@ from tests.rotation.test_tampering import git
 from tests.support import forge
 from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import KeyState
-from verifier.core.times import LEAD_S
+from verifier.core.times import LEAD_S, format_duration, utc
 from verifier.errors import ConfigError
 from verifier.rotation import audit, history
 from verifier.rotation.audit import RULES, findings
@@ -89,7 +89,7 @@ def edit(store: Keystore, name: str, /, remember: bool = True, **changes: Any) -
 
 
 def test_every_rule_has_a_unique_name_a_source_and_a_remediation():
-    assert len({rule.id for rule in RULES}) == len(RULES) == 44
+    assert len({rule.id for rule in RULES}) == len(RULES) == 45
     assert all(rule.clause and rule.remediation and rule.requirement for rule in RULES)
     assert {rule.severity for rule in RULES} == {"critical", "high", "medium", "low"}
 
@@ -351,3 +351,22 @@ def test_a_folder_of_public_keys_alone_is_audited(store, audited):
     shutil.rmtree(store.private)
     assert audited() == []
     assert audit.findings is findings
+
+
+def test_a_key_that_is_used_after_its_end_or_that_was_never_here_is_found(store, audited, first):
+    second = schedule(store)
+    end = SWITCH + 360
+
+    def uses(kid: str, at: float) -> list[tuple[str, str]]:
+        last_use = {("key", kid): at, ("secret", "app 1"): at}
+        return audited(now=end + 2 * PROPAGATION_S, metrics=True, last_use=last_use)
+
+    (store.private / f"{first}.pem").unlink()
+    assert uses(second, end) == uses(first, end + PROPAGATION_S) == []
+    late = end + PROPAGATION_S + 1
+    assert uses(first, late) == [
+        ("key-use", f"a token of {first} was accepted {utc(late)}, {format_duration(late - end)} after it expired")
+    ]
+    assert uses("foreign", NOW + 0.5) == [
+        ("key-use", f"a token of foreign was accepted {utc(NOW)}, and no such key was ever here")
+    ]

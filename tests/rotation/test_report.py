@@ -20,7 +20,7 @@ from verifier import __version__
 from verifier.core import rules
 from verifier.core.applications import Applications, Secret
 from verifier.core.keyring import Keyring, parse_public_key
-from verifier.core.times import LEAD_S
+from verifier.core.times import LEAD_S, utc
 from verifier.rotation import audit, plan, report, timeline
 from verifier.rotation.chart import chart_layout
 from verifier.rotation.history import Anchor, Confirmation, Event, SecretEvent, append
@@ -93,6 +93,7 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
     checks, policy = document.pop("rules"), document.pop("policy")
     assert {event.pop("version") for event in document["history"]} <= {"", __version__}
     unused = {"revoked_at": None, "reason": "", "removed_at": None, "last_use": None, "revoked_by": ""}
+    unused |= {"revocation": None, "origin": ""}
     recorded = {
         "reason": "", "previous_exp": None, "revoked_at": None, "max_lifetime_s": None, "leeway_s": None,
         "lead_s": None, "force": None, "origin": "", "note": "", "merged": (), "kind": "key", "commit": None,
@@ -124,6 +125,8 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
                 "alg": "ES256",
                 "state": "expired",
                 "made_at": made,
+                "made_by": "ann",
+                "made_with": "generate",
                 "nbf": made,
                 "exp": switch + 360,
                 "verifies_from": made,
@@ -137,6 +140,8 @@ def test_the_report_of_a_rotation_contains_all_of_it(past, tmp_path):
                 "alg": "EdDSA",
                 "state": "current",
                 "made_at": announced,
+                "made_by": "bob",
+                "made_with": "rotate",
                 "nbf": switch,
                 "exp": None,
                 "verifies_from": switch - 30,
@@ -484,12 +489,14 @@ def test_the_page_answers_the_questions_of_a_reviewer(past):
         "Who changed what? 5 lines by accounts <b>mallory</b>, ann: 5 of keys (History). Its chain is unbroken",
         "0 of 2 switches left the old key as long as needed.",
         "Switch 1 is too short. Switch 2 was cut by a revocation, on purpose.",
-        "Were replicas confirmed before each switch? 0 of 2. Switch 1: no record. Switch 2: no record.",
+        "Were replicas confirmed before each switch? 0 of 2. Switch 1: no record. Switch 2: a revocation, "
+        "which does not wait.",
         "1 revoked key, rejected by 1 of 6 replicas queried.",
         f"{past.kids['EdDSA'][:8]}…, revoked 2027-01-11 08:00:00 UTC By account <b>mallory</b>.",
         "Still trusted by https://b when this page was made.",
         "Proven: a replica that reports the key-set digest of this page has loaded the revocation",
-        "Not proven: when each of them loaded it.",
+        "Not proven: when each of them loaded it, apart from what was recorded.",
+        "No replica was recorded after it (verifier keys confirm --record).",
         "no key could sign for 2 h",
     ):
         assert text in words
@@ -505,8 +512,8 @@ def test_the_page_names_what_it_could_not_check(past):
         "No replica was queried",
         "Was a private key ever committed? Not known: not a git checkout.",
         "No line records --force.",
-        "No findings. 26 of 44 rules of the audit hold; the others were not checked.",
-        "18 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
+        "No findings. 26 of 45 rules of the audit hold; the others were not checked.",
+        "19 rules could not be checked without --replica URL, a git checkout, --since N:DIGEST, private keys, "
         "--applications FILE, --require-signed, --deployed FOLDER, --metrics URL.",
         "the history continues from the anchorneeds --since N:DIGEST",
     ):
@@ -528,7 +535,7 @@ def test_the_page_of_a_repository_answers_more(repository, tmp_path):
     words = page()
     assert "Was a private key ever committed? No commit of a branch or tag contains one in the key directory" in words
     needed = "--replica URL, --applications FILE, --require-signed, --deployed FOLDER, --metrics URL"
-    assert f"11 rules could not be checked without {needed}." in words
+    assert f"12 rules could not be checked without {needed}." in words
     state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=WINDOW)
     good = Replica("http://a", state.keyring.digest, ready=True, clock_offset_s=0, max_lifetime_s=300, leeway_s=30)
     words = page(replicas=(good,), applications=path, require_signed=True, deployed=repository.keys, metrics=True)
@@ -667,3 +674,50 @@ def test_every_text_has_enough_contrast(scheme):
         for ground in ("page", "card"):
             dark, light = sorted(luminance(colours[name]) for name in (text, ground))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+@pytest.mark.parametrize(
+    ("records", "recorded", "summary"),
+    [
+        ([("http://a", 10, True), ("http://b", 50, True), ("http://b", 90, True)], "2 of 2", (2, 2, 50)),
+        ([("http://a", 10, False), ("http://a", 20, True), ("http://b", 30, False)], "1 of 2", (1, 2, 20)),
+        ([("http://a", 10, False)], "0 of 1", (0, 1, None)),
+        ([("http://a", -10, True)], None, None),
+    ],
+)
+def test_the_page_says_when_replicas_were_recorded_with_a_revocation(past, pairs, records, recorded, summary):
+    past.generate("ES256", NOW - 90)
+    past.revoke("ES256", "stolen", NOW - 70, replacement=pairs["EdDSA"].public)
+    state = past.state()
+    lines = [
+        Confirmation(
+            at=NOW - 70 + after_s, by="ann", command="confirm", replica=url, key_set_digest="", confirmed=confirmed
+        )
+        for url, after_s, confirmed in records
+    ]
+    state = replace(state, history=replace(state.history, lines=(*state.history.lines, *lines)))
+    (revoked,) = [key for key in report.build_report(state)["keys"] if key["revoked_at"]]
+    words = Outline(report.render_html(report.build_report(state))).words()
+    if summary is None:
+        assert revoked["revocation"] is None
+        assert "No replica was recorded after it" in words
+        return
+    assert revoked["revocation"] == dict(zip(("confirmed", "replicas", "after_s"), summary, strict=True))
+    after_s = summary[2]
+    late = f", the last one {after_s} s after it: each had loaded it by then." if after_s else "."
+    assert f"{recorded} replicas were recorded with the revocation{late}" in words
+
+
+@pytest.mark.parametrize(("after_s", "text"), [(30, "30 s after the revocation."), (-30, "before the revocation.")])
+def test_the_page_says_whether_a_revoked_key_was_used_afterwards(past, pairs, after_s, text):
+    past.generate("ES256", NOW - 90)
+    past.revoke("ES256", "stolen", NOW - 70, replacement=pairs["EdDSA"].public)
+    used = {("key", past.kids["ES256"]): NOW - 70.0 + after_s}
+    words = Outline(report.render_html(report.build_report(replace(past.state(), last_use=used)))).words()
+    assert f"Last accepted token: {utc(NOW - 70 + after_s)}, {text}" in words
+
+
+def test_a_letter_that_looks_like_another_is_shown_with_its_escape(past):
+    past.generate("ES256", NOW, by="\u0430nn")
+    words = Outline(report.render_html(report.build_report(past.state()))).words()
+    assert "1 line by account \u0430nn (\\u0430nn)" in words

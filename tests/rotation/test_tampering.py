@@ -489,3 +489,21 @@ def test_signed_lines_are_accepted(repository, tmp_path, monkeypatch):
     assert set(repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG)) == {"signature"}
     (home / ".gitconfig").write_text("")  # without signers, git itself says that the commit is not signed
     assert {line.signature for line in witness.query(repository.keys, repository.log.read_bytes()).lines} == {"E"}
+
+
+def test_applications_that_are_not_as_committed_are_found(repository, tmp_path):
+    path, other = repository.top / "applications.json", tmp_path / "applications.json"
+    for file in (path, other):
+        file.write_bytes(dump(add_secret(Applications(), "app", Secret.of("first-secret-of-the-dashboard"))))
+    assert repository.audit(applications=other) == []  # in no repository
+    assert repository.audit(applications=path) == ["uncommitted"]
+    commit(repository.top)
+    assert repository.audit(applications=path) == []
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert repository.audit(applications=path) == ["uncommitted"]
+    git(repository.top, "rm", "-q", "--cached", "applications.json")
+    (repository.top / ".git" / "info").mkdir(exist_ok=True)
+    (repository.top / ".git" / "info" / "exclude").write_text("applications.json\n")
+    assert repository.audit(applications=path) == ["uncommitted"]
+    git(repository.top, "commit", "-qm", "x")
+    assert repository.audit(applications=path) == []  # it is ignored, as one that holds a staging secret

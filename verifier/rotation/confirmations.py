@@ -41,6 +41,19 @@ def summarize(
     return {"confirmed": len(confirmed), "replicas": len(last), "ahead_s": ahead_s}
 
 
+def summarize_revocation(confirmations: Sequence[Confirmation], revoked_at: int) -> dict[str, Any] | None:
+    """Return how many replicas were confirmed to have a revocation, and when the last of them was; None without any."""
+    found: dict[str, int | None] = {}
+    for entry in confirmations:
+        if entry.at >= revoked_at and found.get(entry.replica) is None:
+            found[entry.replica] = entry.at if entry.confirmed else None
+    confirmed = [at for at in found.values() if at is not None]
+    if not found:
+        return None
+    after_s = max(confirmed) - revoked_at if confirmed else None
+    return {"confirmed": len(confirmed), "replicas": len(found), "after_s": after_s}
+
+
 def _passes(entry: Confirmation, planned_s: int) -> bool:
     """Return whether keys, clock and settings pass; lines of older versions say so for the keys only."""
     policy = OverlapPolicy.recorded(entry)

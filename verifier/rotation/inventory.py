@@ -109,7 +109,7 @@ class Inventory:
             files=files,
             history=load(log),
             anchor=Anchor.of(log),
-            witness=witness.query(folder, log),
+            witness=witness.query(folder, log, applications),
             since=since,
             since_problem=since.broken_by(log) if since else "",
             deployed=KeyDirectory(deployed / "public").load() if deployed else None,

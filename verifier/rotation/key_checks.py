@@ -1,12 +1,14 @@
 """Checks of the keys' dates: that a key signs, and that each token can be verified until it expires."""
 
 from verifier.core.keyring import KeyState
-from verifier.core.times import MAX_LIFETIME_S, duration, utc
+from verifier.core.times import MAX_LIFETIME_S, duration, format_duration, utc
+from verifier.rotation import switch_checks
 from verifier.rotation.history import ended, replay
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import PROPAGATION_S
 from verifier.rotation.violation import Violation, Violations
 
+_RECORDED_END = {"revoked_at": "was revoked", "removed_at": "was removed", "exp": "expired"}
 WARNING_S = 14 * 86_400  # before the cryptoperiod ends
 
 
@@ -100,3 +102,18 @@ def lifetime(inventory: Inventory) -> Violations:
     """Find settings under which a stolen token can be used for long."""
     if inventory.window.max_lifetime_s > MAX_LIFETIME_S:
         yield f"tokens may live {inventory.window.max_lifetime_s} s, at most {MAX_LIFETIME_S} s"
+
+
+def late_uses(inventory: Inventory) -> Violations:
+    """Find keys that a replica accepted after their end, when the change must have arrived, or that are not here."""
+    rows = {row["kid"]: row for row in switch_checks.keys(inventory)}
+    for (kind, kid), at in sorted(inventory.last_use.items()):
+        if kind != "key":
+            continue
+        found = f"a token of {kid} was accepted {utc(int(at))}"
+        until = rows[kid]["verifies_until"] if kid in rows else 0
+        if kid not in rows:
+            yield f"{found}, and no such key was ever here"
+        elif until is not None and at > until + PROPAGATION_S:
+            ended = next(word for name, word in _RECORDED_END.items() if rows[kid][name] == until)
+            yield f"{found}, {format_duration(int(at) - until)} after it {ended}"

@@ -11,24 +11,26 @@ from verifier.core.keyring import KeyState
 from verifier.core.times import format_duration, utc
 from verifier.rotation import audit, replica_checks, switch_checks
 from verifier.rotation.chart import chart_layout
-from verifier.rotation.history import Confirmation, Event, SecretEvent, merged_events
+from verifier.rotation.confirmations import summarize_revocation
+from verifier.rotation.history import Confirmation, Event, SecretEvent, first_events, merged_events
 from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import rotate_by
 from verifier.rotation.replicas import Replica
-from verifier.rotation.witness import SIGNATURES
+from verifier.rotation.witness import SIGNATURES, parse_time
 
 SCHEMA_VERSION = 1  # of `report --json` and `audit --json`; raised when a member is removed or changes its meaning
 NOT_COVERED = (
     "Who read a private key. A copy leaves no trace here; only use in an HSM or a cloud KMS would.",
     "Whether a deleted private key is gone from disks and backups: deletion unlinks a file.",
     "A rewrite of the history together with git, by someone who controls both: only an anchor that was kept elsewhere "
-    "shows it.",
+    "shows it. Lines that were added after the anchor and removed again, together with git, are not shown at all.",
     "Commits that no branch or tag contains, such as an amended one that held a private key.",
     "The true name behind an account: it comes from the environment of the command. A signed commit proves more.",
     "Replay: a token can be used again until it expires. There is no database to remember it.",
     "Revocation between the change of the file and the moment a replica has read it: "
     "one second, and the delay of the mount (kubelet: up to two minutes).",
     "Replicas that were not queried, and what a replica did before or after it was queried.",
+    "Whether what a replica reports is true: a manipulated one can report any keys, clock, settings and last use.",
     "Single sign-ins: neither the verifier nor this page keeps a list of accepted tokens.",
     "Accounts: whether a player may sign in is decided when the token is issued.",
     "TLS, rate limits and the escs side.",
@@ -64,7 +66,13 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
     keys = switch_checks.keys(inventory)
     # By when they began to sign, or would have, so that switches are in their order.
     keys.sort(key=lambda row: (row["signs"][0][0] if row["signs"] else row["nbf"], row["made_at"]))
+    first = first_events(inventory.history.events)
     for row in keys:
+        event = first.get(row["kid"])
+        row["made_by"], row["made_with"] = (event.by, event.command) if event else ("", "")
+        row["origin"] = " ".join(filter(None, (event.note, event.origin))) if event else ""
+        revoked_at = row["revoked_at"]
+        row["revocation"] = revoked_at and summarize_revocation(inventory.history.confirmations, revoked_at)
         row["last_use"] = inventory.last_use.get(("key", row["kid"]))
         row["revoked_by"] = revoked_by.get(row["kid"], "")
     return evidence(inventory) | {
@@ -152,6 +160,11 @@ def _visible(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
+def _exact(name: str) -> str:
+    """Add the escapes of letters that are not ASCII, because they can look like others."""
+    return name if name.isascii() else f"{name} ({name.encode('ascii', 'backslashreplace').decode()})"
+
+
 def render_html(document: dict[str, Any]) -> str:
     """Return one self-contained HTML page: no network, no scripts.
 
@@ -168,7 +181,7 @@ def render_html(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"utc": utc, "span": format_duration}
+    environment.filters |= {"utc": utc, "span": format_duration, "exact": _exact, "instant": parse_time}
     template = environment.get_template("report.html")
     html = template.render(document, picture=chart_layout(document), signatures=SIGNATURES)
     return html.encode("utf-8", "backslashreplace").decode()

@@ -43,12 +43,9 @@ class Commit:
     signer: str
 
     @property
-    def time(self) -> float:
-        """When it was committed, in seconds since 1970; 0 for a date that no clock shows."""
-        try:
-            return datetime.fromisoformat(self.at).timestamp()
-        except (ValueError, OverflowError):
-            return 0.0
+    def time(self) -> int:
+        """When it was committed, in seconds since 1970."""
+        return parse_time(self.at)
 
     @property
     def signature_words(self) -> str:
@@ -80,8 +77,16 @@ class Witness:
         return None if not self.present or self.problems else not self.uncommitted
 
 
-def query(folder: Path, log: bytes) -> Witness:
-    """Query git about a key directory whose history has this content."""
+def parse_time(text: str) -> int:
+    """Return the seconds since 1970 of a date of git; 0 for one that no clock shows."""
+    try:
+        return max(0, int(datetime.fromisoformat(text).timestamp()))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def query(folder: Path, log: bytes, applications: Path | None = None) -> Witness:
+    """Query git about a key directory whose history has this content, and whether the applications are committed."""
     real = folder.resolve()
     repositories = find_repositories(real)
     if not repositories:
@@ -101,6 +106,8 @@ def query(folder: Path, log: bytes) -> Witness:
                 return Witness(True, "", names, none, (), private, unsearched, problems)
             lines, rewritten = _compare(clean, prefix, _commits(clean, prefix), log)
             uncommitted = _uncommitted(git, clean, folder, prefix, index)
+            if applications is not None and not _has_committed(git, clean, top, applications.resolve()):
+                uncommitted += (str(applications),)
             return Witness(True, head, uncommitted, lines, rewritten, private, unsearched, problems)
     except GitError as exc:
         return Witness(True, problems=(str(exc),))
@@ -264,6 +271,16 @@ def _uncommitted(
     others = git.text("ls-files", "-z", "--others", "--exclude-standard", "--", prefix or ".").split("\0")
     found |= {name.removeprefix(prefix) for name in others if name}
     return tuple(sorted(name for name in found if not name.startswith("private/")))
+
+
+def _has_committed(git: Git, clean: Git, top: Path, path: Path) -> bool:
+    """Return whether a file is as committed, or is none that is to be committed in this repository."""
+    if not path.is_relative_to(top):
+        return True
+    name = path.relative_to(top).as_posix()
+    for _, (mode, _, blob) in _entries(clean.text("ls-tree", "-z", "HEAD", "--", name), ""):
+        return _is_committed(path, mode, blob)
+    return not git.text("ls-files", "-z", "--others", "--cached", "--exclude-standard", "--", name)
 
 
 def _leads_away(folder: Path, path: Path) -> bool:
