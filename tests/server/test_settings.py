@@ -326,6 +326,8 @@ def test_a_port_of_a_platform_that_is_none_is_named(value):
         ("VERIFIER_HEADR_TIMEOUT", "VERIFIER_HEADR_TIMEOUT is not a setting; did you mean VERIFIER_HEADER_TIMEOUT?"),
         ("VERIFIER_KEY", "VERIFIER_KEY is not a setting; did you mean VERIFIER_KEYS?"),
         ("VERIFIER_QQQ", "VERIFIER_QQQ is not a setting"),
+        ("VERIFER_LEEWAY", "VERIFER_LEEWAY is not a setting; did you mean VERIFIER_LEEWAY?"),
+        ("verifier_leeway", "verifier_leeway is not a setting; did you mean VERIFIER_LEEWAY?"),
         ("VERIFIER_A\x1b[2J", "'VERIFIER_A\\x1b[2J' is not a setting"),
     ],
 )
@@ -333,6 +335,11 @@ def test_a_misspelt_variable_is_named_with_the_nearest_one(name, says):
     settings = Settings.from_environment(LEAST | {name: CANARY})
     assert settings.warnings == (says,)
     assert settings == Settings.from_environment(LEAST)
+
+
+@pytest.mark.parametrize("name", ["VERIFY_TLS", "VERIFIED_BY", "verifier", "MY_VERIFIER_PORT"])
+def test_a_variable_of_another_program_is_not_named(name):
+    assert Settings.from_environment(LEAST | {name: "1"}).warnings == ()
 
 
 def test_a_misspelt_variable_that_is_needed_is_the_hint():

@@ -173,7 +173,7 @@ class Settings:
             if not is_utf8_encodable(value):
                 raise ConfigError(f"{name} is not UTF-8")
         options = {option.variable: option for option in cls.options()}
-        warnings = unknown_variables(known, options)
+        warnings = unknown_variables(environ, options)
         if "VERIFIER_ISSUER" not in known:
             raise ConfigError(
                 "VERIFIER_ISSUER is not set (expected the iss of your tokens)",

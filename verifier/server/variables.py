@@ -29,12 +29,19 @@ def refuse_service_link(text: str, name: str) -> None:
 
 
 def unknown_variables(variables: Mapping[str, str], known: Iterable[str]) -> list[str]:
-    """Describe each variable that is not a setting, with the nearest one; values are not shown."""
+    """Describe each variable that is not a setting, with the nearest one; values are not shown.
+
+    Where the prefix is misspelt, or in lower case, the rest must be right: the variable may be of another program.
+    """
     known, texts = set(known), []
     for name, value in sorted(variables.items()):
-        if name in known or name in _OTHERS or _SERVICE_VARIABLE.fullmatch(name) or _SERVICE_LINK.match(value):
+        ours = name.startswith("VERIFIER_")
+        if not value or not name.upper().startswith("VERI") or name in known or name in _OTHERS:
             continue
-        nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+        if _SERVICE_VARIABLE.fullmatch(name) or _SERVICE_LINK.match(value):
+            continue
+        nearest = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.75 if ours else 0.9)
         shown = name if name.isprintable() else ascii(name)
-        texts.append(f"{shown} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+        if ours or nearest:
+            texts.append(f"{shown} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return texts
