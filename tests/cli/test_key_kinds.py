@@ -1,5 +1,6 @@
 """What is no file, in the place of any file: a revocation goes through, or says what to remove, and then does."""
 
+import errno
 import os
 import re
 import shutil
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_key_safety import NOW, states
+from tests.cli.test_key_safety import NOW, states, tree
 from tests.cli.test_key_safety import first as first  # a fixture
+from verifier.storage import snapshot
 
 
 def make_folder(path: Path) -> None:
@@ -144,3 +146,21 @@ def test_what_is_in_the_place_of_the_lock_of_an_applications_file_is_named(run, 
     assert done.status == 3
     remove(done.err)
     assert run(*add, stdin="a-secret-of-the-dashboard").status == 0
+
+
+@pytest.mark.parametrize("command", ["rotate", "prune", "merge", "revoke"])
+def test_no_key_is_taken_for_missing_in_a_folder_that_cannot_be_read(run, first, monkeypatch, command):
+    def denied(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", folder)
+
+    words = (command, "--kid", first, "--reason", "leaked", "--replace") if command == "revoke" else (command,)
+    before = tree()
+    monkeypatch.setattr(snapshot.os, "listdir", denied)
+    done = run("keys", *words)
+    assert (done.status, done.out, tree()) == (3, "", before)
+    assert done.err == (
+        "verifier: error: keys/public: cannot be read (Permission denied); nothing was changed\n"
+        "verifier: hint: remove the cause, so that this account can read keys/public\n"
+    )
+    listed = run("keys", "list")
+    assert (listed.status, listed.err) == (1, "verifier: error: keys/public: cannot be read (Permission denied)\n")

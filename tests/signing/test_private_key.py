@@ -148,4 +148,4 @@ def test_a_private_key_of_another_account_is_named_with_the_fix(store, load, pub
         load(public("ES256"))
     path = store.private / f"{pairs['ES256'].kid}.pem"
     assert str(caught.value) == f"{path}: cannot be read (Permission denied)"
-    assert caught.value.hint == f"let the account that signs own the file: chown ACCOUNT {path}"
+    assert caught.value.hint == f"let the account that signs own both: chown ACCOUNT {path.parent} {path}"

@@ -52,6 +52,7 @@ def begin(
     store = open_keystore(folder, create=create)
     with store.transaction(revoking=revoking) as keyring:
         warn_of_notes(store)
+        store.public.require_readable()
         content, found = read_history(store, revoking=revoking)
         found += preconditions.obstacles(store.public, store.history, content, store.now)
         if found and not revoking:

@@ -1,5 +1,6 @@
 """The commands that change keys: each refuses what would lock players out, and prints what happens when."""
 
+import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -94,7 +95,8 @@ def list_(cryptoperiod_s: int, as_json: bool, keys: Path) -> None:
             if key.kid in imported:
                 warn(text)
         current = keyring.current(now)
-        if current and current.kid not in imported and private.is_dir() and not any(private.glob("*.pem")):
+        readable = os.access(private, os.R_OK | os.X_OK)
+        if current and current.kid not in imported and readable and not any(private.glob("*.pem")):
             warn(f"{private} holds no private key: no token can be issued here (restore them, or sign elsewhere)")
         for problem in problems:
             echo(f"verifier: error: {problem}", err=True)
@@ -110,10 +112,11 @@ def _history_problems(directory: KeyDirectory, path: Path, now: int) -> tuple[li
     Where they do, the states shown may not be those of the servers.
     """
     try:
+        directory.require_readable()
         content = read_file(path, MAX_HISTORY_BYTES)
         found = [obstacle.found for obstacle in obstacles(directory, path, content, now)]
         require_later_than(content, now, path)
-    except FileNotFoundError:  # only public/ is here, or another command reports it
+    except (KeyFileError, FileNotFoundError):  # only public/ is here, or another command reports it
         return list(directory.problems), ()
     except OSError as exc:
         return [*directory.problems, f"{path}: cannot be read ({exc.strerror})"], ()

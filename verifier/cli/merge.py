@@ -34,6 +34,7 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
     store = open_keystore(keys)
     with store.transaction():
         warn_of_notes(store)
+        store.public.require_readable()
         content, now = store.read_history(), store.now
         try:
             branches = merging.read_branches(content)

@@ -57,7 +57,7 @@ def load_private_key(path: Path, public: PublicKey) -> PrivateKey:
     except OSError as exc:
         hint = "sign where the key was made, or copy its file here with mode 0600"
         if isinstance(exc, PermissionError):
-            hint = f"let the account that signs own the file: chown ACCOUNT {shlex.quote(str(path))}"
+            hint = f"let the account that signs own both: chown ACCOUNT {shlex.join(map(str, (path.parent, path)))}"
         raise KeyFileError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
     except (TypeError, ValueError, UnsupportedAlgorithm, KeyFileError) as exc:
         # The library raises TypeError for an encrypted file.

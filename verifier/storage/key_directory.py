@@ -94,6 +94,16 @@ class KeyDirectory:
         """Whether the key directory is missing and would be inside another one: somebody named its public/."""
         return self.folder.parent.name in ("public", "private") and not self.folder.exists()
 
+    def require_readable(self) -> None:
+        """Refuse a folder of which nothing could be read, so that it is not known which keys it holds.
+
+        Raises:
+            KeyFileError: the folder cannot be read.
+        """
+        if isinstance(self._last_content, str):
+            hint = self.missing_hint or f"remove the cause, so that this account can read {self.folder}"
+            raise KeyFileError(f"{self._last_content}; nothing was changed", hint)
+
     @property
     def missing_hint(self) -> str:
         """What to do about a folder that does not exist, or an empty text."""
