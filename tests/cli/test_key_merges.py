@@ -113,10 +113,10 @@ def test_the_audit_says_that_a_search_did_not_end(run, repository, monkeypatch):
     assert "not searched" not in run("keys", "audit").out
     monkeypatch.setattr(leaks, "TIMEOUT_S", 0)
     done = run("keys", "audit")
-    text = "not searched for private keys outside of the key directory: git log did not end in time"
+    text = "not searched for private keys outside of the key directory: git cat-file did not end in time"
     assert (done.status, done.out.splitlines()[-2]) == (0, f"        {text}")
     assert run("keys", "report", "--html", "report.html").status == 0
-    assert "the rest of the repository was not searched</strong> (git log did" in Path("report.html").read_text()
+    assert "the rest of the repository was not searched</strong> (git cat-file did" in Path("report.html").read_text()
 
 
 def test_a_key_file_that_no_command_created_is_found_after_a_merge_recorded_it(run, first, pairs, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import time
 from typing import Any
 
 import pytest
@@ -150,6 +151,24 @@ def members(repository: Any) -> dict[str, str]:
 def test_every_common_form_of_a_private_key_is_found_elsewhere(repository, write):
     added = leak(repository, write(repository), "deploy/notes")
     assert found(repository) == expected(repository, added, "deploy/notes")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{" + b'"d":' * 50_000,
+        b'{"d":' * 50_000,
+        b"-----BEGIN PRIVATE KEY-----" * 35_000,
+        b"-----BEGIN " + b"RSA " * 250_000,
+        b'{"d":' + b"[" * 500_000 + b"}",
+    ],
+    ids=["members", "objects", "begins", "label", "nested"],
+)
+def test_hostile_text_takes_no_time_that_grows_with_its_square(repository, content):
+    leak(repository, content)
+    start = time.monotonic()
+    assert found(repository) == ()
+    assert time.monotonic() - start < 15
 
 
 def test_a_private_key_in_the_message_of_a_commit_or_tag_is_found(repository):

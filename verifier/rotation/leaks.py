@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-import json
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -15,16 +15,18 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from verifier.core import jwk
+from verifier.core.encoding import loads_object
 from verifier.errors import KeyFileError
 from verifier.rotation.git import Git, list_objects, read_objects
 
 TIMEOUT_S = 20.0  # because a large repository has many objects to search
 MAX_BYTES = 1_048_576  # of an object; a larger one is not searched
 _MAX_KEY_BYTES = 65_536  # of a key without the lines of PEM around it
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----.*?-----END ([A-Z0-9]+ )*PRIVATE KEY-----", re.DOTALL)
+# Each part ends at the first character that cannot be in it, because hostile text must not be read again and again.
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----[^-]*-----END ([A-Z0-9]+ )*PRIVATE KEY-----")
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----")
 _MEMBER = re.compile(rb'"(?:' + "|".join(sorted(jwk.PRIVATE_MEMBERS)).encode() + rb')"\s*:')
-_JWK = re.compile(rb'\{[^{}]*"d"\s*:[^{}]*\}')
+_OBJECT = re.compile(rb"\{[^{}]*\}")
 # In DER, a sequence that begins with the version and what follows it in PKCS#8, SEC 1, PKCS#1 or PKCS#12, or with the
 # algorithm of an encrypted PKCS#8 key.
 _DER = re.compile(
@@ -83,41 +85,23 @@ def _kids(content: bytes) -> set[str]:
     text, kids = content.replace(b"\0", b""), set()
     for load, part in _candidates(content, text):
         try:
-            kids.add(load(part))
-        except (TypeError, ValueError, KeyError, StopIteration, UnsupportedAlgorithm, KeyFileError):
+            kids.add(str(jwk.dump(load(part, None).public_key())["kid"]))
+        except (TypeError, ValueError, UnsupportedAlgorithm, KeyFileError):
             continue  # encrypted, or of another kind
+    plain = text.replace(b"\\", b"")
+    for match in _OBJECT.finditer(plain) if b'"d"' in plain else ():
+        if b'"d"' in match[0]:
+            with contextlib.suppress(TypeError, ValueError, KeyError, StopIteration):
+                kids.add(jwk.thumbprint(loads_object(match[0])))
     return kids
 
 
-def _candidates(content: bytes, text: bytes) -> Iterator[tuple[Callable[[bytes], str], bytes]]:
-    """Yield each part of a file that may be a private key, and what returns its key ID."""
+def _candidates(content: bytes, text: bytes) -> Iterator[tuple[Callable[[bytes, None], Any], bytes]]:
+    """Yield each part of a file that may be a private key, and what loads it."""
     if b"PRIVATE KEY-----" in text:
         for match in _PEM.finditer(re.sub(rb"\r?\n[ \t]*", b"\n", text.replace(b"\\n", b"\n"))):
-            yield _kid_of_ssh if b"OPENSSH" in match[0] else _kid_of_pem, match[0] + b"\n"
-    if b'"d' in (plain := text.replace(b"\\", b"")):
-        for match in _JWK.finditer(plain):
-            yield _kid_of_jwk, match[0]
+            yield load_ssh_private_key if b"OPENSSH" in match[0] else load_pem_private_key, match[0] + b"\n"
     if len(content) <= _MAX_KEY_BYTES:
         for der in (content, _from_base64(content)):
             if _DER.match(der):
-                yield _kid_of_der, der
-
-
-def _kid_of_pem(pem: bytes) -> str:
-    return _kid(load_pem_private_key(pem, None))
-
-
-def _kid_of_ssh(pem: bytes) -> str:
-    return _kid(load_ssh_private_key(pem, None))
-
-
-def _kid_of_der(der: bytes) -> str:
-    return _kid(load_der_private_key(der, None))
-
-
-def _kid(key: Any) -> str:
-    return str(jwk.dump(key.public_key())["kid"])
-
-
-def _kid_of_jwk(text: bytes) -> str:
-    return jwk.thumbprint(json.loads(text))
+                yield load_der_private_key, der
