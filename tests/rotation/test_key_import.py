@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -152,6 +153,13 @@ def test_a_damaged_pem_block_is_named():
     ]
     with pytest.raises(KeyFileError, match=r"(?m)^file: a PEM block is not complete \(BEGIN without END\)$"):
         read(b"-----BEGIN PUBLIC KEY-----\nAAAA\n")
+
+
+def test_a_mebibyte_of_pem_lines_takes_no_time_that_grows_with_its_square():
+    start = time.monotonic()
+    with pytest.raises(KeyFileError, match="a PEM block is not complete"):
+        read(b"-----BEGIN PUBLIC KEY-----" * 40_000)
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

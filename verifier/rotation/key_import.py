@@ -18,7 +18,8 @@ from verifier.core.times import MAX_TIME
 from verifier.errors import KeyFileError
 from verifier.rotation.markers import has_conflict_markers
 
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----[\s\S]*?-----END \1-----")
+# A block ends at the next five hyphens, because hostile text must not be read again from each of its lines.
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----)[\s\S])*-----END \1-----")
 _PEM_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _RSA_PSS = bytes.fromhex("06092a864886f70d01010a")  # id-RSASSA-PSS (RFC 4055 §3.1)
 _ALG_BY_KTY = {"EC": "ES256", "OKP": "EdDSA", "RSA": "RS256"}
