@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -368,3 +370,32 @@ def test_a_history_that_was_changed_is_not_merged(run, pending, kind):
     done = run("keys", "merge")
     assert (done.status, done.out, tree()) == (3, "", before)
     assert done.err.startswith(f"verifier: error: {HISTORY}: a line ")
+
+
+def test_no_command_damages_files_with_the_line_ends_of_windows(run, first):
+    for number, command in enumerate(["rotate", "cancel", "rotate", "prune", "merge", "revoke"]):
+        for path in (HISTORY, *PUBLIC.glob("*.json")):
+            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        words = ("--kid", first, "--reason", "leaked", "--replace") if command == "revoke" else ()
+        assert run("keys", command, *words, now=NOW + number).status == 0
+        assert history.load(HISTORY.read_bytes()).problems == ()
+    assert run("keys", "prune", now=NOW + 9).status == 0
+    assert run("keys", "audit", now=NOW + 9).status == 0
+
+
+def test_the_command_that_restores_a_file_can_be_pasted_whatever_its_folder_is_called(run, tmp_path):
+    folder = tmp_path / "my game's keys"
+    assert run("keys", "generate", "--keys", folder).status == 0
+    [path] = (folder / "public").iterdir()
+    path.write_text("{")
+    done = run("keys", "rotate", "--keys", folder)
+    [command] = re.findall(r"restore it \((git checkout -- .*?)\)\n", done.err)
+    assert shlex.split(command) == ["git", "checkout", "--", str(path)]
+
+
+@pytest.mark.parametrize("command", ["list", "audit"])
+def test_the_name_of_a_file_adds_no_line_to_the_output(run, first, command):
+    (PUBLIC / "a\n0 finding(s)\n.json").write_text("{}")
+    done = run("keys", command)
+    assert done.status == 1
+    assert "0 finding(s)" not in (done.out + done.err).splitlines()

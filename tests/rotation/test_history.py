@@ -22,6 +22,17 @@ def test_what_was_appended_is_read(trail):
     assert history.load(b"") == History((), ())
 
 
+@pytest.mark.parametrize("ends", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("last", [b"", b"end"])
+def test_what_was_there_stays_as_it_is_whatever_its_line_ends_are(trail, ends, last):
+    before = trail.replace(b"\n", ends)
+    before = before.removesuffix(ends) if last else before
+    longer = history.append(before, [FIRST])
+    assert longer.startswith(before)
+    assert history.load(longer) == History((FIRST, SECOND, THIRD, FIRST), ())
+    assert history.append(before, []) == before or last
+
+
 def test_each_line_carries_the_digest_of_the_line_before(trail):
     import hashlib
 

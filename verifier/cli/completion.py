@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from verifier.cli.output import echo
+from verifier.cli.output import write
 
 
 @click.command()
@@ -16,4 +16,4 @@ def completion(shell: str) -> None:
     complete = get_completion_class(shell)
     assert complete is not None, "click has a class for every choice"  # noqa: S101
     root = click.get_current_context().find_root().command
-    echo(complete(root, {}, "verifier", "_VERIFIER_COMPLETE").source())
+    write(complete(root, {}, "verifier", "_VERIFIER_COMPLETE").source())

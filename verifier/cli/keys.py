@@ -265,4 +265,5 @@ def recover(undo: bool, keys: Path) -> None:
     """Finish the change of a command that was interrupted. Every command that changes keys does this first."""
     store = open_keystore(keys)
     with store.transaction(undo=undo):
-        echo("\n".join(store.notes) or "Nothing to recover.")
+        for text in store.notes or ["Nothing to recover."]:
+            echo(text)

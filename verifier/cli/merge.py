@@ -1,5 +1,6 @@
 """`verifier keys merge`: repair a key directory after a merge of two branches that both changed keys."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,10 +76,11 @@ def _require_files(store: Keystore, signing: set[str], files: Mapping[str, objec
     for kid in sorted(signing):
         path = store.public.folder / f"{kid}.json"
         if path.name not in files:
-            commit = f'"$(git log --all --full-history --diff-filter=AM -1 --format=%H -- {path})"'
+            file = shlex.quote(str(path))
+            commit = f'"$(git log --all --full-history --diff-filter=AM -1 --format=%H -- {file})"'
             raise ConfigError(
                 f"{path}: is missing, but its key signs on one of the branches; nothing was changed",
-                hint=f"restore the file, then run verifier keys merge again: git checkout {commit} -- {path}; "
+                hint=f"restore the file, then run verifier keys merge again: git checkout {commit} -- {file}; "
                 "where no commit has it, give the key up: verifier keys merge --force",
             )
 

@@ -17,7 +17,7 @@ def echo(text: str, *, err: bool = False) -> None:
     """Print a line."""
     context = click.get_current_context(silent=True)
     text = with_files(text, (context.obj if context else None) or {})
-    write("\n".join(map(printable, text.split("\n"))), err=err)
+    write(printable(text), err=err)
 
 
 def write(text: str, *, err: bool = False) -> None:

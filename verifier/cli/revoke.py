@@ -12,6 +12,7 @@ from verifier.core.keyring import PublicKey
 from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.plan import OverlapPolicy, Plan
+from verifier.rotation.preconditions import restoring
 from verifier.signing.keystore import Keystore
 
 
@@ -69,7 +70,7 @@ def _find_by_prefix(store: Keystore, prefix: str, now: int) -> PublicKey | str:
     for path in sorted(path for path in store.public.folder.glob("*.json") if path.name.startswith(prefix)):
         raise ConfigError(
             f"{path}: cannot be used, so no server that reads it accepts the key; it was not revoked",
-            hint=f"restore the file (git checkout -- {path}), then revoke the key",
+            hint=f"restore the file ({restoring(path)}), then revoke the key",
         )
     log = history.load(store.read_history())
     recorded = history.replay(log.events)

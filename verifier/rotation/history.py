@@ -158,14 +158,16 @@ class History:
 
 
 def append(log: bytes, events: Iterable[Line]) -> bytes:
-    """Return the log with more lines."""
-    lines = log.splitlines()
+    """Return the log with more lines; what it has stays as it is, also with the line ends of Windows."""
+    before = log.splitlines()
+    previous = digest(before[-1]) if before else ""
+    lines = [] if not log or log.endswith(b"\n") else [b""]
     for event in events:
-        previous = digest(lines[-1]) if lines else ""
         defaults = {field.name: field.default for field in fields(event)}
         members = {n: v for n, v in asdict(event).items() if n in _ALWAYS or v != defaults[n]}
         lines.append(json.dumps(members | {"previous": previous}).encode())
-    return b"".join(line + b"\n" for line in lines)
+        previous = digest(lines[-1])
+    return log + b"".join(line + b"\n" for line in lines)
 
 
 def load(log: bytes) -> History:

@@ -1,5 +1,6 @@
 """When a command must not plan: files that cannot be used, a history that is not valid, or both in conflict."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,20 +33,25 @@ def obstacles(directory: KeyDirectory, path: Path, content: bytes | None, now: i
     return [*found, Violation(f"{path}: {log.problems[0]}{more}", remedy)]
 
 
+def restoring(path: Path) -> str:
+    """Return the command that restores a file from version control."""
+    return f"git checkout -- {shlex.quote(str(path))}"
+
+
 def _remedy(path: Path) -> str:
     try:
         if has_conflict_markers(read_file(path, MAX_KEY_FILE_BYTES)):
             return f"{path} has conflict markers: verifier keys merge"
     except OSError:
         pass
-    return f"repair {path} or restore it (git checkout -- {path})"
+    return f"repair {path} or restore it ({restoring(path)})"
 
 
 def _contradictions(directory: KeyDirectory, recorded: Mapping[str, Event], now: int) -> Iterator[Violation]:
     """Find where the history and the files disagree about which key is trusted."""
     for kid, last in recorded.items():
         path, key = directory.folder / f"{kid}.json", directory.keyring.find(kid)
-        restore = f"restore the file (git checkout -- {path})"
+        restore = f"restore the file ({restoring(path)})"
         again = f"verifier keys revoke --kid {kid[:8]} --reason '...'"
         if key is None:
             if not path.exists() and not last.has_ended(now):

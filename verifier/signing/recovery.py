@@ -12,7 +12,7 @@ from verifier.errors import ConfigError, UnsafeOperationError
 from verifier.rotation import history
 from verifier.rotation.history import ABSENT, Event
 from verifier.rotation.plan import PROPAGATION_S
-from verifier.rotation.preconditions import last_time
+from verifier.rotation.preconditions import last_time, restoring
 from verifier.storage.journal import Applied, Directory, FileChange, Record, digest
 from verifier.storage.key_directory import find_public_key
 
@@ -64,7 +64,7 @@ def _require_usable(directory: Directory, record: Record, what: str) -> None:
             path = directory.folder / change.path
             raise ConfigError(
                 f"{path}: cannot be used, and {what}, which was interrupted, changes it; nothing was changed",
-                hint=f"repair {path} or restore it (git checkout -- {path}), then run verifier keys recover",
+                hint=f"repair {path} or restore it ({restoring(path)}), then run verifier keys recover",
             )
 
 
