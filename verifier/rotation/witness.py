@@ -187,10 +187,9 @@ def _commits(git: Git, prefix: str) -> list[Commit]:
         raise GitError(f"more than {MAX_COMMITS} commits changed the history")
     # Without a list of signers, git takes a commit that is signed with SSH for one that is not signed.
     unsigned = list_objects(git, [commit.id for commit in found if commit.signature == "N"])
-    for id_, content in read_objects(git, {id_: size for id_, (_, size) in unsigned.items()}):
-        if b"\ngpgsig" in content.partition(b"\n\n")[0]:
-            found = [replace(commit, signature="E") if commit.id == id_ else commit for commit in found]
-    return found
+    contents = read_objects(git, {id_: size for id_, (_, size) in unsigned.items()})
+    signed = {id_ for id_, content in contents if b"\ngpgsig" in content.partition(b"\n\n")[0]}
+    return [replace(commit, signature="E") if commit.id in signed else commit for commit in found]
 
 
 def _compare(
