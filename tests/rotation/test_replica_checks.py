@@ -1,9 +1,12 @@
 """What a replica may not differ in."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import NOW
+from tests.rotation.test_report import past as past  # a fixture
 from verifier.rotation import replica_checks
 from verifier.rotation.plan import OverlapPolicy
 from verifier.rotation.replicas import Replica
@@ -36,3 +39,12 @@ def test_a_replica_with_other_settings_is_found(found, text):
 def test_a_replica_with_another_clock_is_found(offset, text):
     inventory = SimpleNamespace(replicas=(Replica("https://a", clock_offset_s=offset),), window=OverlapPolicy(300, 30))
     assert list(replica_checks.clocks(inventory)) == text
+
+
+def test_a_replica_that_lists_keys_that_its_digest_does_not_have_is_found(past):
+    past.generate("ES256", NOW)
+    state, kid = past.state(), past.kids["ES256"]
+    honest = Replica("http://a", state.keyring.digest, (kid,), ready=True)
+    liar = replace(honest, url="http://b", kids=(kid, "foreign"))
+    assert [replica_checks.same(state, replica) for replica in (honest, liar)] == [True, False]
+    assert list(replica_checks.differs(replace(state, replicas=(honest, liar)))) == ["http://b still has foreign"]

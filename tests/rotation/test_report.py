@@ -28,6 +28,7 @@ from verifier.rotation.inventory import Inventory
 from verifier.rotation.plan import Planner
 from verifier.rotation.replicas import Replica
 from verifier.rotation.secret_changes import add_secret, dump
+from verifier.rotation.witness import Commit
 from verifier.signing.keystore import Keystore
 
 DAY = 86_400
@@ -721,3 +722,29 @@ def test_a_letter_that_looks_like_another_is_shown_with_its_escape(past):
     past.generate("ES256", NOW, by="\u0430nn")
     words = Outline(report.render_html(report.build_report(past.state()))).words()
     assert "1 line by account \u0430nn (\\u0430nn)" in words
+
+
+def test_the_page_says_how_a_key_was_made_and_that_it_was_committed_too_late(past, pairs):
+    past.generate("ES256", NOW - DAY)
+    past.rotate("EdDSA", NOW - DAY + 10, lead_s=600)
+    past.revoke("EdDSA", "stolen", NOW - 90, replacement=pairs["RS256"].public)
+    state = past.state()
+    lines = [
+        replace(line, command="import", origin="ab" * 32, note="KMS", lead_s=600)
+        if line.kid == past.kids["EdDSA"]
+        else line
+        for line in state.history.lines
+    ]
+    state = replace(state, history=replace(state.history, lines=tuple(lines)))
+
+    def page(committed_at: str) -> str:
+        commits = (Commit("a" * 40, "N", committed_at, "Ann", ""),) * len(lines)
+        seen = replace(state, witness=replace(state.witness, lines=commits))
+        return Outline(report.render_html(report.build_report(seen))).words()
+
+    in_time, late = "2027-01-14T08:10:00+00:00", "2027-01-14T09:10:11+01:00"
+    for text in ("ann, generate", "ann, import: KMS (file abababababababab...)", "ann, revoke --replace"):
+        assert text in page(in_time)
+    assert "committed after it began to sign" not in page(in_time)
+    assert page(late).count("2027-01-14 08:10:11") == len(lines)
+    assert page(late).count("committed after it began to sign") == 1

@@ -125,8 +125,9 @@ RULES = (
     Rule("unusable-file", "high", "every file of public/ can be used", "RFC 7517 §4",
          "restore the file from version control, or repair it", file_checks.unusable),
     Rule("overlap", "high", "a key verifies until its last token has expired, allowing for clock skew",
-         f"{_NIST} §5.3.4", "set exp to the successor's nbf + lifetime + 2 x leeway, as verifier keys rotate does",
-         switch_checks.overlap),
+         f"{_NIST} §5.3.4",
+         "before the switch: verifier keys cancel, then rotate again; after it, set exp to the successor's nbf + "
+         "lifetime + 2 x leeway, and record it: verifier keys merge", switch_checks.overlap),
     Rule("successor", "high", "a key that ends has a successor", f"{_NIST} §5.3.4",
          "verifier keys rotate", key_checks.no_successor),
     Rule("private-missing", "high", "where private keys are, those of the current and the pending key are",

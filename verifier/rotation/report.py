@@ -70,7 +70,7 @@ def build_report(inventory: Inventory) -> dict[str, Any]:
     for row in keys:
         event = first.get(row["kid"])
         row["made_by"], row["made_with"] = (event.by, event.command) if event else ("", "")
-        row["origin"] = " ".join(filter(None, (event.note, event.origin))) if event else ""
+        row["origin"] = f"{event.note} (file {event.origin[:16]}...)".lstrip() if event and event.origin else ""
         revoked_at = row["revoked_at"]
         row["revocation"] = revoked_at and summarize_revocation(inventory.history.confirmations, revoked_at)
         row["last_use"] = inventory.last_use.get(("key", row["kid"]))
