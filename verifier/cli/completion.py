@@ -11,7 +11,7 @@ from verifier.cli.output import write
 def completion(shell: str) -> None:
     """Print the completion script for a shell.
 
-    Write it to where the shell reads completions from, and start a new shell.
+    Write it to an existing folder that the shell reads completions from (zsh: one in fpath), and start a new shell.
     """
     complete = get_completion_class(shell)
     assert complete is not None, "click has a class for every choice"  # noqa: S101
