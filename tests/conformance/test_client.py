@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -245,12 +246,13 @@ def test_a_url_that_cannot_be_used_is_a_value_error(get):
         get("http://[", timeout_s=1)
 
 
-def test_a_response_despite_a_broken_pipe_is_read(serve, pairs, monkeypatch):
+@pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError, ssl.SSLEOFError])
+def test_a_response_despite_a_broken_pipe_is_read(serve, pairs, monkeypatch, error):
     request = http.client.HTTPConnection.request
 
     def broken(self: Any, *args: Any) -> None:
         request(self, *args)
-        raise BrokenPipeError
+        raise error
 
     monkeypatch.setattr(http.client.HTTPConnection, "request", broken)
     assert failures(serve().url, context(pairs["ES256"]), "profile-bare") == NOTHING

@@ -169,7 +169,7 @@ def _interact(stream: _Stream, url: Url, request: Request) -> Response:
     headers = {"Accept": JSON_TYPE, "User-Agent": "verifier", "Connection": "close"} | dict(request.headers)
     body = [request.body] if request.chunked else request.body or None
     # Some servers respond and close before reading the body; the response may still be readable.
-    with suppress(BrokenPipeError, ConnectionResetError):
+    with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
         connection.request(request.method, url.target(toggle_slash=request.toggle_slash), body, headers)
     response = connection.getresponse()
     with response:
