@@ -208,3 +208,19 @@ def test_a_command_in_a_hint_has_the_files_of_the_command_line(run, first):
 
 def test_a_command_in_a_hint_is_short_where_the_defaults_are_used(run, first):
     assert run("keys", "generate").err.endswith("hint: schedule the next one: verifier keys rotate\n")
+
+
+def test_a_deployed_key_directory_that_is_missing_is_not_to_be_created(run):
+    assert run("keys", "generate").status == 0
+    assert run("keys", "audit", "--deployed", "nowhere") == Done(
+        3,
+        "",
+        "verifier: error: nowhere/public: cannot be read (No such file or directory)\n"
+        "verifier: hint: name a folder with the keys that are deployed: --deployed FOLDER\n",
+    )
+
+
+def test_a_report_that_cannot_be_written_is_named(run):
+    assert run("keys", "generate").status == 0
+    done = run("keys", "report", "--html", "nowhere/page.html")
+    assert (done.status, done.err) == (3, "verifier: error: nowhere/page.html: No such file or directory\n")

@@ -319,3 +319,19 @@ def test_a_broken_link_is_not_a_folder(tmp_path):
     path.symlink_to(tmp_path / "none")
     with pytest.raises(NotADirectoryError):
         atomic.make_folder(path, 0o700)
+
+
+@pytest.mark.parametrize("fault", ["no folder", "full disk"])
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch, fault):
+    def fsync(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "page.html"
+    if fault == "no folder":
+        path = tmp_path / "nowhere" / "page.html"
+    else:
+        monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError) as caught:
+        atomic.write_atomic(path, b"content")
+    assert caught.value.filename == str(path)
+    assert caught.value.strerror == os.strerror(errno.ENOENT if fault == "no folder" else errno.ENOSPC)

@@ -112,7 +112,7 @@ class Inventory:
             witness=witness.query(folder, log, applications),
             since=since,
             since_problem=since.broken_by(log) if since else "",
-            deployed=KeyDirectory(deployed / "public").load() if deployed else None,
+            deployed=_load_deployed(deployed) if deployed else None,
             applications=known,
             application_problems=tuple(problems),
             **others,
@@ -163,6 +163,13 @@ def _read(path: Path, limit: int, *, optional: bool = False) -> bytes:
             return b""
         hint = "restore the file, or mount the volume that its link leads to"
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})", hint) from exc
+
+
+def _load_deployed(folder: Path) -> Keyring:
+    try:
+        return KeyDirectory(folder / "public").load()
+    except ConfigError as exc:
+        raise ConfigError(str(exc), hint="name a folder with the keys that are deployed: --deployed FOLDER") from exc
 
 
 def _parse_applications(path: Path) -> tuple[Applications, list[str]]:

@@ -45,18 +45,26 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 def stage(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write the new content beside the file, where a full disk is noticed before anything changes."""
     temporary = _temporary(resolve(path))
-    temporary.unlink(missing_ok=True)
-    _write(temporary, data, mode)
+    with _name_in_errors(path):
+        temporary.unlink(missing_ok=True)
+        _write(temporary, data, mode)
 
 
 def publish(path: Path) -> None:
     """Put staged content in the place of the file."""
     file = resolve(path)
-    try:
+    with _name_in_errors(path):
         _temporary(file).replace(file)
+    sync_folder(file.parent)
+
+
+@contextmanager
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system, not the temporary one beside it."""
+    try:
+        yield
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
-    sync_folder(file.parent)
 
 
 def unstage(path: Path) -> None:
