@@ -101,6 +101,14 @@ def test_explain_as_json(run, keys, issue):
     ]
 
 
+def test_explain_does_not_read_without_end(keys):
+    command = [sys.executable, "-m", "verifier", "explain", "--keys", str(keys), *map(str, OPTIONS)]
+    with open("/dev/zero", "rb") as zero:
+        done = subprocess.run(command, stdin=zero, capture_output=True, text=True, timeout=60)
+    says = "verifier: error: standard input is larger than 1048576 bytes (expected a token)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", says)
+
+
 @pytest.mark.parametrize("text", ["", "\n", " \r\n"])
 def test_explain_names_an_empty_input(run, keys, text):
     assert run("explain", "--keys", keys, *OPTIONS, stdin=text) == Done(

@@ -105,7 +105,10 @@ def check_context(options: dict[str, Any]) -> Context:
         secret = click.prompt("Secret key", hide_input=True, err=True)
     if not secret:
         raise ValueError("the secret key is missing: --secret-file, or VERIFIER_SECRET_KEY")
-    key = Key.load(pem, kid, options["issuer"]) if pem else None
+    try:
+        key = Key.load(pem, kid, options["issuer"]) if pem else None
+    except ValueError as exc:
+        raise ValueError(f"{options['private_key']}: {exc}") from exc
     return Context(options["application_id"], secret, token, key)
 
 

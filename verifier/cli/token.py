@@ -17,6 +17,7 @@ from verifier.errors import ConfigError, Reason
 from verifier.storage.key_directory import KeyDirectory
 
 MAX_SHOWN_KEYS = 5
+MAX_INPUT_BYTES = 1_048_576
 
 
 @click.command()
@@ -57,7 +58,10 @@ def explain(leeway: int, max_lifetime: int, issuer: str, application_id: str, ke
     """
     expect_input("the token")
     # A shell ends its output with a newline that is not part of the token; any other white space is reported.
-    text = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    if len(data) > MAX_INPUT_BYTES:
+        raise ConfigError(f"standard input is larger than {MAX_INPUT_BYTES} bytes (expected a token)")
+    text = data.decode().removesuffix("\n").removesuffix("\r")
     if not text.strip():
         raise ConfigError("standard input is empty (expected a token)", hint="verifier explain ... < token")
     keyring = KeyDirectory(keys / "public").load()
