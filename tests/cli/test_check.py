@@ -110,7 +110,10 @@ def test_check_writes_json_and_junit(check, serve, pairs, tmp_path):
         (["https://game.example/"], "give --keys, --private-key and --kid, or --token"),
         (["https://game.example/", "--keys", ".", "--token", "-"], "give one of --keys, --private-key and --token"),
         (["https://game.example/", "--private-key", "{pem}"], "a key needs --issuer, and --private-key also --kid"),
-        (["https://game.example/", "--private-key", "{secret}", "--kid", "x"], "not an unencrypted private key"),
+        (
+            ["https://game.example/", "--private-key", "{secret}", "--kid", "x"],
+            "{secret}: not an unencrypted private key",
+        ),
         (
             ["https://game.example/", "--token", "-", "--application-id", ""],
             "it is empty; expected TEXT: From the escs",
@@ -123,7 +126,7 @@ def test_a_wrong_use_of_check_exits_with_2(check, folder, pairs, arguments, mess
     files = {"pem": folder / "private" / f"{pairs['ES256'].kid}.pem", "secret": folder / "secret"}
     result = check(*(argument.format(**files) for argument in arguments), input="a-token")
     assert result.exit_code == 2
-    assert message in result.stderr
+    assert message.format(**files) in result.stderr
 
 
 def test_check_needs_the_secret(check, monkeypatch):

@@ -185,6 +185,17 @@ def test_a_merge_names_a_missing_key_that_it_leaves_to_be_decided(run, first, pe
     assert (done.status, done.err.startswith(missing)) == (0, True)
 
 
+def test_without_a_merge_the_hints_about_a_missing_current_key_lead_to_another(run, first):
+    path = PUBLIC / f"{first}.json"
+    path.unlink()
+    for command in ("rotate", "generate", "merge"):
+        done = run("keys", command)
+        assert f"or give the key up: verifier keys revoke --kid {first[:8]} --reason '...'" in done.err
+    assert run("keys", "revoke", "--kid", first[:8], "--reason", "lost", "--replace").status == 0
+    assert list(states().values()) == ["current"]
+    assert rules(run, NOW) == {"private-kept"}
+
+
 def test_a_rotation_that_died_after_its_line_is_complete_also_while_the_history_is_damaged(run, first, monkeypatch):
     remove = atomic.remove
     monkeypatch.setattr(atomic, "remove", lambda _: os.kill(os.getpid(), signal.SIGINT))

@@ -43,7 +43,9 @@ def merge(force: bool, window: OverlapPolicy, as_json: bool, keys: Path) -> None
             raise ConfigError(f"{store.history}: {exc}; nothing was changed", exc.hint) from exc
         require_later_than(b"".join(branch.content for branch in branches), now, store.history)
         files = snapshot(store.public.folder)
-        _require_files(store, set() if force else merging.signing_keys(branches, now), files)
+        # Of one branch alone, nothing was removed by a merge: what is missing is named at the end.
+        signing = set() if force or len(branches) == 1 else merging.signing_keys(branches, now)
+        _require_files(store, signing, files)
         try:
             members = merging.resolve(files, branches, now, window)
         except KeyFileError as exc:
