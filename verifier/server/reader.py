@@ -89,10 +89,14 @@ class Reader:
         self._waiting: deque[Future[None]] = deque()
         self.thread = Periodic(self.read)
 
-    def request(self, *, full: bool = False) -> Future[None]:
+    def read_all(self) -> None:
+        """Read now, after a read in progress, also what has not changed; keep nothing while a read hangs."""
+        self._full = True
+        self.thread.wake()
+
+    def request(self) -> Future[None]:
         """Read now, after a read in progress; return what is done when that read has ended."""
         future: Future[None] = Future()
-        self._full = self._full or full
         self._waiting.append(future)
         self.thread.wake()
         return future

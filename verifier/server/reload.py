@@ -77,7 +77,7 @@ class Reloader:
     def request(self) -> None:
         """Read everything now, and log it."""
         for reader in self.readers:
-            reader.request(full=True)
+            reader.read_all()
 
     def is_current(self, now: float) -> bool:
         """Return whether a request can be answered without waiting for a read."""
