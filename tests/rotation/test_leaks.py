@@ -160,7 +160,7 @@ def test_every_common_form_of_a_private_key_is_found_elsewhere(repository, write
         b'{"d":' * 50_000,
         b"-----BEGIN PRIVATE KEY-----" * 35_000,
         b"-----BEGIN " + b"RSA " * 250_000,
-        b'{"d":' + b"[" * 500_000 + b"}",
+        b'{"e":1}{"d":' + b"[" * 500_000 + b"}",
     ],
     ids=["members", "objects", "begins", "label", "nested"],
 )
