@@ -224,6 +224,26 @@ def test_the_hangup_signal_of_another_program_is_left_alone(settings, handler):
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_folder_that_has_become_empty_is_an_error(settings, sign_in, told, keys):
+    app = create_app(settings)
+    for path in (keys / "public").iterdir():
+        path.unlink()
+
+    async def serve() -> None:
+        assert (await call(app, sign_in))[0] == 401
+        assert (await call(app, path="/readyz"))[0] == 503
+
+    asyncio.run(serve())
+    errors = [line for line in told() if line["event"] == "config_problem"]
+    assert errors == [
+        {
+            "event": "config_problem",
+            "level": "error",
+            "problem": f"{keys / 'public'}: no key (expected <kid>.json)",
+        }
+    ]
+
+
 # --- reads that hang
 
 

@@ -141,7 +141,9 @@ class Reloader:
         if log and reader.kind == "keys":
             keyring = self.keys.keyring
             self.telemetry.log.info("reload", kind="keys", count=len(keyring.keys), key_set_digest=keyring.digest)
-            self.log_problems(self.keys.problems)
+            # An empty folder is no problem to a command: the first key is made there. Here, its volume is not mounted.
+            missing = [] if keyring.keys else [f"{self.keys.folder}: no key (expected <kid>.json)"]
+            self.log_problems(self.keys.problems or missing)
             for kid in self.keys.undone_revocations:
                 self.telemetry.log.error("revocation_undone", kid=kid, path=str(self.keys.folder / f"{kid}.json"))
         elif log:
