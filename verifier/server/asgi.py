@@ -157,7 +157,9 @@ def declared_length(value: bytes) -> int:
         InvalidRequest: it is not a number.
     """
     if not value.isdigit():
-        raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        value = value.rstrip(b" \t")  # no part of it (RFC 9110 §5.5), but httptools leaves it there
+        if not value.isdigit():
+            raise InvalidRequest(Reason.MALFORMED_REQUEST)
     digits = value.lstrip(b"0")
     return int(digits or b"0") if len(digits) < 19 else sys.maxsize
 

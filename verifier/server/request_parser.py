@@ -26,6 +26,7 @@ MAX_HEADER_BYTES = 32_768
 MAX_FIELDS = 128
 MAX_KEPT_BYTES = 16_384
 FIELD_BYTES = 100  # of a kept field beside its value, in memory
+SMALL_HEADER_BYTES = MAX_KEPT_BYTES - MAX_FIELDS * FIELD_BYTES  # which never exceed it
 MAX_VALUE_BYTES = 256  # of a media type that is kept with its parameters, which decide nothing
 MAX_FRAMING_BYTES = 8_192
 MAX_EMPTY_LINES = 64  # in a chunked body, which may end at each of them
@@ -58,7 +59,6 @@ class RequestParser:
         self.too_large = False  # the body exceeds the limit; the rest of the input cannot be parsed
         self.discards_body = False  # because the response was sent before the body
         self.header_bytes = 0
-        self.kept_bytes = 0  # of the fields that the application reads
         self._max_body_bytes = max_body_bytes
         self._begun = False
         self._version = ""
@@ -70,6 +70,11 @@ class RequestParser:
         self._length = b""
         self._message_complete = False
         self._parser: Any = httptools.HttpRequestParser(self)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes the fields take that the application reads."""
+        return sum(len(value) + FIELD_BYTES for _, value in self._headers)
 
     @property
     def is_head(self) -> bool:
@@ -123,14 +128,10 @@ class RequestParser:
             return  # a trailer field is never merged into the headers (RFC 9110 §6.5.1)
         name = name.lower()
         if name == b"host":
-            self._hosts += 2 if value.rstrip(WHITE_SPACE).translate(None, HOST_CHARACTERS) else 1
+            self._hosts += 2 if value.translate(None, HOST_CHARACTERS) and not is_host(value) else 1
         elif name in KEPT_FIELDS:
-            value = value.rstrip(WHITE_SPACE)
             if len(value) > MAX_VALUE_BYTES and name == b"content-type":
                 value = value.partition(b";")[0]
-            self.kept_bytes += len(value) + FIELD_BYTES
-            if self.kept_bytes > MAX_KEPT_BYTES:
-                raise InvalidRequest(Reason.HEADERS_TOO_LARGE, limit=MAX_HEADER_BYTES)
             self._headers.append((KEPT_FIELDS[name], value))
             if name == b"content-length":
                 self._length = value
@@ -183,6 +184,8 @@ class RequestParser:
         # not valid are rejected (RFC 9112 §3.2).
         if self._hosts != 1 and (self._hosts or self._version == "1.1"):
             raise InvalidRequest(Reason.MALFORMED_REQUEST)
+        if self.header_bytes > SMALL_HEADER_BYTES and self.kept_bytes > MAX_KEPT_BYTES:
+            raise InvalidRequest(Reason.HEADERS_TOO_LARGE, limit=MAX_HEADER_BYTES)
         if self._version == "1.0":
             self.keep_alive = self.expects_continue = False  # RFC 9110 §10.1.1
         url, method = self._url, self._parser.get_method()
@@ -292,6 +295,11 @@ class RequestParser:
             )
             self._parser = httptools.HttpRequestParser(body)
             self._execute(b"%b / HTTP/1.1\r\n%b\r\n" % (method, b"".join(codings)))
+
+
+def is_host(value: bytes) -> bool:
+    """Return whether a value has only characters of a host and port, apart from white space behind it."""
+    return not value.rstrip(WHITE_SPACE).translate(None, HOST_CHARACTERS)
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
