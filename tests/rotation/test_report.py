@@ -492,7 +492,7 @@ def test_the_page_answers_the_questions_of_a_reviewer(past):
         "Switch 1 is too short. Switch 2 was cut by a revocation, on purpose.",
         "Were replicas confirmed before each switch? 0 of 2. Switch 1: no record. Switch 2: a revocation, "
         "which does not wait.",
-        "1 revoked key, rejected by 1 of 6 replicas queried.",
+        "1 revoked key: 1 of 6 replicas queried have the keys of this page and reject it.",
         f"{past.kids['EdDSA'][:8]}…, revoked 2027-01-11 08:00:00 UTC By account <b>mallory</b>.",
         "Still trusted by https://b when this page was made.",
         "Proven: a replica that reports the key-set digest of this page has loaded the revocation",

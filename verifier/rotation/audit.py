@@ -155,7 +155,8 @@ RULES = (
          "find the change that no command made, and restore the file", file_checks.secrets_agree,
          needs="--applications FILE"),
     Rule("signature", "high", "each line was committed with a valid signature (with --require-signed)", _LOGS,
-         "let the author sign the commit, or import the author's public key (git log --show-signature)",
+         "if it is signed, import the author's public key (gpg --import, or gpg.ssh.allowedSignersFile in git config "
+         "--global); if not, review it with its author, and audit from its anchor on: --since N:DIGEST",
          history_checks.signatures, needs="--require-signed"),
     Rule("uncommitted", "medium", "the working tree is as committed", "this project: a change is approved as a diff",
          "commit the change after review; undo a rotation with verifier keys cancel, not with git",
