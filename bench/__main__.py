@@ -5,6 +5,7 @@ over the loopback interface. Processor time per request is the figure that holds
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -14,9 +15,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from bench import client, inputs, report, results
@@ -40,6 +42,28 @@ def slow_senders(port: int, sent: bytes | None) -> Iterator[None]:
             stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(sent or b"")
         time.sleep(0 if sent is None else 0.5)  # until they are all read
         yield
+
+
+@contextmanager
+def changing_keys(folder: Path) -> Iterator[None]:
+    """Replace one key file after the other, all but the first, twice a second."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        for number, path in enumerate(itertools.cycle(sorted(folder.glob("*.json"))[1:])):
+            if stopped.wait(0.5):
+                return
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(json.loads(path.read_text()) | {"exp": 10**10 + number}))
+            new.replace(path)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def measure_floor(line: list[str], world: World, seconds: float) -> Figures:
@@ -68,7 +92,8 @@ def measure(row: Row, line: list[str], port: int, world: World, seconds: float) 
         most = client.run(port, world.bodies, warm_up, seconds=WARM_UP_S, count=WARM_UP, **expected)
         load = row.load._replace(rate=most.requests / most.seconds * row.share)
         pids = tree(process.pid)
-        with slow_senders(port, row.slow):
+        keys = Path(environment["VERIFIER_KEYS"]) / "public"
+        with slow_senders(port, row.slow), changing_keys(keys) if row.changing else nullcontext():
             before = cpu_s(pids)
             done = client.run(port, world.bodies, load, seconds=seconds, **expected)
             cpu_us = (cpu_s(pids) - before) / done.requests * 1e6

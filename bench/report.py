@@ -36,7 +36,7 @@ _COLUMNS = (
     ("RSS MiB", "rss_mib", ".0f"),
     ("first response s", "first_s", ".2f"),
 )
-_TITLES = {"cpu_us": "CPU", "rss_mib": "RSS MiB", "first_s": "first response s"}
+_TITLES = {"cpu_us": "CPU", "p99_ms": "p99 ms", "rss_mib": "RSS MiB", "first_s": "first response s"}
 
 
 def ratio(above: list[float], below: list[float]) -> str:

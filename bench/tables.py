@@ -34,6 +34,7 @@ class Row(NamedTuple):
     share: float = 0.0  # of the most requests/s, as the rate of an open loop
     workers: int = 1
     log_level: str = "info"  # at info, a line per request
+    changing: bool = False  # a key file is replaced twice a second, so that every read finds a change
     slow: bytes | None = None  # what each of SLOW further connections has sent, and no more; None: there are none
 
 
@@ -92,6 +93,12 @@ def _workers(alg: str) -> list[Row]:
     return [Row(f"{number} workers", OURS, Conditions(alg), Load(sleeps=True), workers=number) for number in (1, 2)]
 
 
+def _changing() -> list[Row]:
+    one, many, load = Conditions(), Conditions(keys=1000), Load("open", 64)
+    rows = [Row("1 key", OURS, one, load, 0.5), Row("1000 keys", OURS, many, load, 0.5)]
+    return [*rows, Row("1000 keys, one changing", OURS, many, load, 0.5, changing=True)]
+
+
 TABLES: dict[str, list[Row]] = {
     "ES256": _peers("ES256"),
     "RS256": _peers("RS256"),
@@ -110,6 +117,7 @@ TABLES: dict[str, list[Row]] = {
     "workers ES256": _workers("ES256"),
     "workers RS256": _workers("RS256"),
     "keys": [Row(f"{number} keys and applications", conditions=Conditions(keys=number)) for number in (1, 10, 1000)],
+    "changing keys": _changing(),
     "slow senders": [
         Row("no other connection"),
         Row(f"{SLOW} that send nothing", slow=b""),
@@ -144,4 +152,5 @@ TARGETS: dict[str, list[Target]] = {
     "workers ES256": _WORKERS,
     "workers RS256": _WORKERS,
     "keys": [Target("1000 keys and applications", ("1 keys and applications",), 1.05)],
+    "changing keys": [Target("1000 keys, one changing", ("1000 keys",), 2, "p99_ms")],
 }

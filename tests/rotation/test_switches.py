@@ -11,7 +11,7 @@ from tests.conftest import NOW
 from tests.rotation.test_report import Outline
 from tests.rotation.test_report import past as past  # a fixture
 from verifier.core.times import utc
-from verifier.errors import KeyFileError
+from verifier.errors import ConfigError
 from verifier.rotation import audit, history, report, switch_checks
 from verifier.rotation.history import Confirmation, Event
 from verifier.rotation.plan import OverlapPolicy
@@ -111,7 +111,7 @@ def test_a_revocation_that_makes_the_pending_key_current_never_comes_too_late(pa
 
 def test_what_is_deployed_must_be_readable(past, tmp_path):
     past.generate("ES256", NOW)
-    with pytest.raises(KeyFileError, match=rf"^{tmp_path}/other/public: cannot be read"):
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/other/public: cannot be read"):
         past.state(deployed=tmp_path / "other")
 
 
