@@ -240,7 +240,15 @@ def test_a_reason_that_is_not_utf8_is_escaped_and_not_refused(run, first):
     assert done.status == 0
     assert done.err == "verifier: warning: --reason is not UTF-8; recorded as 'vol\\\\xe9'\n"
     assert key(first).reason == "vol\\xe9"
-    assert run("keys", "revoke", "--kid", first, "--reason", "x" * 1001).status == 2
+
+
+def test_a_reason_has_at_most_1000_characters(run, first):
+    revoke = ("keys", "revoke", "--kid", first, "--replace", "--reason")
+    error, hint = run(*revoke, "x" * 1001).err.splitlines()
+    assert error == "verifier: error: --reason has 1001 characters (expected 1000 or fewer)"
+    assert hint.endswith("verifier keys revoke --help shows the usage and examples")
+    assert run(*revoke, "x" * 1000).status == 0
+    assert key(first).reason == "x" * 1000
 
 
 def test_a_private_folder_on_another_volume_works(run, tmp_path):
