@@ -11,7 +11,7 @@ from verifier.rotation.inventory import Inventory, public_members
 from verifier.rotation.violation import Violation, Violations
 
 KID = ("kid does not match", "file name does not match")
-STRENGTH = ("RSA key of the wrong size", "kty and crv do not fit", "kty is not supported", "alg is missing", "octets")
+STRENGTH = ("RSA key of the wrong size", "kty and crv do not fit", "alg is missing", "octets")
 # RFC 7517 and RFC 7518 members of a public signature key, and OpenID Federation 1.0 §8.7.2.
 MEMBERS = frozenset({"kty", "crv", "x", "y", "n", "e", "alg", "use", "kid", "iat", "nbf", "exp", "revoked"})
 
