@@ -419,14 +419,38 @@ def test_signers_that_the_repository_itself_trusts_are_not_trusted(repository, w
     assert repository.audit(require_signed=True, since=None, cryptoperiod_s=LONG) == ["signature"] * lines
 
 
-def test_a_history_whose_object_was_changed_is_found(repository):
+def change_an_object(repository: SimpleNamespace) -> None:
     blob = git(repository.top, "rev-parse", "HEAD~1:keys/history.jsonl").strip()
     other = git(repository.top, "rev-parse", "HEAD:keys/history.jsonl").strip()
     objects = repository.top / ".git" / "objects"
     path = objects / blob[:2] / blob[2:]
     path.chmod(0o600)
     shutil.copy(objects / other[:2] / other[2:], path)
+
+
+def test_a_history_whose_object_was_changed_is_found(repository):
+    change_an_object(repository)
     assert "git" in repository.audit()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "remedy"),
+    [
+        (change_an_object, "audit a fresh clone; git fsck names every damaged object"),
+        (
+            link_to_another_repository,
+            "audit a clone in which the key directory is a plain folder of one repository",
+        ),
+        (
+            include_a_program_for_signatures,
+            "remove the setting from the repository: git config --unset; audit a fresh clone",
+        ),
+    ],
+)
+def test_what_git_could_not_be_queried_for_has_its_own_remedy(repository, attempt, remedy):
+    attempt(repository)
+    state = Inventory.read(repository.keys, now=NOW - 60 * DAY, window=OverlapPolicy())
+    assert {finding.remediation for finding in findings(state) if finding.rule == "git"} == {remedy}
 
 
 def test_a_repository_with_sha_256_is_a_witness_too(repository):

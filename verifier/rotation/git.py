@@ -199,7 +199,7 @@ def read_objects(git: Git, sizes: Mapping[str, int]) -> Iterator[tuple[str, byte
     """Yield the name and the content of objects of these sizes.
 
     Raises:
-        GitError: as `Git.run`, or an object has another content than its name says.
+        GitError: as `Git.run`, or an object does not match its name.
     """
     remaining = list(sizes)
     while remaining:

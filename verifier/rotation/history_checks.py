@@ -28,7 +28,7 @@ _GIT_REMEDIES = {
     "is shallow": "fetch the other commits: git fetch --unshallow; in CI, check out with fetch-depth: 0",
     "is missing": "audit a clone that was made without --filter",
     "unable to read": "audit a clone that was made without --filter",
-    "another content": "audit a fresh clone; git fsck names every damaged object",
+    "does not match its name": "audit a fresh clone; git fsck names every damaged object",
     "of this directory too": "audit a clone in which the key directory is a plain folder of one repository",
     "replaces the program": "remove the setting from the repository: git config --unset; audit a fresh clone",
 }

@@ -37,7 +37,7 @@ _DER = re.compile(
 
 
 def is_private_key(content: bytes, *, members: bool = True) -> bool:
-    """Return whether a file is or contains a private key, whoever's it is; `members` are those of a JWK."""
+    """Return whether a file is or contains any private key; with `members`, one in the members of a JWK, too."""
     text = content.replace(b"\0", b"")  # so that UTF-16 is recognized
     found = _BEGIN.search(text) or (members and _MEMBER.search(text))
     return bool(found or _DER.match(content) or _DER.match(_from_base64(content)))
